@@ -1,0 +1,278 @@
+//! The environment of a member: which GPUs it sees, who it is in its gang, and the names batch scripts know.
+//!
+//! Comes in: the launch and where it happens. Goes out: names and values, sorted. Pure.
+//! What the scheduler granted wins over what the user set: a job cannot give itself another job's GPUs by a variable.
+
+use std::{collections::BTreeMap, path::Path};
+
+use crate::{
+    model::{Launch, MemberId},
+    shim::proc::MARK,
+};
+
+/// Variables of the agent's own environment that members inherit; everything else of it stays here.
+pub const INHERITED: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "LD_LIBRARY_PATH"];
+/// The rendezvous ports of gangs: `FIRST_PORT` up to and without `FIRST_PORT + PORTS`.
+pub const FIRST_PORT: u16 = 20_000;
+/// How many rendezvous ports there are.
+pub const PORTS: u16 = 10_000;
+
+/// Where and as whom a member runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The member.
+    pub id: MemberId,
+    /// What was ordered.
+    pub launch: &'a Launch,
+    /// This node's name.
+    pub node: &'a str,
+    /// UUIDs of the granted GPUs, in the order of `launch.gpus`.
+    pub gpu_uuids: &'a [String],
+    /// The member's folder: its mark.
+    pub member_dir: &'a Path,
+    /// The folder it runs in.
+    pub workdir: &'a Path,
+    /// The agent's own environment, from which `INHERITED` is taken.
+    pub inherited: &'a [(String, String)],
+}
+
+/// The port at which the first member of a gang is met: the same on every node, and another one for the next attempt.
+pub fn master_port(id: MemberId) -> u16 {
+    // Fibonacci hashing: neighbouring jobs must not share a port, and a port must need no agreement.
+    let mixed = (id.job.wrapping_mul(31).wrapping_add(u64::from(id.attempt))).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    FIRST_PORT + u16::try_from(mixed % u64::from(PORTS)).expect("less than PORTS")
+}
+
+/// All variables of a member.
+pub fn environment(place: &Place<'_>) -> BTreeMap<String, String> {
+    let mut env: BTreeMap<String, String> = place.inherited.iter().cloned().collect();
+    if let Some(payload) = &place.launch.payload {
+        env.extend(payload.env.clone());
+    }
+    let mut set = |name: &str, value: String| {
+        env.insert(name.to_owned(), value);
+    };
+    gpus(place, &mut set);
+    ranks(place, &mut set);
+    names(place, &mut set);
+    array(place, &mut set);
+    env
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn gpus(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
+    let uuids = place.gpu_uuids.join(",");
+    set("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned());
+    set("CUDA_VISIBLE_DEVICES", uuids.clone());
+    // Container runtimes read an empty list as "all" when it is absent; "void" is their word for none.
+    set("NVIDIA_VISIBLE_DEVICES", if uuids.is_empty() { "void".to_owned() } else { uuids });
+    set("DURE_GPUS", list(&place.launch.gpus));
+    set("SLURM_JOB_GPUS", list(&place.launch.gpus));
+    set("SLURM_GPUS_ON_NODE", place.launch.gpus.len().to_string());
+}
+
+/// Nodes of the gang, each once, in rank order.
+fn nodes<'a>(place: &Place<'a>) -> Vec<&'a str> {
+    let mut nodes: Vec<&str> = Vec::new();
+    for peer in &place.launch.peers {
+        if !nodes.contains(&peer.node.as_str()) {
+            nodes.push(&peer.node);
+        }
+    }
+    if nodes.is_empty() { vec![place.node] } else { nodes }
+}
+
+fn ranks(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
+    let peers = &place.launch.peers;
+    let nodes = nodes(place);
+    let size = peers.len().max(1).to_string();
+    let rank = place.id.member.to_string();
+    let node_rank = nodes.iter().position(|node| *node == place.node).unwrap_or(0).to_string();
+    // One process per member, and each sees only its own GPUs: it is the first and only one of its kind here.
+    for (name, value) in [("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"), ("SLURM_LOCALID", "0")] {
+        set(name, value.to_owned());
+    }
+    for name in ["RANK", "SLURM_PROCID", "DURE_MEMBER"] {
+        set(name, rank.clone());
+    }
+    for name in ["WORLD_SIZE", "SLURM_NTASKS"] {
+        set(name, size.clone());
+    }
+    for name in ["NODE_RANK", "SLURM_NODEID"] {
+        set(name, node_rank.clone());
+    }
+    let master = peers.first().map_or("127.0.0.1", |peer| {
+        if peer.address.is_empty() { peer.node.as_str() } else { peer.address.as_str() }
+    });
+    set("MASTER_ADDR", master.to_owned());
+    set("MASTER_PORT", master_port(place.id).to_string());
+    for name in ["DURE_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST"] {
+        set(name, nodes.join(","));
+    }
+    for name in ["SLURM_NNODES", "SLURM_JOB_NUM_NODES"] {
+        set(name, nodes.len().to_string());
+    }
+}
+
+fn names(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
+    let Place { id, launch, .. } = place;
+    for name in ["DURE_JOB_ID", "SLURM_JOB_ID", "SLURM_JOBID"] {
+        set(name, id.job.to_string());
+    }
+    for name in ["DURE_JOB_NAME", "SLURM_JOB_NAME"] {
+        set(name, launch.job_name.clone());
+    }
+    set("DURE_ATTEMPT", id.attempt.to_string());
+    set("DURE_TENANT", launch.tenant.clone());
+    set("DURE_NODE", place.node.to_owned());
+    set("SLURM_JOB_ACCOUNT", launch.tenant.clone());
+    set("SLURM_JOB_USER", launch.user.clone());
+    set("SLURMD_NODENAME", place.node.to_owned());
+    set("SLURM_RESTART_COUNT", id.attempt.saturating_sub(1).to_string());
+    set("SLURM_SUBMIT_DIR", place.workdir.display().to_string());
+    set("SLURM_CPUS_ON_NODE", launch.cpu_milli.div_ceil(1_000).max(1).to_string());
+    set("SLURM_MEM_PER_NODE", launch.memory_mib.to_string());
+    set(MARK, place.member_dir.display().to_string());
+}
+
+fn array(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
+    let Some(index) = place.launch.array_index else { return };
+    let size = place.launch.array_size.max(1);
+    set("SLURM_ARRAY_JOB_ID", place.launch.array_job_id.to_string());
+    set("SLURM_ARRAY_TASK_COUNT", size.to_string());
+    set("SLURM_ARRAY_TASK_MIN", "0".to_owned());
+    set("SLURM_ARRAY_TASK_MAX", (size - 1).to_string());
+    for name in ["SLURM_ARRAY_TASK_ID", "DURE_ARRAY_INDEX"] {
+        set(name, index.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dure_proto::v1::{Payload, Peer};
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(id: MemberId, launch: &Launch, uuids: &[&str], expected: Expect) {
+        let gpu_uuids: Vec<String> = uuids.iter().map(|uuid| (*uuid).to_owned()).collect();
+        let env = environment(&Place {
+            id,
+            launch,
+            node: "n1",
+            gpu_uuids: &gpu_uuids,
+            member_dir: Path::new("/state/members/m"),
+            workdir: Path::new("/work"),
+            inherited: &[("PATH".to_owned(), "/bin".to_owned())],
+        });
+        let lines: String = env.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        expected.assert_eq(&lines);
+    }
+
+    fn peer(node: &str) -> Peer {
+        Peer { node: node.to_owned(), address: format!("{node}.cluster"), gpus: 2 }
+    }
+
+    #[test]
+    fn second_member_of_a_gang_on_two_nodes() {
+        let env = [("CUDA_VISIBLE_DEVICES", "all of them"), ("LR", "0.1")];
+        let launch = Launch {
+            payload: Some(Payload {
+                env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+                ..Payload::default()
+            }),
+            gpus: vec![4, 6],
+            peers: vec![peer("n0"), peer("n0"), peer("n1")],
+            job_name: "train".to_owned(),
+            tenant: "fusion/edge".to_owned(),
+            user: "kim".to_owned(),
+            cpu_milli: 1_500,
+            memory_mib: 2_048,
+            ..Launch::default()
+        };
+        check(
+            MemberId { job: 17, attempt: 2, member: 2 },
+            &launch,
+            &["GPU-a", "GPU-b"],
+            expect![[r#"
+                CUDA_DEVICE_ORDER=PCI_BUS_ID
+                CUDA_VISIBLE_DEVICES=GPU-a,GPU-b
+                DURE_ATTEMPT=2
+                DURE_GPUS=4,6
+                DURE_JOB_ID=17
+                DURE_JOB_NAME=train
+                DURE_MEMBER=2
+                DURE_MEMBER_DIR=/state/members/m
+                DURE_NODE=n1
+                DURE_NODELIST=n0,n1
+                DURE_TENANT=fusion/edge
+                LOCAL_RANK=0
+                LOCAL_WORLD_SIZE=1
+                LR=0.1
+                MASTER_ADDR=n0.cluster
+                MASTER_PORT=24862
+                NODE_RANK=1
+                NVIDIA_VISIBLE_DEVICES=GPU-a,GPU-b
+                PATH=/bin
+                RANK=2
+                SLURMD_NODENAME=n1
+                SLURM_CPUS_ON_NODE=2
+                SLURM_GPUS_ON_NODE=2
+                SLURM_JOBID=17
+                SLURM_JOB_ACCOUNT=fusion/edge
+                SLURM_JOB_GPUS=4,6
+                SLURM_JOB_ID=17
+                SLURM_JOB_NAME=train
+                SLURM_JOB_NODELIST=n0,n1
+                SLURM_JOB_NUM_NODES=2
+                SLURM_JOB_USER=kim
+                SLURM_LOCALID=0
+                SLURM_MEM_PER_NODE=2048
+                SLURM_NNODES=2
+                SLURM_NODEID=1
+                SLURM_NODELIST=n0,n1
+                SLURM_NTASKS=3
+                SLURM_PROCID=2
+                SLURM_RESTART_COUNT=1
+                SLURM_SUBMIT_DIR=/work
+                WORLD_SIZE=3
+            "#]],
+        );
+    }
+
+    #[test]
+    fn an_array_index_without_gpus_sees_none() {
+        let launch =
+            Launch { array_job_id: 40, array_index: Some(3), array_size: 10, ..Launch::default() };
+        let place = Place {
+            id: MemberId { job: 43, attempt: 1, member: 0 },
+            launch: &launch,
+            node: "n1",
+            gpu_uuids: &[],
+            member_dir: Path::new("/m"),
+            workdir: Path::new("/w"),
+            inherited: &[],
+        };
+        let env = environment(&place);
+        let got = |name: &str| env.get(name).map(String::as_str);
+        assert_eq!(got("CUDA_VISIBLE_DEVICES"), Some(""));
+        assert_eq!(got("NVIDIA_VISIBLE_DEVICES"), Some("void"));
+        assert_eq!(got("SLURM_ARRAY_JOB_ID"), Some("40"));
+        assert_eq!(got("SLURM_ARRAY_TASK_ID"), Some("3"));
+        assert_eq!(got("SLURM_ARRAY_TASK_COUNT"), Some("10"));
+        assert_eq!((got("RANK"), got("WORLD_SIZE"), got("MASTER_ADDR")), (Some("0"), Some("1"), Some("127.0.0.1")));
+    }
+
+    #[test]
+    fn ports_lie_in_their_range_and_change_with_the_attempt() {
+        let port = |job, attempt| master_port(MemberId { job, attempt, member: 0 });
+        for job in 0..5_000 {
+            assert!((FIRST_PORT..FIRST_PORT + PORTS).contains(&port(job, 1)));
+        }
+        assert_ne!(port(7, 1), port(7, 2));
+        assert_eq!(master_port(MemberId { job: 7, attempt: 1, member: 5 }), port(7, 1), "one port per gang");
+    }
+}

@@ -1,0 +1,404 @@
+//! The agent's core: what shall be here and what is here, brought together.
+//!
+//! Comes in: the scheduler's words (`Welcome`, `Order`, acknowledgements), what the disk and the shims say, and the time.
+//! Goes out: `Action`s as data, in the order in which they are to be performed.
+//! This part must never do IO, read a clock, or wait. It must never let a member start twice, start one whose lease is
+//! not on disk, drop a lease while its process lives or while its end is unacknowledged, obey an epoch that is not on
+//! disk or is lower than one obeyed before, or kill what the scheduler does not know.
+
+mod lease;
+mod orders;
+mod reports;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use self::{
+    lease::{Lease, Phase},
+    reports::Reports,
+};
+use crate::model::{
+    Epoch, EpochMark, Exit, JournalSeq, Launch, LeaseRecord, MemberId, Millis, Order, Recorded, Report, StopRequest,
+    Welcome,
+};
+
+/// Leases one node may hold, ended ones that wait for their acknowledgement included.
+pub const MAX_LEASES: usize = 4_096;
+/// Messages that wait while a new epoch is written to disk; more than this and the session is dropped.
+pub const MAX_HELD: usize = 4_096;
+/// Removed members that are remembered, so that a late order for them starts nothing.
+pub const MAX_TOMBSTONES: usize = 16_384;
+/// Time after which a report without an acknowledgement is sent again, in milliseconds.
+pub const REPORT_RETRY_MS: u64 = 5_000;
+
+/// What the core is told.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Input {
+    /// The scheduler's first word on a stream.
+    Welcome(Welcome),
+    /// An order.
+    Order(Order),
+    /// These reports are recorded.
+    Acked(Vec<u64>),
+    /// This epoch is on disk.
+    EpochSynced(EpochMark),
+    /// The epoch could not be written.
+    EpochFailed(String),
+    /// This version of a lease is on disk.
+    LeaseSynced {
+        /// Whose lease.
+        id: MemberId,
+        /// The version that `Action::WriteLease` carried.
+        version: u64,
+    },
+    /// This version of a lease could not be written.
+    LeaseFailed {
+        /// Whose lease.
+        id: MemberId,
+        /// The version that `Action::WriteLease` carried.
+        version: u64,
+        /// Why.
+        error: String,
+    },
+    /// The shim has started the process, or was found to have.
+    Started {
+        /// Whose process.
+        id: MemberId,
+        /// Its process id.
+        pid: u32,
+    },
+    /// The answer to `Action::Adopt`: no shim was ever started for it, and where the adoption asked for it, none can be.
+    NotStarted(MemberId),
+    /// Process group and cgroup are gone, or it could not be started at all.
+    Gone {
+        /// Whose process.
+        id: MemberId,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// Time passes.
+    Tick,
+}
+
+/// What the core wants done, in this order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// Sync the mark to disk, then say `EpochSynced` or `EpochFailed`.
+    PersistEpoch(EpochMark),
+    /// Sync the lease to disk, then say `LeaseSynced` or `LeaseFailed` with this version.
+    WriteLease {
+        /// The lease.
+        record: LeaseRecord,
+        /// Counts the writes of this lease.
+        version: u64,
+    },
+    /// Start the member under a shim, then say `Started` and later `Gone`. Asked again for a member that has been
+    /// started already, the shim must notice and start nothing.
+    StartShim {
+        /// Whom.
+        id: MemberId,
+        /// What.
+        launch: Arc<Launch>,
+    },
+    /// Find out what became of a member of an earlier life of this agent; say `Started`, `Gone` or `NotStarted`.
+    Adopt {
+        /// Whom.
+        id: MemberId,
+        /// The node has not been restarted since: its processes may live.
+        same_boot: bool,
+        /// Before saying `NotStarted`, make sure that no shim can start it any more.
+        seal: bool,
+    },
+    /// Ask the shim to end the member.
+    Stop {
+        /// Whom.
+        id: MemberId,
+        /// How.
+        request: StopRequest,
+    },
+    /// Send a report, if there is a session. Unacknowledged ones come again.
+    Send(Report),
+    /// Remove the lease and what lies beside it.
+    RemoveLease(MemberId),
+    /// End the session and connect again.
+    HangUp(String),
+    /// Tell a human.
+    Note(Note),
+}
+
+/// Things worth a line in the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Note {
+    /// A leader of the past.
+    EpochRefused {
+        /// Its epoch.
+        got: Epoch,
+        /// The highest obeyed.
+        highest: Epoch,
+    },
+    /// An order that was obeyed before, or comes after a later one.
+    OrderRepeated(MemberId),
+    /// The scheduler does not know this lease; it is left alone.
+    Quarantined(MemberId),
+    /// The node holds `MAX_LEASES` leases; the order is not obeyed.
+    TooManyLeases(MemberId),
+    /// A lease could not be written.
+    WriteFailed(MemberId, String),
+}
+
+/// One lease as the scheduler is told about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaseView {
+    /// Whose.
+    pub id: MemberId,
+    /// The highest order obeyed for it.
+    pub sequence: u32,
+    /// How far it is.
+    pub phase: ViewPhase,
+    /// Its GPUs, by index on this node.
+    pub gpus: Vec<u32>,
+    /// The scheduler's last welcome did not name it.
+    pub quarantined: bool,
+}
+
+/// How far a lease is, as the scheduler is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ViewPhase {
+    /// Waits at the barrier.
+    Prepared,
+    /// Runs or is about to.
+    Running,
+    /// Being stopped.
+    Stopping,
+    /// Gone; the end waits to be acknowledged.
+    Gone(Exit),
+}
+
+/// All leases of one node.
+pub struct Leases {
+    boot_id: String,
+    mark: EpochMark,
+    /// The epoch that is being written; what it must gate waits in `held`.
+    awaited: Option<Epoch>,
+    held: VecDeque<Held>,
+    highest_seq: JournalSeq,
+    leases: BTreeMap<MemberId, Lease>,
+    reports: Reports,
+    tombstones: BTreeSet<MemberId>,
+    tombstone_order: VecDeque<MemberId>,
+}
+
+#[derive(Debug)]
+enum Held {
+    Welcome(Welcome),
+    Order(Order),
+}
+
+impl Held {
+    fn epoch(&self) -> Epoch {
+        match self {
+            Self::Welcome(welcome) => welcome.epoch,
+            Self::Order(order) => order.epoch,
+        }
+    }
+}
+
+impl Leases {
+    /// The core as the disk left it. `first_report_id` must be higher than every id of earlier lives or random enough
+    /// not to meet them. The actions adopt what may still run.
+    pub fn recover(
+        boot_id: String,
+        mark: EpochMark,
+        records: Vec<LeaseRecord>,
+        first_report_id: u64,
+    ) -> (Self, Vec<Action>) {
+        let mut core = Self {
+            boot_id,
+            highest_seq: mark.seq,
+            mark,
+            awaited: None,
+            held: VecDeque::new(),
+            leases: BTreeMap::new(),
+            reports: Reports::from(first_report_id),
+            tombstones: BTreeSet::new(),
+            tombstone_order: VecDeque::new(),
+        };
+        let mut actions = Vec::new();
+        for record in records {
+            core.recover_lease(record, &mut actions);
+        }
+        (core, actions)
+    }
+
+    fn recover_lease(&mut self, record: LeaseRecord, actions: &mut Vec<Action>) {
+        let id = record.id;
+        let same_boot = record.boot_id == self.boot_id;
+        self.highest_seq = self.highest_seq.max(record.seq);
+        let mut lease = Lease::from_record(&record);
+        match record.state {
+            Recorded::Prepared if same_boot => self.leases.insert(id, lease).map_or((), drop),
+            Recorded::Prepared => {
+                lease.phase = Phase::Gone(Exit::unknown("the node was restarted before it started"));
+                self.leases.insert(id, lease);
+                self.write(id, actions);
+                return;
+            }
+            Recorded::Started | Recorded::Stopping(_) => {
+                let seal = matches!(record.state, Recorded::Stopping(_));
+                actions.push(Action::Adopt { id, same_boot, seal });
+                self.leases.insert(id, lease);
+                return;
+            }
+            Recorded::Gone(_) => self.leases.insert(id, lease).map_or((), drop),
+        }
+        self.synced(id, Millis(0), actions);
+    }
+
+    /// Takes one input; the actions are to be performed in order.
+    pub fn handle(&mut self, now: Millis, input: Input) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let out = &mut actions;
+        match input {
+            Input::Welcome(welcome) => self.gate(now, Held::Welcome(welcome), out),
+            Input::Order(order) => self.gate(now, Held::Order(order), out),
+            Input::Acked(ids) => self.acked(&ids, out),
+            Input::EpochSynced(mark) => self.epoch_synced(now, mark, out),
+            Input::EpochFailed(error) => self.epoch_failed(error, out),
+            Input::LeaseSynced { id, version } => {
+                if self.leases.get_mut(&id).is_some_and(|lease| lease.sync(version)) {
+                    self.synced(id, now, out);
+                }
+            }
+            Input::LeaseFailed { id, version, error } => self.lease_failed(id, version, error, now, out),
+            Input::Started { id, pid } => self.started(id, pid, now, out),
+            Input::NotStarted(id) => self.not_started(id, out),
+            Input::Gone { id, exit } => self.gone(id, exit, out),
+            Input::Tick => self.reports.retry(now, REPORT_RETRY_MS, out),
+        }
+        actions
+    }
+
+    /// What the scheduler is told at the start of a stream.
+    pub fn view(&self) -> Vec<LeaseView> {
+        self.leases.values().map(Lease::view).collect()
+    }
+
+    /// The highest epoch on disk, with the highest journal position obeyed.
+    pub fn mark(&self) -> EpochMark {
+        EpochMark { seq: self.highest_seq, ..self.mark.clone() }
+    }
+
+    /// GPUs of members that run, by index, with repeats when leases disagree with the rule that they do not.
+    pub fn busy_gpus(&self) -> impl Iterator<Item = u32> + '_ {
+        self.leases.values().filter(|lease| lease.runs()).flat_map(|lease| lease.gpus().iter().copied())
+    }
+
+    /// Leases held, ended ones included.
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// No lease at all.
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    /// Lets a message of the leader through, holds it until the leader's epoch is on disk, or refuses it.
+    fn gate(&mut self, now: Millis, message: Held, out: &mut Vec<Action>) {
+        let epoch = message.epoch();
+        let highest = self.awaited.unwrap_or(self.mark.epoch);
+        if epoch < highest {
+            out.push(Action::Note(Note::EpochRefused { got: epoch, highest }));
+            return;
+        }
+        if epoch == highest && self.awaited.is_none() {
+            self.obey(now, message, out);
+            return;
+        }
+        if self.held.len() >= MAX_HELD {
+            self.held.clear();
+            out.push(Action::HangUp(format!("{MAX_HELD} messages wait for the epoch to be written: the disk is slow")));
+            return;
+        }
+        if epoch > highest {
+            let store_id = match &message {
+                Held::Welcome(welcome) => welcome.store_id.clone(),
+                Held::Order(_) => self.mark.store_id.clone(),
+            };
+            self.awaited = Some(epoch);
+            out.push(Action::PersistEpoch(EpochMark { epoch, seq: self.highest_seq, store_id }));
+        }
+        self.held.push_back(message);
+    }
+
+    fn epoch_synced(&mut self, now: Millis, mark: EpochMark, out: &mut Vec<Action>) {
+        if mark.epoch < self.mark.epoch {
+            return;
+        }
+        self.mark = mark;
+        if self.awaited != Some(self.mark.epoch) {
+            return;
+        }
+        self.awaited = None;
+        for message in std::mem::take(&mut self.held) {
+            self.gate(now, message, out);
+        }
+    }
+
+    fn epoch_failed(&mut self, error: String, out: &mut Vec<Action>) {
+        if self.awaited.take().is_some() {
+            self.held.clear();
+            out.push(Action::HangUp(format!("the leader's epoch could not be written to disk: {error}")));
+        }
+    }
+
+    fn obey(&mut self, now: Millis, message: Held, out: &mut Vec<Action>) {
+        match message {
+            Held::Welcome(welcome) => self.welcome(now, welcome, out),
+            Held::Order(order) => self.order(order, out),
+        }
+    }
+
+    fn acked(&mut self, ids: &[u64], out: &mut Vec<Action>) {
+        for &report in ids {
+            let Some((id, was_end)) = self.reports.ack(report) else { continue };
+            if was_end {
+                self.remove(id, out);
+            }
+        }
+    }
+
+    /// Forgets a member whose process is gone and whose end is recorded by the scheduler.
+    fn remove(&mut self, id: MemberId, out: &mut Vec<Action>) {
+        let Some(lease) = self.leases.get(&id) else { return };
+        assert!(matches!(lease.phase, Phase::Gone(_)), "only the lease of a member that is gone is removed");
+        if lease.seq > self.mark.seq {
+            self.mark.seq = self.highest_seq;
+            out.push(Action::PersistEpoch(EpochMark { seq: self.highest_seq, ..self.mark.clone() }));
+        }
+        self.leases.remove(&id);
+        self.reports.forget(id);
+        if self.tombstones.insert(id) {
+            self.tombstone_order.push_back(id);
+        }
+        if self.tombstone_order.len() > MAX_TOMBSTONES
+            && let Some(oldest) = self.tombstone_order.pop_front()
+        {
+            self.tombstones.remove(&oldest);
+        }
+        out.push(Action::RemoveLease(id));
+    }
+
+    /// Puts the lease, as it is now, on its way to the disk.
+    fn write(&mut self, id: MemberId, out: &mut Vec<Action>) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        lease.version += 1;
+        out.push(Action::WriteLease { record: lease.record(id, &self.boot_id), version: lease.version });
+    }
+}

@@ -1,0 +1,101 @@
+//! May a tenant take this many GPUs now? Its quota left, plus what the others lend, bounded by its limit.
+//!
+//! After Kueue's hierarchical cohorts (KEP-79), with Dure's words: a tenant keeps back the idle part of its quota that it
+//! does not lend; everything else that is idle lies with the tenant above; what a tenant may take is its own reserve
+//! plus what lies above beyond the reserves of its siblings, at every step bounded by its limit.
+
+use crate::blocked::Blocked;
+use crate::cluster::Cluster;
+use crate::ids::{PoolIndex, TenantIndex};
+use crate::rejected::Refusal;
+use crate::tenant::Tenant;
+use crate::units::Gpus;
+
+/// What `tenant` could take of `pool` now, its quota and the idle quota of others together. O(depth x siblings).
+pub(crate) fn available(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex) -> Gpus {
+    let node = cluster.tenant(tenant);
+    let used = node.held_in(pool).used;
+    let Some(parent) = node.parent else { return cluster.pool(pool).capacity.less(used) };
+    let kept_back: Gpus = cluster.tenant(parent).children.iter().map(|t| idle_reserve(cluster.tenant(*t), pool)).sum();
+    let all = idle_reserve(node, pool) + available(cluster, parent, pool).less(kept_back);
+    node.quota_in(pool).limit.map_or(all, |limit| all.min(limit.less(used)))
+}
+
+/// The part of its quota that a tenant neither lends nor uses.
+fn idle_reserve(tenant: &Tenant, pool: PoolIndex) -> Gpus {
+    let quota = tenant.quota_in(pool);
+    match (quota.quota, quota.lend_limit) {
+        (Some(guaranteed), Some(lent)) => guaranteed.less(lent).less(tenant.held_in(pool).used),
+        _ => Gpus::ZERO,
+    }
+}
+
+/// Whether `tenant` may start `want` GPUs in `pool` now.
+///
+/// # Errors
+/// The binding tenant on the way up, with its numbers.
+pub(crate) fn may_start(
+    cluster: &Cluster,
+    tenant: TenantIndex,
+    pool: PoolIndex,
+    want: Gpus,
+    preemptible: bool,
+) -> Result<(), Blocked> {
+    for above in cluster.chain(tenant) {
+        let (quota, held) = (above.quota_in(pool), above.held_in(pool));
+        if above.paused {
+            return Err(Blocked::Paused { tenant: above.index });
+        }
+        if let Some(limit) = quota.limit
+            && held.used + want > limit
+        {
+            return Err(Blocked::OverLimit { tenant: above.index, pool, limit, used: held.used, want });
+        }
+        if let Some(quota) = quota.quota
+            && !preemptible
+            && held.fixed + want > quota
+        {
+            let (tenant, used) = (above.index, held.fixed);
+            return Err(Blocked::NonPreemptibleOverQuota { tenant, pool, quota, used, want });
+        }
+    }
+    let available = available(cluster, tenant, pool);
+    if want <= available {
+        return Ok(());
+    }
+    let payer = cluster.chain(tenant).find(|tenant| tenant.quota_in(pool).quota.is_some());
+    let payer = payer.unwrap_or(cluster.tenant(tenant));
+    Err(Blocked::OverQuota {
+        tenant: payer.index,
+        pool,
+        quota: payer.quota_in(pool).quota.unwrap_or_default(),
+        used: payer.held_in(pool).used,
+        available,
+        want,
+    })
+}
+
+/// Whether `want` GPUs could start if nothing else ran.
+pub(crate) fn could_ever(
+    cluster: &Cluster,
+    tenant: TenantIndex,
+    pool: PoolIndex,
+    want: Gpus,
+    preemptible: bool,
+) -> Result<(), Refusal> {
+    for above in cluster.chain(tenant) {
+        let quota = above.quota_in(pool);
+        if let Some(limit) = quota.limit
+            && want > limit
+        {
+            return Err(Refusal::OverLimitForEver { tenant: above.name.clone(), want, limit });
+        }
+        if let Some(quota) = quota.quota
+            && !preemptible
+            && want > quota
+        {
+            return Err(Refusal::NonPreemptibleOverQuota { tenant: above.name.clone(), want, quota });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Defining tenants and changing what they may have.
+
+use crate::admit::{MAX_NAME, find_tenant};
+use crate::cluster::Cluster;
+use crate::decide::{Events, emit};
+use crate::event::{Event, TenantChange};
+use crate::ids::{PoolIndex, TenantIndex};
+use crate::input::{QuotaDraft, TenantDraft};
+use crate::rejected::{Refusal, Rejected};
+use crate::reply::Reply;
+use crate::tenant::Quota;
+use crate::units::{Gpus, Time};
+
+/// Defines or changes a tenant.
+pub(crate) fn set(cluster: &mut Cluster, draft: &TenantDraft, now: Time, out: &mut Events) -> Result<Reply, Rejected> {
+    let known = cluster.find_tenant(&draft.name);
+    let parent = match known {
+        Some(TenantIndex::ROOT) => {
+            return Err(Refusal::BadTenantName { name: "".into(), why: "the root is not set; name a tenant" }.into());
+        }
+        Some(tenant) => cluster.tenant(tenant).parent.unwrap_or(TenantIndex::ROOT),
+        None if draft.create => check_new(cluster, &draft.name)?,
+        None => return Err(Refusal::UnknownTenant { name: draft.name.clone() }.into()),
+    };
+    if draft.weight == Some(0) {
+        return Err(Refusal::ZeroWeight.into());
+    }
+    let mut quotas = Vec::with_capacity(draft.quotas.len());
+    for quota in &draft.quotas {
+        quotas.push(check_quota(cluster, known, parent, quota)?);
+    }
+    let change = TenantChange { weight: draft.weight, default_time_limit: draft.default_time_limit, quotas };
+    let tenant = known.unwrap_or(TenantIndex::of(cluster.tenants.len()));
+    if known.is_none() {
+        emit(cluster, now, Event::TenantDefined { tenant, parent, name: draft.name.clone() }, out);
+    }
+    if change != TenantChange::default() {
+        emit(cluster, now, Event::TenantChanged { tenant, change }, out);
+    }
+    Ok(Reply::Tenant(tenant))
+}
+
+/// The parent of a new tenant, if it may be defined.
+fn check_new(cluster: &Cluster, name: &str) -> Result<TenantIndex, Refusal> {
+    let bad = |why: &'static str| Refusal::BadTenantName { name: name.into(), why };
+    for part in name.split('/') {
+        if part.is_empty() || part.len() > MAX_NAME {
+            return Err(bad("each part of the path has 1 to 128 characters"));
+        }
+        if !part.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c)) {
+            return Err(bad("letters, digits, '-', '_' and '.' only, parts separated by '/'"));
+        }
+    }
+    let policy = &cluster.policy;
+    if name.split('/').count() > policy.max_tenant_depth as usize {
+        return Err(bad("the path is deeper than the tenant tree may be"));
+    }
+    if cluster.tenants.len() > policy.max_tenants as usize {
+        return Err(Refusal::TooManyTenants { limit: policy.max_tenants });
+    }
+    let parent = find_tenant(cluster, name.rsplit_once('/').map_or("", |(parent, _)| parent))?;
+    let above = cluster.tenant(parent);
+    if parent != TenantIndex::ROOT && (above.queue.len > 0 || !above.users.is_empty()) {
+        return Err(Refusal::TenantHasJobs { name: above.name.clone() });
+    }
+    Ok(parent)
+}
+
+fn check_quota(
+    cluster: &Cluster,
+    tenant: Option<TenantIndex>,
+    parent: TenantIndex,
+    draft: &QuotaDraft,
+) -> Result<(PoolIndex, Quota), Refusal> {
+    let pool = if draft.pool.is_empty() && !cluster.pools.is_empty() {
+        PoolIndex(0)
+    } else {
+        cluster.find_pool(&draft.pool).ok_or_else(|| Refusal::UnknownPool {
+            name: draft.pool.clone(),
+            known: cluster.pools.iter().map(|pool| pool.name.clone()).collect(),
+        })?
+    };
+    let most = cluster.policy.max_quota;
+    for gpus in [Some(draft.quota), draft.limit].into_iter().flatten() {
+        if gpus > most {
+            return Err(Refusal::QuotaTooLarge { gpus, limit: most });
+        }
+    }
+    if let Some(limit) = draft.limit
+        && limit < draft.quota
+    {
+        return Err(Refusal::LimitBelowQuota { limit, quota: draft.quota });
+    }
+    if let Some(lend_limit) = draft.lend_limit
+        && lend_limit > draft.quota
+    {
+        return Err(Refusal::LendLimitAboveQuota { lend_limit, quota: draft.quota });
+    }
+    check_sums(cluster, tenant, parent, pool, draft.quota)?;
+    Ok((pool, Quota { quota: Some(draft.quota), limit: draft.limit, lend_limit: draft.lend_limit }))
+}
+
+/// The quotas of the children never exceed the parent's. The root's is what is installed, and is not checked: nodes come
+/// and go.
+fn check_sums(
+    cluster: &Cluster,
+    tenant: Option<TenantIndex>,
+    parent: TenantIndex,
+    pool: PoolIndex,
+    quota: Gpus,
+) -> Result<(), Refusal> {
+    let of_children = |parent: TenantIndex, but: Option<TenantIndex>| -> Gpus {
+        let children = cluster.tenant(parent).children.iter().filter(|child| Some(**child) != but);
+        children.filter_map(|child| cluster.tenant(*child).quota_in(pool).quota).sum()
+    };
+    let exceeds = |name: &str, children: Gpus, quota: Gpus| {
+        Err(Refusal::ChildrenAboveParent { parent: name.into(), children, quota })
+    };
+    let above = cluster.tenant(parent);
+    if let Some(of_parent) = above.quota_in(pool).quota {
+        let children = of_children(parent, tenant) + quota;
+        if children > of_parent {
+            return exceeds(&above.name, children, of_parent);
+        }
+    }
+    if let Some(tenant) = tenant {
+        let children = of_children(tenant, None);
+        if children > quota {
+            return exceeds(&cluster.tenant(tenant).name, children, quota);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! "Not now" as a value: why a job that was tried did not start, with the numbers. Text is made in the shell.
+
+use crate::ids::{PoolIndex, TenantIndex};
+use crate::request::Level;
+use crate::units::{Gpus, Time};
+
+/// Why a request could not start now.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Blocked {
+    /// The pool has fewer free GPUs than the gang needs.
+    NotEnoughGpus {
+        /// Where it looked.
+        pool: PoolIndex,
+        /// What the gang needs.
+        want: Gpus,
+        /// What is free on nodes that may be used.
+        free: Gpus,
+    },
+    /// Enough GPUs are free, but not in the shape of the gang: too few nodes have enough of them.
+    NotEnoughSlots {
+        /// Where it looked.
+        pool: PoolIndex,
+        /// Members that need a place.
+        want: u32,
+        /// Places of the member's size that are free.
+        free: u32,
+        /// GPUs of a member.
+        gpus_per_member: u8,
+    },
+    /// No single domain of the required level has room.
+    NoDomain {
+        /// Where it looked.
+        pool: PoolIndex,
+        /// The level that the job requires.
+        level: Level,
+        /// Members that need a place.
+        want: u32,
+        /// The most that one domain of the level has room for.
+        best: u32,
+    },
+    /// GPUs would be free, but CPU or memory beside them is not.
+    NotEnoughCpuOrMemory {
+        /// Where it looked.
+        pool: PoolIndex,
+        /// Members that need a place.
+        want: u32,
+        /// Members for which there is room, CPU and memory counted.
+        fit: u32,
+    },
+    /// The search for unequal members was cut off; this is not a proof that there is no place.
+    SearchLimit {
+        /// Where it looked.
+        pool: PoolIndex,
+        /// Steps taken.
+        steps: u32,
+    },
+    /// The tenant (or one above it) would pass its ceiling.
+    OverLimit {
+        /// Whose ceiling.
+        tenant: TenantIndex,
+        /// In which pool.
+        pool: PoolIndex,
+        /// The ceiling.
+        limit: Gpus,
+        /// Held now.
+        used: Gpus,
+        /// What the gang needs.
+        want: Gpus,
+    },
+    /// The tenant's quota is used up, and the others lend no more.
+    OverQuota {
+        /// Whose quota.
+        tenant: TenantIndex,
+        /// In which pool.
+        pool: PoolIndex,
+        /// Its quota.
+        quota: Gpus,
+        /// Held now.
+        used: Gpus,
+        /// Quota left plus what may be borrowed now.
+        available: Gpus,
+        /// What the gang needs.
+        want: Gpus,
+    },
+    /// A job that must not be evicted starts inside quota only.
+    NonPreemptibleOverQuota {
+        /// Whose quota.
+        tenant: TenantIndex,
+        /// In which pool.
+        pool: PoolIndex,
+        /// Its quota.
+        quota: Gpus,
+        /// Held by non-preemptible jobs now.
+        used: Gpus,
+        /// What the gang needs.
+        want: Gpus,
+    },
+    /// The tenant, one above it, or the cluster is paused.
+    Paused {
+        /// Who; the root for the cluster.
+        tenant: TenantIndex,
+    },
+    /// The cycle placed as many jobs as it may; the next turn goes on.
+    CycleLimit {
+        /// Jobs per cycle.
+        limit: u32,
+    },
+}
+
+/// Why a job is not even tried.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Gate {
+    /// Its user or an operator holds it.
+    Held,
+    /// Jobs it depends on have not ended.
+    Dependencies {
+        /// How many.
+        open: u32,
+    },
+    /// Not before this time.
+    NotBefore {
+        /// When.
+        time: Time,
+    },
+    /// The array already has as many indices under way as it may.
+    ArrayCap {
+        /// Its cap.
+        cap: u32,
+    },
+}

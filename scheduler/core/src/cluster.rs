@@ -1,0 +1,325 @@
+//! All state. Fields are private to the crate: from outside it is read, and changed only by `apply`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use petgraph::graphmap::DiGraphMap;
+
+use crate::classes::{ClassKey, Classes};
+use crate::ids::{AttemptNumber, ClassIndex, JobId, NodeIndex, PoolIndex, TenantIndex, UserIndex};
+use crate::job::{DependencyKind, Job};
+use crate::jobs::Jobs;
+use crate::node::{Contact, Node};
+use crate::place::{PlaceIndex, Scratch};
+use crate::policy::Policy;
+use crate::queue::{QueueKey, Queued};
+use crate::refused::Refused;
+use crate::reply::Reply;
+use crate::tenant::Tenant;
+use crate::topology::Topology;
+use crate::units::{Gpus, Time};
+
+/// GPUs of one model and shape.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pool {
+    /// Its name, unique.
+    pub name: Box<str>,
+    /// GPU model as NVML names it.
+    pub model: Box<str>,
+    /// GPUs of each of its nodes.
+    pub gpus_per_node: u8,
+    /// GPUs of its nodes that are heard and not fenced: what the root has to divide.
+    pub capacity: Gpus,
+    /// GPUs of all its nodes, lost and fenced ones included.
+    pub installed: Gpus,
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Timer {
+    /// A gang must have started.
+    Launch(JobId, AttemptNumber),
+    /// An attempt must be over.
+    TimeLimit(JobId, AttemptNumber),
+    /// A job may be tried.
+    NotBefore(JobId),
+    /// An ended job leaves memory.
+    Forget(JobId),
+}
+
+/// A remembered answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Answer {
+    pub(crate) digest: u64,
+    pub(crate) reply: Reply,
+}
+
+/// The state of the whole cluster.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub(crate) policy: Policy,
+    pub(crate) next_job: JobId,
+    pub(crate) next_start: u64,
+    pub(crate) pools: Vec<Pool>,
+    pub(crate) tenants: Vec<Tenant>,
+    pub(crate) tenant_names: BTreeMap<Box<str>, TenantIndex>,
+    pub(crate) users: Vec<Box<str>>,
+    pub(crate) user_names: BTreeMap<Box<str>, UserIndex>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) node_names: BTreeMap<Box<str>, NodeIndex>,
+    pub(crate) jobs: Jobs,
+    /// Edges run from a job to those that wait for it.
+    pub(crate) dependents: DiGraphMap<JobId, DependencyKind>,
+    pub(crate) timers: BTreeSet<(Time, Timer)>,
+    pub(crate) ended: VecDeque<JobId>,
+    pub(crate) requests: BTreeMap<(Box<str>, Box<str>), Answer>,
+    pub(crate) request_order: VecDeque<(Box<str>, Box<str>)>,
+    /// Waiting jobs, arrays counted once.
+    pub(crate) waiting: u32,
+
+    // What follows is derived: it is rebuilt from the above, is in no event, and no fact depends on its history.
+    pub(crate) classes: Classes,
+    pub(crate) index: PlaceIndex,
+    /// Nodes were added or moved: the index is built anew before it is used.
+    pub(crate) index_is_stale: bool,
+    /// Counts everything that could let a blocked class be placed.
+    pub(crate) free_version: u64,
+    /// Counts everything that could let a refused class be admitted.
+    pub(crate) division_version: u64,
+    pub(crate) refused: Refused,
+    pub(crate) scratch: Scratch,
+}
+
+impl Cluster {
+    /// An empty cluster: the root tenant and nothing else.
+    pub fn new(policy: Policy) -> Self {
+        let topology = Topology::compile(&[]).expect("nothing contradicts nothing");
+        Self {
+            policy,
+            next_job: JobId(1),
+            next_start: 0,
+            pools: Vec::new(),
+            tenants: vec![Tenant::new(TenantIndex::ROOT, "".into(), None, 0, 0)],
+            tenant_names: BTreeMap::from([("".into(), TenantIndex::ROOT)]),
+            users: Vec::new(),
+            user_names: BTreeMap::new(),
+            nodes: Vec::new(),
+            node_names: BTreeMap::new(),
+            jobs: Jobs::default(),
+            dependents: DiGraphMap::new(),
+            timers: BTreeSet::new(),
+            ended: VecDeque::new(),
+            requests: BTreeMap::new(),
+            request_order: VecDeque::new(),
+            waiting: 0,
+            classes: Classes::default(),
+            index: PlaceIndex::build(&topology, &[]),
+            index_is_stale: false,
+            free_version: 0,
+            division_version: 0,
+            refused: Refused::default(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// The rules and limits.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// All pools, by index.
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
+    }
+
+    /// A pool.
+    pub fn pool(&self, pool: PoolIndex) -> &Pool {
+        &self.pools[pool.at()]
+    }
+
+    /// The pool with this name or of this GPU model.
+    pub fn find_pool(&self, name: &str) -> Option<PoolIndex> {
+        let by = |matches: &dyn Fn(&Pool) -> bool| self.pools.iter().position(matches).map(PoolIndex::of);
+        by(&|pool| &*pool.name == name).or_else(|| by(&|pool| &*pool.model == name))
+    }
+
+    /// All tenants, by index; the first is the root.
+    pub fn tenants(&self) -> &[Tenant] {
+        &self.tenants
+    }
+
+    /// A tenant.
+    pub fn tenant(&self, tenant: TenantIndex) -> &Tenant {
+        &self.tenants[tenant.at()]
+    }
+
+    /// The tenant with this path; the empty path is the root.
+    pub fn find_tenant(&self, name: &str) -> Option<TenantIndex> {
+        self.tenant_names.get(name).copied()
+    }
+
+    /// The tenant and all above it, the root last.
+    pub fn chain(&self, tenant: TenantIndex) -> impl Iterator<Item = &Tenant> {
+        std::iter::successors(Some(self.tenant(tenant)), |t| t.parent.map(|parent| self.tenant(parent)))
+    }
+
+    /// The mission of a tenant: the one right below the root. The root itself has none.
+    pub fn mission(&self, tenant: TenantIndex) -> Option<TenantIndex> {
+        self.chain(tenant).find(|tenant| tenant.depth == 1).map(|tenant| tenant.index)
+    }
+
+    /// Whether `tenant` is `above` or lies below it.
+    pub fn is_within(&self, tenant: TenantIndex, above: TenantIndex) -> bool {
+        self.chain(tenant).any(|tenant| tenant.index == above)
+    }
+
+    /// The name of a user.
+    pub fn user(&self, user: UserIndex) -> &str {
+        &self.users[user.at()]
+    }
+
+    /// All users seen so far, by index.
+    pub fn users(&self) -> &[Box<str>] {
+        &self.users
+    }
+
+    /// The user with this name, if one was seen.
+    pub fn find_user(&self, name: &str) -> Option<UserIndex> {
+        self.user_names.get(name).copied()
+    }
+
+    /// All nodes, by index.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// A node.
+    pub fn node(&self, node: NodeIndex) -> &Node {
+        &self.nodes[node.at()]
+    }
+
+    /// The node with this name.
+    pub fn find_node(&self, name: &str) -> Option<NodeIndex> {
+        self.node_names.get(name).copied()
+    }
+
+    /// All jobs in memory.
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// A job in memory.
+    pub fn job(&self, job: JobId) -> Option<&Job> {
+        self.jobs.get(job)
+    }
+
+    /// Waiting jobs, arrays counted once.
+    pub fn waiting(&self) -> u32 {
+        self.waiting
+    }
+
+    /// Ended jobs in memory.
+    pub fn ended(&self) -> usize {
+        self.ended.len()
+    }
+
+    /// The classes of the queued jobs.
+    pub fn classes(&self) -> &Classes {
+        &self.classes
+    }
+
+    /// The index of free GPUs as of the last cycle or later.
+    pub fn place_index(&self) -> &PlaceIndex {
+        &self.index
+    }
+
+    /// When the next timer is due: then a `Tick` is wanted.
+    pub fn next_timer(&self) -> Option<Time> {
+        self.timers.first().map(|(time, _)| *time)
+    }
+
+    /// Whether a cycle could place something: jobs are queued.
+    pub fn has_queued(&self) -> bool {
+        self.tenants[0].queued > 0
+    }
+
+    pub(crate) fn job_mut(&mut self, job: JobId) -> &mut Job {
+        self.jobs.get_mut(job).expect("an event names a job that exists")
+    }
+
+    /// Puts a job into its queue if it may be tried now, and it is not there.
+    pub(crate) fn enqueue_if_eligible(&mut self, id: JobId) {
+        let job = self.jobs.get_mut(id).expect("only jobs that exist are queued");
+        if !job.is_eligible() || job.queued.is_some() {
+            return;
+        }
+        let key = ClassKey { request: job.spec.request.clone(), preemptible: job.spec.preemptible };
+        let class = self.classes.enter(key);
+        let age = job.index_of.map_or(id, |(array, _)| array);
+        let queued = Queued { key: QueueKey { back: !job.front, age, job: id }, class };
+        job.queued = Some(queued);
+        let (tenant, priority, user) = (job.spec.tenant, job.spec.priority, job.spec.user);
+        self.tenants[tenant.at()].queue.insert(priority, user, queued);
+        self.count_queued(tenant, 1);
+    }
+
+    /// Takes a job out of its queue if it is there.
+    pub(crate) fn dequeue(&mut self, id: JobId) {
+        let job = self.jobs.get_mut(id).expect("only jobs that exist are queued");
+        let Some(queued) = job.queued.take() else { return };
+        let (tenant, priority, user) = (job.spec.tenant, job.spec.priority, job.spec.user);
+        self.tenants[tenant.at()].queue.remove(priority, user, queued);
+        self.count_queued(tenant, -1);
+        if self.classes.leave(queued.class) {
+            self.refused.forget_class(queued.class);
+        }
+    }
+
+    fn count_queued(&mut self, tenant: TenantIndex, by: isize) {
+        let mut next = Some(tenant);
+        while let Some(tenant) = next {
+            let tenant = &mut self.tenants[tenant.at()];
+            tenant.queued = tenant.queued.checked_add_signed(by).expect("a job leaves the queue once");
+            next = tenant.parent;
+        }
+    }
+
+    /// After a node changed: brings capacity and index up to date.
+    pub(crate) fn node_changed(&mut self, node: NodeIndex) {
+        if !self.index_is_stale {
+            self.index.sync(&self.nodes[node.at()]);
+        }
+    }
+
+    /// After GPUs became free, or a node opened: what found no room may find it now.
+    pub(crate) fn freed(&mut self) {
+        self.free_version += 1;
+    }
+
+    /// After a node's contact, health or inventory changed: counts the pool's GPUs anew.
+    pub(crate) fn count_capacity(&mut self, pool: PoolIndex) {
+        let of_pool = || self.nodes.iter().filter(|node| node.pool == pool);
+        let installed = of_pool().map(|node| node.capacity.gpus.count()).sum();
+        let capacity = of_pool()
+            .filter(|node| node.contact != Contact::Lost)
+            .map(|node| node.capacity.gpus.without(node.bad).count())
+            .sum();
+        let pool = &mut self.pools[pool.at()];
+        pool.installed = installed;
+        pool.capacity = capacity;
+        self.division_version += 1;
+    }
+
+    /// Builds the index anew if nodes were added or moved.
+    pub(crate) fn refresh_index(&mut self) {
+        if self.index_is_stale {
+            let topology = Topology::compile(&self.nodes).expect("names were checked when the nodes joined");
+            self.index = PlaceIndex::build(&topology, &self.nodes);
+            self.index_is_stale = false;
+        }
+    }
+
+    /// The class that a queued job waits in.
+    pub fn class_of(&self, job: &Job) -> Option<ClassIndex> {
+        job.queued.map(|queued| queued.class)
+    }
+}

@@ -1,0 +1,119 @@
+//! One scheduling turn: take the jobs in order, admit, place, and go on until every class that is left was refused.
+
+use crate::admit::quota;
+use crate::blocked::Blocked;
+use crate::cluster::Cluster;
+use crate::decide::{Events, emit};
+use crate::event::Event;
+use crate::ids::{AttemptNumber, JobId, PoolIndex};
+use crate::order::Order;
+use crate::placement::Members;
+use crate::units::Time;
+
+/// What a cycle came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Cycled {
+    /// Jobs placed.
+    pub jobs: u32,
+    /// Members placed.
+    pub members: u32,
+    /// Classes tried, placed or not.
+    pub tried: u32,
+    /// It stopped at its limit: another cycle may place more.
+    pub more: bool,
+}
+
+/// Places what can start now.
+pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
+    let mut cycled = Cycled::default();
+    if !cluster.has_queued() {
+        return cycled;
+    }
+    cluster.refresh_index();
+    cluster.refused.begin(cluster.free_version, cluster.division_version, cluster.tenants.len());
+    let (most_jobs, most_members) = (cluster.policy.max_placements_per_cycle, cluster.policy.max_members_per_cycle);
+    let mut order = Order::begin(cluster, now);
+    while let Some(job) = order.next(cluster) {
+        if cycled.jobs >= most_jobs || cycled.members >= most_members {
+            cycled.more = true;
+            break;
+        }
+        cycled.tried += 1;
+        match find_place(cluster, job) {
+            Ok((pool, members)) => {
+                cycled.jobs += 1;
+                cycled.members += members.len() as u32;
+                start(cluster, job, pool, members, now, out);
+                order.placed(cluster);
+            }
+            Err(why) => refuse(cluster, &mut order, job, why),
+        }
+    }
+    cycled
+}
+
+/// Why a job was refused, and for whom that holds.
+enum Refused {
+    /// For its class in its tenant.
+    Admission(Blocked),
+    /// For its class everywhere.
+    Placement(Blocked),
+    /// For this job alone: it keeps away from nodes on which its class may find room.
+    Alone(Blocked),
+}
+
+/// Tries the pools of a job in its order of preference.
+fn find_place(cluster: &mut Cluster, id: JobId) -> Result<(PoolIndex, Members), Refused> {
+    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
+    let (request, tenant, preemptible) = (job.spec.request.clone(), job.spec.tenant, job.spec.preemptible);
+    let want = request.shape.total();
+    let mut refused: Option<Refused> = None;
+    for &pool in &request.pools {
+        if let Err(why) = quota::may_start(cluster, tenant, pool, want, preemptible) {
+            // Another tenant may still get what this pool has.
+            refused = Some(match refused {
+                Some(Refused::Admission(first)) => Refused::Admission(first),
+                _ => Refused::Admission(why),
+            });
+            continue;
+        }
+        let avoid = &cluster.jobs.get(id).expect("it was there above").avoid;
+        match cluster.index.place(&request, pool, avoid, cluster.policy.search_steps, &mut cluster.scratch) {
+            Ok(members) => return Ok((pool, members)),
+            Err(why) if !avoid.is_empty() => refused = refused.or(Some(Refused::Alone(why))),
+            Err(why) => refused = refused.or(Some(Refused::Placement(why))),
+        }
+    }
+    Err(refused.expect("a request names at least one pool"))
+}
+
+fn refuse(cluster: &mut Cluster, order: &mut Order, id: JobId, why: Refused) {
+    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
+    let class = job.queued.expect("the order gives queued jobs").class;
+    match why {
+        Refused::Placement(why) => cluster.refused.note_no_room(class, why),
+        Refused::Admission(why) => cluster.refused.note_no_quota(class, job.spec.tenant, why),
+        Refused::Alone(why) => {
+            cluster.refused.note_alone(id, why);
+            return order.skip(cluster, id);
+        }
+    }
+    order.refused(cluster);
+}
+
+/// The job, or the next index of the array, gets its GPUs.
+fn start(cluster: &mut Cluster, id: JobId, pool: PoolIndex, members: Members, now: Time, out: &mut Events) {
+    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
+    let started = match job.progress.as_deref() {
+        Some(progress) => {
+            let index = progress.next;
+            let job = cluster.next_job;
+            emit(cluster, now, Event::ArrayIndexStarted { array: id, index, job }, out);
+            job
+        }
+        None => id,
+    };
+    let attempts = cluster.jobs.get(started).expect("it exists by now").attempts;
+    let attempt = AttemptNumber(attempts + 1);
+    emit(cluster, now, Event::JobPlaced { job: started, attempt, pool, members }, out);
+}

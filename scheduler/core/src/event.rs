@@ -1,0 +1,314 @@
+//! Facts, in the past tense: the vocabulary of the journal.
+//!
+//! An event carries the decision (which GPUs, which id), never the rule behind it, so that an old journal keeps its
+//! meaning when the rules change. `apply` is the only reader.
+
+use crate::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
+use crate::gpu::GpuSet;
+use crate::job::{Exit, Job, JobSpec, Outcome, StopReason, Usage};
+use crate::node::{Capacity, Contact, Location, Node};
+use crate::placement::Members;
+use crate::reply::Reply;
+use crate::tenant::{Quota, UserLedger};
+use crate::decay::Meter;
+use crate::units::{Span, Time};
+
+/// What changes of a tenant; absent: stays.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct TenantChange {
+    /// Share of the surplus.
+    pub weight: Option<u32>,
+    /// Time limit of jobs that state none.
+    pub default_time_limit: Option<Span>,
+    /// The new quotas of the pools that are named.
+    pub quotas: Vec<(PoolIndex, Quota)>,
+}
+
+/// A fact.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Event {
+    /// A pool exists from now on.
+    PoolDefined {
+        /// Its index: the next one.
+        pool: PoolIndex,
+        /// Its name, unique.
+        name: Box<str>,
+        /// GPU model as NVML names it.
+        model: Box<str>,
+        /// GPUs of each of its nodes.
+        gpus_per_node: u8,
+    },
+    /// A tenant exists from now on.
+    TenantDefined {
+        /// Its index: the next one.
+        tenant: TenantIndex,
+        /// The tenant above it.
+        parent: TenantIndex,
+        /// Full path.
+        name: Box<str>,
+    },
+    /// Quotas, weight or defaults of a tenant changed.
+    TenantChanged {
+        /// Which.
+        tenant: TenantIndex,
+        /// What of it.
+        change: TenantChange,
+    },
+    /// New starts stopped (or go on) in a tenant and below it; in the root: everywhere.
+    Paused {
+        /// Where.
+        tenant: TenantIndex,
+        /// Stopped, or going on.
+        paused: bool,
+    },
+    /// A user was seen for the first time.
+    UserSeen {
+        /// Its index: the next one.
+        user: UserIndex,
+        /// Its name.
+        name: Box<str>,
+    },
+    /// A node appeared for the first time.
+    NodeJoined {
+        /// Its index: the next one.
+        node: NodeIndex,
+        /// Its name.
+        name: Box<str>,
+        /// Its pool.
+        pool: PoolIndex,
+        /// Where it stands.
+        location: Location,
+        /// What it has.
+        capacity: Capacity,
+        /// The boot that its agent speaks from.
+        boot_id: Box<str>,
+    },
+    /// A known node has something else than before, or stands elsewhere.
+    NodeChanged {
+        /// Which.
+        node: NodeIndex,
+        /// Its pool.
+        pool: PoolIndex,
+        /// Where it stands.
+        location: Location,
+        /// What it has.
+        capacity: Capacity,
+    },
+    /// A node is heard, or is not.
+    NodeContact {
+        /// Which.
+        node: NodeIndex,
+        /// How it is now.
+        contact: Contact,
+    },
+    /// A node came back from another boot: nothing of before runs there.
+    NodeRebooted {
+        /// Which.
+        node: NodeIndex,
+        /// The new boot.
+        boot_id: Box<str>,
+    },
+    /// An operator closed or opened a node.
+    NodeCordoned {
+        /// Which.
+        node: NodeIndex,
+        /// Closed, or open.
+        cordoned: bool,
+        /// Being emptied as well.
+        draining: bool,
+    },
+    /// The set of GPUs of a node that are fenced for their health changed.
+    GpusFenced {
+        /// Which node.
+        node: NodeIndex,
+        /// All that are fenced now.
+        bad: GpuSet,
+    },
+    /// A job was accepted.
+    JobSubmitted {
+        /// Its id: the next one.
+        job: JobId,
+        /// What was submitted.
+        spec: Box<JobSpec>,
+        /// Held from the start.
+        held: bool,
+        /// Not before this.
+        not_before: Option<Time>,
+    },
+    /// Its user or an operator holds a waiting job.
+    JobHeld {
+        /// Which.
+        job: JobId,
+    },
+    /// A hold was lifted.
+    JobReleased {
+        /// Which.
+        job: JobId,
+    },
+    /// The time came before which a job was not to be tried.
+    JobEligible {
+        /// Which.
+        job: JobId,
+    },
+    /// An index of an array became a job of its own.
+    ArrayIndexStarted {
+        /// The array.
+        array: JobId,
+        /// Which index: the next one.
+        index: u32,
+        /// Its job: the next id.
+        job: JobId,
+    },
+    /// An array was cancelled: no further index starts.
+    ArrayStopped {
+        /// Which.
+        array: JobId,
+    },
+    /// A job got its GPUs: a new attempt.
+    JobPlaced {
+        /// Which job.
+        job: JobId,
+        /// The attempt: the next one.
+        attempt: AttemptNumber,
+        /// Where its GPUs are.
+        pool: PoolIndex,
+        /// By rank.
+        members: Members,
+    },
+    /// A member is ready to start.
+    MemberPrepared {
+        /// Which job.
+        job: JobId,
+        /// Its attempt.
+        attempt: AttemptNumber,
+        /// Which member.
+        member: MemberIndex,
+    },
+    /// Every member of a gang is ready: all may start.
+    GangReleased {
+        /// Which job.
+        job: JobId,
+        /// Its attempt.
+        attempt: AttemptNumber,
+    },
+    /// A member's process runs.
+    MemberStarted {
+        /// Which job.
+        job: JobId,
+        /// Its attempt.
+        attempt: AttemptNumber,
+        /// Which member.
+        member: MemberIndex,
+    },
+    /// A member's process is gone, as its agent says.
+    MemberGone {
+        /// Which job.
+        job: JobId,
+        /// Its attempt.
+        attempt: AttemptNumber,
+        /// Which member.
+        member: MemberIndex,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// A member on a lost node is proven dead from outside: a new boot, a fence, an operator's word.
+    MemberProven {
+        /// Which job.
+        job: JobId,
+        /// Its attempt.
+        attempt: AttemptNumber,
+        /// Which member.
+        member: MemberIndex,
+    },
+    /// An attempt is being stopped.
+    AttemptStopping {
+        /// Which job.
+        job: JobId,
+        /// Its attempt.
+        attempt: AttemptNumber,
+        /// Why.
+        reason: StopReason,
+        /// For an eviction: who gets the GPUs.
+        beneficiary: Option<JobId>,
+    },
+    /// An attempt is over. Its GPUs are free, but for those of members that nobody has proven dead.
+    AttemptEnded {
+        /// Which job.
+        job: JobId,
+        /// Its attempt.
+        attempt: AttemptNumber,
+        /// How.
+        outcome: Outcome,
+    },
+    /// A job whose attempt is over waits again.
+    JobRequeued {
+        /// Which.
+        job: JobId,
+        /// Before all others in its place.
+        front: bool,
+        /// Not before this.
+        not_before: Option<Time>,
+        /// A node to keep away from.
+        avoid: Option<NodeIndex>,
+        /// The attempt counts as the job's own failure.
+        own_fault: bool,
+    },
+    /// A job is over.
+    JobEnded {
+        /// Which.
+        job: JobId,
+        /// How.
+        outcome: Outcome,
+    },
+    /// An ended job left memory.
+    JobForgotten {
+        /// Which.
+        job: JobId,
+    },
+    /// A mutation was answered: its repetition gets the same answer.
+    RequestAnswered {
+        /// Whose request.
+        user: Box<str>,
+        /// Its id.
+        id: Box<str>,
+        /// Of its content.
+        digest: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// Only in snapshots: counters.
+    CountersRestored {
+        /// The next job's id.
+        next_job: JobId,
+        /// The next place in the order of starts.
+        next_start: u64,
+    },
+    /// Only in snapshots: what a tenant has had.
+    TenantRestored {
+        /// Which.
+        tenant: TenantIndex,
+        /// Since the beginning.
+        total: Usage,
+        /// Above quota, decayed.
+        excess: Meter,
+    },
+    /// Only in snapshots: what a user has had in a tenant.
+    UserRestored {
+        /// Where.
+        tenant: TenantIndex,
+        /// Who.
+        user: UserIndex,
+        /// All of it; what is held now comes with the jobs.
+        ledger: UserLedger,
+    },
+    /// Only in snapshots: a node as it is; what is taken comes with the jobs.
+    NodeRestored {
+        /// All of it.
+        node: Box<Node>,
+    },
+    /// Only in snapshots: a job as it is.
+    JobRestored {
+        /// All of it.
+        job: Box<Job>,
+    },
+}

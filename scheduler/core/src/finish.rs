@@ -1,0 +1,193 @@
+//! What agents say of members, and what follows: barrier, stop, end, retry.
+//!
+//! `settle` is the one place that looks at an attempt and says what is next; everything else only adds a fact and calls
+//! it.
+
+use crate::cluster::Cluster;
+use crate::decide::{Events, emit};
+use crate::event::Event;
+use crate::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex};
+use crate::input::MemberReport;
+use crate::job::{Attempt, Job, MemberPhase, Outcome, Phase, StopReason};
+use crate::node::Contact;
+use crate::units::{Span, Time};
+
+/// An agent says something of a member. What is old, repeated or from elsewhere leads to nothing.
+#[allow(clippy::too_many_arguments)] // They are the fields of one report.
+pub(crate) fn reported(
+    cluster: &mut Cluster,
+    node: NodeIndex,
+    job: JobId,
+    attempt: AttemptNumber,
+    member: MemberIndex,
+    report: MemberReport,
+    now: Time,
+    out: &mut Events,
+) {
+    let Some(phase) = member_phase(cluster, node, job, attempt, member) else { return };
+    let event = match report {
+        MemberReport::Prepared if phase < MemberPhase::Prepared => Event::MemberPrepared { job, attempt, member },
+        MemberReport::Started if phase < MemberPhase::Running => Event::MemberStarted { job, attempt, member },
+        MemberReport::Gone(exit) if phase < MemberPhase::Gone => Event::MemberGone { job, attempt, member, exit },
+        _ => return,
+    };
+    emit(cluster, now, event, out);
+    settle(cluster, job, now, out);
+}
+
+/// The phase of a member of a current attempt, if it lies on this node.
+fn member_phase(
+    cluster: &Cluster,
+    node: NodeIndex,
+    job: JobId,
+    attempt: AttemptNumber,
+    member: MemberIndex,
+) -> Option<MemberPhase> {
+    let current = cluster.job(job)?.live_attempt().filter(|current| current.number == attempt)?;
+    current.members.get(member.at()).filter(|member| member.placed.node == node).map(|member| member.phase)
+}
+
+/// Stops an attempt, whatever it is doing.
+pub(crate) fn stop(cluster: &mut Cluster, job: JobId, reason: StopReason, now: Time, out: &mut Events) {
+    let Some(attempt) = cluster.job(job).and_then(Job::live_attempt) else { return };
+    let attempt = attempt.number;
+    emit(cluster, now, Event::AttemptStopping { job, attempt, reason, beneficiary: None }, out);
+    settle(cluster, job, now, out);
+}
+
+/// Looks at the attempt of a job and decides what is next, as far as the facts go.
+pub(crate) fn settle(cluster: &mut Cluster, id: JobId, now: Time, out: &mut Events) {
+    let Some(job) = cluster.job(id) else { return };
+    let Some(attempt) = job.live_attempt() else { return };
+    let number = attempt.number;
+    match job.phase {
+        Phase::Launching | Phase::Running => {
+            if attempt.is_gone() {
+                let outcome = attempt.broken.unwrap_or(Outcome::Completed);
+                end_attempt(cluster, id, number, outcome, now, out);
+            } else if let Some(broken) = attempt.broken {
+                let reason = if broken == Outcome::NodeLost { StopReason::NodeLost } else { StopReason::GangBroken };
+                stop(cluster, id, reason, now, out);
+            } else if is_ready(attempt) {
+                emit(cluster, now, Event::GangReleased { job: id, attempt: number }, out);
+            }
+        }
+        Phase::Stopping(reason) => {
+            if is_over(cluster, attempt) {
+                let outcome = reason.outcome(attempt.broken.unwrap_or(Outcome::Failed));
+                end_attempt(cluster, id, number, outcome, now, out);
+            }
+        }
+        Phase::AwaitingProof(outcome) => {
+            if attempt.is_gone() {
+                after_attempt(cluster, id, outcome, now, out);
+            }
+        }
+        Phase::Waiting | Phase::Spread | Phase::Ended(_) => {}
+    }
+}
+
+/// Whether the barrier opens: every member is prepared.
+fn is_ready(attempt: &Attempt) -> bool {
+    !attempt.released && attempt.members.iter().all(|member| member.phase >= MemberPhase::Prepared)
+}
+
+/// Whether nothing of it is left but what lies on lost nodes.
+fn is_over(cluster: &Cluster, attempt: &Attempt) -> bool {
+    attempt.alive().all(|(_, member)| cluster.node(member.placed.node).contact == Contact::Lost)
+}
+
+fn end_attempt(
+    cluster: &mut Cluster,
+    job: JobId,
+    attempt: AttemptNumber,
+    outcome: Outcome,
+    now: Time,
+    out: &mut Events,
+) {
+    emit(cluster, now, Event::AttemptEnded { job, attempt, outcome }, out);
+    settle(cluster, job, now, out);
+}
+
+/// The attempt is over and all its members are proven gone: the job ends, or waits again.
+fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, out: &mut Events) {
+    let policy = &cluster.policy;
+    let job = cluster.job(id).expect("its attempt was just looked at");
+    let more = job.attempts < policy.max_attempts;
+    let back_off = |tries: u32| {
+        let doubled = policy.backoff.0.saturating_mul(1u64 << tries.saturating_sub(1).min(32));
+        Some(now + Span(doubled).min(policy.max_backoff))
+    };
+    let again = |front, not_before, avoid, own_fault| Event::JobRequeued { job: id, front, not_before, avoid, own_fault };
+    let event = match outcome {
+        Outcome::Failed if more && job.failures < job.spec.max_retries => {
+            again(false, back_off(job.failures + 1), None, true)
+        }
+        Outcome::LaunchFailed if more => again(false, back_off(job.attempts), suspect_node(job), false),
+        Outcome::NodeLost | Outcome::Drained | Outcome::Evicted if more => again(true, None, None, false),
+        Outcome::Completed
+        | Outcome::Failed
+        | Outcome::Cancelled
+        | Outcome::TimedOut
+        | Outcome::LaunchFailed
+        | Outcome::NodeLost
+        | Outcome::Evicted
+        | Outcome::Drained
+        | Outcome::DependencyFailed => return end_job(cluster, id, outcome, now, out),
+    };
+    emit(cluster, now, event, out);
+}
+
+/// The node on which the launch failed.
+fn suspect_node(job: &Job) -> Option<NodeIndex> {
+    let attempt = job.attempt.as_deref()?;
+    let failed = |exit: &crate::job::Exit| exit.outcome() == Outcome::LaunchFailed;
+    let stuck = |member: &&crate::job::Member| match member.exit.as_ref() {
+        Some(exit) => failed(exit),
+        None => member.phase == MemberPhase::Ordered,
+    };
+    attempt.members.iter().find(stuck).map(|member| member.placed.node)
+}
+
+/// A job is over: those that waited for it go on, or can never run and end as well, in the order of their dependencies.
+pub(crate) fn end_job(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, out: &mut Events) {
+    let mut todo = std::collections::VecDeque::from([(id, outcome)]);
+    while let Some((job, outcome)) = todo.pop_front() {
+        if cluster.job(job).is_none_or(|job| matches!(job.phase, Phase::Ended(_))) {
+            continue;
+        }
+        let never: Vec<JobId> = cluster
+            .dependents
+            .edges(job)
+            .filter(|(_, _, kind)| !kind.satisfied_by(outcome))
+            .map(|(_, waits, _)| waits)
+            .collect();
+        let array = cluster.job(job).and_then(|job| job.index_of).map(|(array, _)| array);
+        emit(cluster, now, Event::JobEnded { job, outcome }, out);
+        todo.extend(never.into_iter().map(|waits| (waits, Outcome::DependencyFailed)));
+        if let Some(array) = array {
+            todo.extend(array_outcome(cluster, array).map(|outcome| (array, outcome)));
+        }
+    }
+}
+
+/// Ends an array if nothing of it is left.
+pub(crate) fn settle_array(cluster: &mut Cluster, array: JobId, now: Time, out: &mut Events) {
+    if let Some(outcome) = array_outcome(cluster, array) {
+        end_job(cluster, array, outcome, now, out);
+    }
+}
+
+/// How an array ended, when nothing of it is left.
+fn array_outcome(cluster: &Cluster, array: JobId) -> Option<Outcome> {
+    let job = cluster.job(array)?;
+    let progress = job.progress.as_deref()?;
+    if job.phase != Phase::Spread || !progress.live.is_empty() {
+        return None;
+    }
+    Some(match (progress.cancelled, progress.failed) {
+        (true, _) => Outcome::Cancelled,
+        (false, 0) => Outcome::Completed,
+        (false, _) => Outcome::Failed,
+    })
+}

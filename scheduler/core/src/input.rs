@@ -1,0 +1,210 @@
+//! What can happen: everything that makes the core decide. Names are still names here; the core resolves them.
+
+use crate::ids::{AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex};
+use crate::gpu::GpuSet;
+use crate::job::{ArraySpec, DependencyKind, Exit};
+use crate::node::{Capacity, Location};
+use crate::request::{Level, Shape};
+use crate::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
+
+/// Makes a mutation idempotent: the same key with the same digest is answered as the first time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RequestKey {
+    /// Whose request.
+    pub user: Box<str>,
+    /// The id that the user chose.
+    pub id: Box<str>,
+    /// Digest of the request's content.
+    pub digest: u64,
+}
+
+/// On what a submitted job depends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DependencyOn {
+    /// A job that exists.
+    Job(JobId),
+    /// Another job of the same Submit, by its place there.
+    InCall(u32),
+}
+
+/// A job as it is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JobDraft {
+    /// Path of the tenant.
+    pub tenant: Box<str>,
+    /// Who submits it.
+    pub user: Box<str>,
+    /// As the user calls it.
+    pub name: Box<str>,
+    /// The gang.
+    pub shape: Shape,
+    /// Names of pools or GPU models, in order of preference; empty: any pool.
+    pub gpu_models: Vec<Box<str>>,
+    /// CPU of each member; 0 = not limited.
+    pub cpu: CpuMilli,
+    /// Memory of each member; 0 = not limited.
+    pub memory: MemoryMib,
+    /// One domain of this level must hold it.
+    pub required: Option<Level>,
+    /// A level to try first.
+    pub preferred: Option<Level>,
+    /// Every member on a node of its own.
+    pub distinct_nodes: bool,
+    /// Name of the priority class; empty: the default.
+    pub priority: Box<str>,
+    /// Whether it may be evicted.
+    pub preemptible: bool,
+    /// 0: the default.
+    pub time_limit: Span,
+    /// Absent: the default.
+    pub grace: Option<Span>,
+    /// Set for an array.
+    pub array: Option<ArraySpec>,
+    /// What must end first.
+    pub after: Vec<(DependencyKind, DependencyOn)>,
+    /// Held from the start.
+    pub held: bool,
+    /// Not before this.
+    pub not_before: Option<Time>,
+    /// Tries after a failure of its own.
+    pub max_retries: u32,
+    /// What it runs.
+    pub payload: BlobId,
+}
+
+/// What a tenant is to have; absent: stays.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TenantDraft {
+    /// Path.
+    pub name: Box<str>,
+    /// Define it when it is unknown.
+    pub create: bool,
+    /// Share of the surplus.
+    pub weight: Option<u32>,
+    /// Time limit of jobs that state none.
+    pub default_time_limit: Option<Span>,
+    /// By name of the pool (empty: the first pool): quota, limit, lend limit.
+    pub quotas: Vec<QuotaDraft>,
+}
+
+/// The quota of one pool as it is asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct QuotaDraft {
+    /// Name of the pool; empty: the first one.
+    pub pool: Box<str>,
+    /// Guaranteed GPUs.
+    pub quota: Gpus,
+    /// Ceiling.
+    pub limit: Option<Gpus>,
+    /// Most that is lent.
+    pub lend_limit: Option<Gpus>,
+}
+
+/// A node as its agent describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeDraft {
+    /// Its name.
+    pub name: Box<str>,
+    /// GPU model as NVML names it; one model per node.
+    pub model: Box<str>,
+    /// Where it stands.
+    pub location: Location,
+    /// What it has.
+    pub capacity: Capacity,
+    /// GPUs that its agent calls bad.
+    pub bad: GpuSet,
+    /// The boot that its agent speaks from.
+    pub boot_id: Box<str>,
+}
+
+/// What an agent says of one member.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MemberReport {
+    /// Ready to start.
+    Prepared,
+    /// Its process runs.
+    Started,
+    /// Its process is gone.
+    Gone(Exit),
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// A pool of the configuration. Known ones are left alone.
+    DefinePool {
+        /// Its name.
+        name: Box<str>,
+        /// GPU model as NVML names it.
+        model: Box<str>,
+        /// GPUs of each node.
+        gpus_per_node: u8,
+    },
+    /// Define or change a tenant.
+    SetTenant(TenantDraft),
+    /// Stop new starts, or let them go on; an empty name: everywhere.
+    Pause {
+        /// Path.
+        tenant: Box<str>,
+        /// Stop, or go on.
+        paused: bool,
+    },
+    /// Accept these jobs, all or none.
+    Submit(Vec<JobDraft>),
+    /// End a job.
+    Cancel(JobId),
+    /// Hold a waiting job.
+    Hold(JobId),
+    /// Lift a hold.
+    Release(JobId),
+    /// Close a node.
+    Cordon {
+        /// Its name.
+        node: Box<str>,
+    },
+    /// Close a node and empty it.
+    Drain {
+        /// Its name.
+        node: Box<str>,
+        /// Stop what runs there instead of waiting for its end.
+        evict: bool,
+    },
+    /// Open a node again.
+    Resume {
+        /// Its name.
+        node: Box<str>,
+    },
+    /// An operator or a fence command says that a lost node runs nothing.
+    ConfirmDead {
+        /// Its name.
+        node: Box<str>,
+    },
+    /// An agent has connected (again). What it holds comes as reports of its own.
+    NodeHello(NodeDraft),
+    /// A node's health changed.
+    NodeHealth {
+        /// Which.
+        node: NodeIndex,
+        /// All GPUs that are bad now.
+        bad: GpuSet,
+    },
+    /// A node was not heard for the shorter deadline.
+    NodeSilent(NodeIndex),
+    /// A node was not heard for the longer deadline.
+    NodeLost(NodeIndex),
+    /// An agent says something of a member. Repetitions and reports of the past are harmless.
+    MemberReported {
+        /// Where; a report from another node than the member's is ignored.
+        node: NodeIndex,
+        /// Which job.
+        job: JobId,
+        /// Its attempt.
+        attempt: AttemptNumber,
+        /// Which member.
+        member: MemberIndex,
+        /// What.
+        report: MemberReport,
+    },
+    /// Time has passed: see `Cluster::next_timer`.
+    Tick,
+}

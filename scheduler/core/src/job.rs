@@ -1,0 +1,396 @@
+//! A job, its phases, and its attempts.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::ids::{AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
+use crate::placement::Placed;
+use crate::queue::Queued;
+use crate::request::Request;
+use crate::units::{GpuTime, Gpus, Span, Time};
+
+/// Nodes that a job keeps away from after a launch failed there; the oldest is forgotten first.
+pub const MAX_AVOIDED_NODES: usize = 4;
+
+/// What was submitted, names resolved.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct JobSpec {
+    /// The leaf tenant that pays.
+    pub tenant: TenantIndex,
+    /// Who submitted it.
+    pub user: UserIndex,
+    /// As the user calls it; need not be unique.
+    pub name: Box<str>,
+    /// What it asks of placement.
+    pub request: Arc<Request>,
+    /// Its class of priority.
+    pub priority: PriorityIndex,
+    /// Whether it may be evicted (and may therefore run on borrowed GPUs).
+    pub preemptible: bool,
+    /// Longest run of one attempt.
+    pub time_limit: Span,
+    /// From TERM to KILL.
+    pub grace: Span,
+    /// Set for an array.
+    pub array: Option<ArraySpec>,
+    /// Jobs that must end first, each once.
+    pub after: Box<[Dependency]>,
+    /// How often it is tried again after it failed by itself.
+    pub max_retries: u32,
+    /// What it runs.
+    pub payload: BlobId,
+}
+
+/// An array: `size` indices, at most `cap` of them under way at once (0 = no cap).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ArraySpec {
+    /// Indices 0 to `size` - 1.
+    pub size: u32,
+    /// At most this many started and not ended; 0 = no cap.
+    pub cap: u32,
+}
+
+/// When a dependency lets the job go.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum DependencyKind {
+    /// The other has completed.
+    AfterOk,
+    /// The other has ended.
+    AfterAny,
+    /// The other has ended and not completed.
+    AfterNotOk,
+}
+
+impl DependencyKind {
+    /// Whether a job that ended with `outcome` satisfies it; if not, it never will be.
+    pub fn satisfied_by(self, outcome: Outcome) -> bool {
+        match self {
+            DependencyKind::AfterOk => outcome == Outcome::Completed,
+            DependencyKind::AfterAny => true,
+            DependencyKind::AfterNotOk => outcome != Outcome::Completed,
+        }
+    }
+}
+
+/// One job that must end first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Dependency {
+    /// Its id.
+    pub job: JobId,
+    /// How it must end.
+    pub kind: DependencyKind,
+}
+
+/// How an attempt or a job ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Outcome {
+    /// Every member exited with 0.
+    Completed,
+    /// A member exited with another code or by a signal.
+    Failed,
+    /// By its user or an operator.
+    Cancelled,
+    /// Its time limit was over.
+    TimedOut,
+    /// A member could not be started, or the gang did not come together in time.
+    LaunchFailed,
+    /// A node under it was lost or restarted.
+    NodeLost,
+    /// Its GPUs went back to their owner.
+    Evicted,
+    /// An operator emptied its node.
+    Drained,
+    /// A job that it depends on ended in the other way: it never ran.
+    DependencyFailed,
+}
+
+/// Why an attempt is being stopped.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum StopReason {
+    /// By its user or an operator.
+    Cancelled,
+    /// Its time limit is over.
+    TimeLimit,
+    /// A member ended badly: the rest has no purpose.
+    GangBroken,
+    /// The gang did not come together before its deadline.
+    LaunchDeadline,
+    /// A node under it is lost.
+    NodeLost,
+    /// Its GPUs go back to their owner; who gets them is named in the event.
+    Evicted,
+    /// An operator empties its node.
+    Drained,
+}
+
+impl StopReason {
+    /// What the attempt has come to when it was stopped for this; `broken` is how the first bad member ended.
+    pub fn outcome(self, broken: Outcome) -> Outcome {
+        match self {
+            StopReason::Cancelled => Outcome::Cancelled,
+            StopReason::TimeLimit => Outcome::TimedOut,
+            StopReason::GangBroken => broken,
+            StopReason::LaunchDeadline => Outcome::LaunchFailed,
+            StopReason::NodeLost => Outcome::NodeLost,
+            StopReason::Evicted => Outcome::Evicted,
+            StopReason::Drained => Outcome::Drained,
+        }
+    }
+}
+
+/// How a member's process ended.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum ExitHow {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// It never ran.
+    LaunchFailed(Box<str>),
+    /// It is dead; how it ended was lost with its node.
+    Unknown(Box<str>),
+}
+
+/// The end of a member.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Exit {
+    /// How.
+    pub how: ExitHow,
+    /// The agent stopped it at its time limit.
+    pub timed_out: bool,
+}
+
+impl Exit {
+    /// What this exit alone makes of the attempt.
+    pub fn outcome(&self) -> Outcome {
+        match &self.how {
+            _ if self.timed_out => Outcome::TimedOut,
+            ExitHow::Code(0) => Outcome::Completed,
+            ExitHow::Code(_) | ExitHow::Signal(_) => Outcome::Failed,
+            ExitHow::LaunchFailed(_) => Outcome::LaunchFailed,
+            ExitHow::Unknown(_) => Outcome::NodeLost,
+        }
+    }
+}
+
+/// Where a member is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum MemberPhase {
+    /// Its order is out.
+    Ordered,
+    /// Its agent is ready to start it.
+    Prepared,
+    /// Its process runs.
+    Running,
+    /// Its process is proven gone.
+    Gone,
+}
+
+/// One member of an attempt.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Member {
+    /// Where it is.
+    pub placed: Placed,
+    /// How far it is.
+    pub phase: MemberPhase,
+    /// How it ended; only when `Gone`, and not when it was proven dead from outside.
+    pub exit: Option<Exit>,
+}
+
+/// One run of a job.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Attempt {
+    /// From 1.
+    pub number: AttemptNumber,
+    /// Where its GPUs are.
+    pub pool: PoolIndex,
+    /// By rank.
+    pub members: SmallVec<[Member; 1]>,
+    /// When its GPUs were allocated.
+    pub placed_at: Time,
+    /// Place in the order in which attempts got their GPUs: the later borrows first.
+    pub start_order: u64,
+    /// When its last member started.
+    pub started_at: Option<Time>,
+    /// When its GPUs were given back.
+    pub ended_at: Option<Time>,
+    /// The barrier is open: every member was prepared and may start.
+    pub released: bool,
+    /// Lies above its mission's quota.
+    pub borrowed: bool,
+    /// Its GPU-time is charged up to here.
+    pub charged_at: Time,
+    /// How the first member that ended badly ended.
+    pub broken: Option<Outcome>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+}
+
+impl Attempt {
+    /// All GPUs of all members.
+    pub fn gpus(&self) -> Gpus {
+        self.members.iter().map(|member| member.placed.gpus.count()).sum()
+    }
+
+    /// Members not proven gone.
+    pub fn alive(&self) -> impl Iterator<Item = (MemberIndex, &Member)> {
+        self.members
+            .iter()
+            .enumerate()
+            .filter(|(_, member)| member.phase != MemberPhase::Gone)
+            .map(|(rank, member)| (MemberIndex::of(rank), member))
+    }
+
+    /// Whether every member is proven gone.
+    pub fn is_gone(&self) -> bool {
+        self.alive().next().is_none()
+    }
+}
+
+/// Where a job is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Phase {
+    /// It holds nothing: held, gated, or in the queue.
+    Waiting,
+    /// Its GPUs are allocated; its members are being prepared.
+    Launching,
+    /// Every member runs.
+    Running,
+    /// It is being stopped.
+    Stopping(StopReason),
+    /// Its attempt is over but for members on lost nodes, which nobody has proven dead.
+    AwaitingProof(Outcome),
+    /// An array all of whose indices have started and not all ended.
+    Spread,
+    /// It is over.
+    Ended(Outcome),
+}
+
+impl Phase {
+    /// Whether it holds GPUs, or may.
+    pub fn is_active(self) -> bool {
+        matches!(self, Phase::Launching | Phase::Running | Phase::Stopping(_) | Phase::AwaitingProof(_))
+    }
+}
+
+/// What an array has come to.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ArrayProgress {
+    /// The next index to start.
+    pub next: u32,
+    /// Jobs of indices that have started and not ended.
+    pub live: BTreeSet<JobId>,
+    /// Indices that completed.
+    pub completed: u32,
+    /// Indices that ended in any other way.
+    pub failed: u32,
+    /// It was cancelled: no further index starts.
+    pub cancelled: bool,
+}
+
+/// GPU-time inside and above the mission's quota.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Usage {
+    /// Inside.
+    pub own: GpuTime,
+    /// Above, on GPUs that others lent.
+    pub borrowed: GpuTime,
+}
+
+impl Usage {
+    /// Adds `gpu_time` to one of the two.
+    pub fn add(&mut self, gpu_time: GpuTime, borrowed: bool) {
+        if borrowed {
+            self.borrowed += gpu_time;
+        } else {
+            self.own += gpu_time;
+        }
+    }
+}
+
+/// A job and all that the scheduler knows of it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// What was submitted.
+    pub spec: JobSpec,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// When it was accepted.
+    pub submitted_at: Time,
+    /// When it ended.
+    pub ended_at: Option<Time>,
+    /// Held by its user or an operator.
+    pub held: bool,
+    /// Not to be tried before this.
+    pub not_before: Option<Time>,
+    /// Dependencies that have not been satisfied yet.
+    pub open_dependencies: u32,
+    /// Goes before all that wait in the same place: it lost its GPUs through no fault of its own.
+    pub front: bool,
+    /// Its place in the queue, while it is in it.
+    pub queued: Option<Queued>,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Attempts that failed by the job's own fault.
+    pub failures: u32,
+    /// The attempt under way, or the last one.
+    pub attempt: Option<Box<Attempt>>,
+    /// Nodes it keeps away from.
+    pub avoid: SmallVec<[NodeIndex; 2]>,
+    /// Set for an array.
+    pub progress: Option<Box<ArrayProgress>>,
+    /// Set for a started index of an array: the array, and which index.
+    pub index_of: Option<(JobId, u32)>,
+    /// What it has used, all attempts together.
+    pub usage: Usage,
+}
+
+impl Job {
+    /// Whether the job may be tried, as far as it alone is concerned.
+    pub fn is_eligible(&self) -> bool {
+        self.phase == Phase::Waiting
+            && !self.held
+            && self.open_dependencies == 0
+            && self.not_before.is_none()
+            && !self.is_capped()
+    }
+
+    /// Whether it is an array that has as many indices under way as it may, or none left to start.
+    pub fn is_capped(&self) -> bool {
+        match (&self.spec.array, &self.progress) {
+            (Some(array), Some(progress)) => {
+                progress.next >= array.size || (array.cap > 0 && progress.live.len() as u32 >= array.cap)
+            }
+            _ => false,
+        }
+    }
+
+    /// The GPUs that it (or the next index of it) asks for.
+    pub fn gpus(&self) -> Gpus {
+        self.spec.request.shape.total()
+    }
+
+    /// Indices of an array that have not started; 1 for any other waiting job.
+    pub fn waiting_count(&self) -> u32 {
+        match (&self.spec.array, &self.progress) {
+            (Some(array), Some(progress)) if !progress.cancelled => array.size - progress.next,
+            (Some(_), _) => 0,
+            (None, _) => u32::from(self.phase == Phase::Waiting),
+        }
+    }
+
+    /// The attempt that holds GPUs, if one does.
+    pub fn live_attempt(&self) -> Option<&Attempt> {
+        self.attempt.as_deref().filter(|_| self.phase.is_active())
+    }
+
+    /// The first member, by rank, that ended badly, and how; else the first that ended.
+    pub fn exit(&self) -> Option<&Exit> {
+        let exits = || self.attempt.iter().flat_map(|a| a.members.iter().filter_map(|m| m.exit.as_ref()));
+        exits().find(|exit| exit.outcome() != Outcome::Completed).or_else(|| exits().next())
+    }
+}

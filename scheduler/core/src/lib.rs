@@ -1,0 +1,52 @@
+//! Dure's core: all cluster state and every decision.
+//!
+//! Read in this order, which is the way of a job:
+//!
+//! - `input` (what can happen), `decide` (input -> events), `event` (facts), `apply` (the only code that changes state);
+//! - `admit` (submit, tenants, quota), `queue` (pending jobs by class), `order` (who is next), `place` (where),
+//!   `cycle` (one scheduling turn);
+//! - `finish` (barrier, ends, retries), `contact` (nodes), `account` (who held what), `explain` (why a job waits);
+//! - `snapshot` (the state as events), `invariants` (what always holds).
+//!
+//! The core has no clock, no randomness, no IO, no threads and no logging: time and ids come in as arguments, facts go
+//! out as events. The same events always build the same state.
+
+mod account;
+pub mod admit;
+mod apply;
+pub mod blocked;
+pub mod classes;
+pub mod cluster;
+mod contact;
+pub mod cycle;
+pub mod decay;
+pub mod decide;
+pub mod event;
+pub mod explain;
+mod finish;
+pub mod gpu;
+pub mod ids;
+pub mod input;
+pub mod job;
+pub mod jobs;
+pub mod node;
+mod order;
+pub mod place;
+pub mod placement;
+pub mod policy;
+pub mod queue;
+mod refused;
+pub mod rejected;
+pub mod reply;
+pub mod request;
+mod snapshot;
+pub mod tenant;
+pub mod topology;
+pub mod units;
+
+pub use cluster::Cluster;
+pub use cycle::cycle;
+pub use decide::decide;
+pub use event::Event;
+pub use input::Input;
+pub use policy::Policy;

@@ -1,0 +1,113 @@
+//! A node: what it has, what is taken, whether something new may start there.
+
+use crate::gpu::GpuSet;
+use crate::ids::{JobId, MemberIndex, NodeIndex, PoolIndex};
+use crate::units::{CpuMilli, MemoryMib, Time};
+
+/// Where a node stands, by the names of its domains. An empty name: the node has no domain of that level of its own
+/// and stands alone there (NVLink) or with all others that name none (leaf, spine, site).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Location {
+    /// Name of the site.
+    pub site: Box<str>,
+    /// Name of the spine inside the site.
+    pub spine: Box<str>,
+    /// Name of the leaf inside the spine.
+    pub leaf: Box<str>,
+    /// Name of the NVLink domain inside the leaf.
+    pub nvlink: Box<str>,
+}
+
+/// What a node has.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Capacity {
+    /// All its GPUs.
+    pub gpus: GpuSet,
+    /// For each GPU the GPUs of its NVLink island, itself included; islands are disjoint.
+    pub islands: Box<[GpuSet]>,
+    /// CPU for jobs; 0 = not counted.
+    pub cpu: CpuMilli,
+    /// Memory for jobs; 0 = not counted.
+    pub memory: MemoryMib,
+}
+
+/// Whether a node is heard of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Contact {
+    /// Its agent is heard.
+    Ready,
+    /// Not heard for a while: nothing new goes there.
+    Suspect,
+    /// Not heard for long: its gangs are broken up.
+    Lost,
+}
+
+/// What runs on a node: one member of the current attempt of a job.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Resident {
+    /// The job.
+    pub job: JobId,
+    /// Which of its members.
+    pub member: MemberIndex,
+}
+
+/// A node and all that the scheduler knows of it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Node {
+    /// Its own index.
+    pub index: NodeIndex,
+    /// Its name, unique.
+    pub name: Box<str>,
+    /// Its pool.
+    pub pool: PoolIndex,
+    /// Where it stands.
+    pub location: Location,
+    /// What it has.
+    pub capacity: Capacity,
+    /// The boot that its agent last spoke from.
+    pub boot_id: Box<str>,
+    /// Whether it is heard.
+    pub contact: Contact,
+    /// When `contact` last changed.
+    pub contact_since: Time,
+    /// An operator lets nothing new start here.
+    pub cordoned: bool,
+    /// An operator empties it.
+    pub draining: bool,
+    /// GPUs fenced for their health.
+    pub bad: GpuSet,
+    /// GPUs held by members.
+    pub taken: GpuSet,
+    /// CPU held by members.
+    pub cpu_taken: CpuMilli,
+    /// Memory held by members.
+    pub memory_taken: MemoryMib,
+    /// Members that hold something here, sorted.
+    pub residents: Vec<Resident>,
+}
+
+impl Node {
+    /// Whether something new may start here.
+    pub fn is_open(&self) -> bool {
+        self.contact == Contact::Ready && !self.cordoned && !self.draining
+    }
+
+    /// GPUs on which something new may start: none when the node is not open.
+    pub fn free(&self) -> GpuSet {
+        if self.is_open() { self.capacity.gpus.without(self.taken).without(self.bad) } else { GpuSet::EMPTY }
+    }
+
+    /// CPU left for members; unbounded where it is not counted.
+    pub fn cpu_free(&self) -> CpuMilli {
+        if self.capacity.cpu == CpuMilli::ZERO { CpuMilli(u64::MAX) } else { self.capacity.cpu.less(self.cpu_taken) }
+    }
+
+    /// Memory left for members; unbounded where it is not counted.
+    pub fn memory_free(&self) -> MemoryMib {
+        if self.capacity.memory == MemoryMib::ZERO {
+            MemoryMib(u64::MAX)
+        } else {
+            self.capacity.memory.less(self.memory_taken)
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Who is next among siblings: those under quota by what they use of it, then borrowers by what they took above it.
+
+use crate::tenant::{Tenant, UserLedger};
+use crate::units::{Gpus, Span, Time};
+
+/// The place of a tenant among its siblings: the smallest goes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Rank {
+    /// Under its quota: by the part of it that is used, in 2^-32ths.
+    UnderQuota(u64),
+    /// A borrower: by GPUs above quota, now and decayed, over its weight, in 2^-16ths of a thousandth of a GPU.
+    Borrower(u64),
+}
+
+/// The rank of a tenant at `now`.
+pub(crate) fn rank(tenant: &Tenant, now: Time, half_life: Span) -> Rank {
+    let (used, quota) = (tenant.used(), tenant.quota());
+    if used < quota {
+        return Rank::UnderQuota((u64::from(used.0) << 32) / u64::from(quota.0));
+    }
+    let above = recent_and_now(tenant.excess.value(now, half_life), tenant.above_quota());
+    Rank::Borrower((above << 16) / u64::from(tenant.weight.max(1)))
+}
+
+/// The share of a user: GPUs held, now and decayed, in thousandths.
+pub(crate) fn of_user(ledger: &UserLedger, now: Time, half_life: Span) -> u64 {
+    recent_and_now(ledger.recent.value(now, half_life), ledger.used)
+}
+
+/// What is held now counts like the same amount held for about a half-life, so that a cycle does not give everything to
+/// whoever was idle before it.
+fn recent_and_now(decayed: u64, now: Gpus) -> u64 {
+    decayed.saturating_add(u64::from(now.0) * 1000).min(1 << 47)
+}

@@ -1,0 +1,66 @@
+//! What the placement loop reads of a request, once per placement, and whether a node can take a member of it.
+//!
+//! It must never look at a domain.
+
+use super::pool::Room;
+use crate::request::{Request, Shape};
+
+/// The needs of each member of a gang.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    /// Members.
+    pub(super) members: u32,
+    /// GPUs of each; of the largest where they are unequal.
+    pub(super) gpus: usize,
+    /// GPUs of all.
+    pub(super) total: u32,
+    /// Thousandths of a CPU of each.
+    pub(super) cpu: i64,
+    /// MiB of each.
+    pub(super) memory: i64,
+    /// No two on one node.
+    pub(super) distinct: bool,
+    /// More than the counters of free GPUs decides: nodes must be looked at.
+    pub(super) narrow: bool,
+}
+
+impl Ask {
+    /// Reads `request`; `counted` says whether CPU or memory is counted on any node of the pool.
+    #[inline]
+    pub(super) fn of(request: &Request, counted: bool) -> Self {
+        let (members, gpus, total) = match &request.shape {
+            Shape::Equal { members, gpus } => (*members, *gpus, *members * u32::from(*gpus)),
+            unequal @ Shape::Unequal(_) => (unequal.members(), unequal.largest(), unequal.total().0),
+        };
+        Self {
+            members,
+            gpus: gpus as usize,
+            total,
+            cpu: clamp(request.cpu.0),
+            memory: clamp(request.memory.0),
+            distinct: request.distinct_nodes && members > 1,
+            narrow: counted && (request.cpu.0 > 0 || request.memory.0 > 0),
+        }
+    }
+
+    /// How many members of `gpus` (at least 1) each fit on a node.
+    #[inline]
+    pub(super) fn fit(&self, room: &Room, gpus: usize) -> u32 {
+        let by_gpus = room.count() / gpus as u32;
+        let fit = if self.narrow { by_gpus.min(self.beside(room)) } else { by_gpus };
+        if self.distinct { fit.min(1) } else { fit }
+    }
+
+    /// How many members' CPU and memory fit on a node, GPUs apart.
+    #[inline]
+    pub(super) fn beside(&self, room: &Room) -> u32 {
+        let by_cpu = room.cpu.max(0).checked_div(self.cpu).unwrap_or(i64::MAX);
+        let by_memory = room.memory.max(0).checked_div(self.memory).unwrap_or(i64::MAX);
+        by_cpu.min(by_memory).min(i64::from(u32::MAX)) as u32
+    }
+}
+
+/// Amounts beyond what can be counted are all the same.
+pub(super) fn clamp(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}

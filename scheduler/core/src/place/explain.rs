@@ -1,0 +1,93 @@
+//! Why a gang found no place, with true numbers.
+//!
+//! In: the index as the search saw it. Out: a `Blocked`.
+//! It must never be on the way of a gang that finds a place, but for two comparisons of counters.
+
+use super::ask::Ask;
+use super::gang;
+use super::pool::Pool;
+use super::unequal::Search;
+use crate::blocked::Blocked;
+use crate::ids::PoolIndex;
+use crate::request::{Level, Request};
+use crate::units::Gpus;
+
+/// What the counters of the whole pool say: enough GPUs, and enough places of the size of the (largest) member?
+///
+/// # Errors
+/// `NotEnoughGpus`, `NotEnoughSlots`.
+#[inline]
+pub(super) fn check_counters(pool: &Pool, index: PoolIndex, ask: &Ask, request: &Request) -> Result<(), Blocked> {
+    let free = pool.free();
+    if free < ask.total {
+        return Err(Blocked::NotEnoughGpus { pool: index, want: Gpus(ask.total), free: Gpus(free) });
+    }
+    let want = match &request.shape {
+        crate::request::Shape::Equal { .. } => ask.members,
+        crate::request::Shape::Unequal(sizes) => {
+            sizes.iter().filter(|gpus| **gpus as usize == ask.gpus).count() as u32
+        }
+    };
+    let whole = pool.whole();
+    let free = if ask.distinct { whole.at_least(0, ask.gpus) } else { whole.slots(0, ask.gpus) };
+    if free < want {
+        return Err(Blocked::NotEnoughSlots { pool: index, want, free, gpus_per_member: ask.gpus as u8 });
+    }
+    Ok(())
+}
+
+/// Why equal members found no place although the pool's counters gave hope.
+pub(super) fn equal(pool: &Pool, index: PoolIndex, ask: &Ask, required: Option<Level>) -> Blocked {
+    let without = Ask { narrow: false, ..*ask };
+    let by_gpus = most_in_one_domain(pool, &without, required);
+    if by_gpus < ask.members {
+        // Only a required level makes one domain less than the pool.
+        let level = required.unwrap_or(Level::Site);
+        return Blocked::NoDomain { pool: index, level, want: ask.members, best: by_gpus };
+    }
+    let fit = most_in_one_domain(pool, ask, required);
+    Blocked::NotEnoughCpuOrMemory { pool: index, want: ask.members, fit }
+}
+
+/// The most members that one domain of the required level has room for; the whole pool where none is required.
+fn most_in_one_domain(pool: &Pool, ask: &Ask, required: Option<Level>) -> u32 {
+    let height = match required {
+        _ if ask.members == 1 => None,
+        None => Some(pool.levels.len() - 1),
+        Some(level) => pool.height(level),
+    };
+    let Some(height) = height else {
+        return pool.rooms.iter().map(|room| ask.fit(room, ask.gpus)).max().unwrap_or(0).min(ask.members);
+    };
+    let level = &pool.levels[height];
+    if !ask.narrow && !ask.distinct {
+        return level.most_slots(ask.gpus);
+    }
+    let rooms = (0..level.count()).map(|domain| gang::room(pool, ask, height, domain, u32::MAX));
+    rooms.max().unwrap_or(0)
+}
+
+/// Why unequal members found no place: it was proven that there is none.
+pub(super) fn unequal(
+    pool: &Pool,
+    index: PoolIndex,
+    ask: &Ask,
+    request: &Request,
+    sizes: &[u8],
+    search: &mut Search,
+) -> Blocked {
+    let height = request.required.map_or(Some(pool.levels.len() - 1), |level| pool.height(level));
+    let want = ask.members;
+    if ask.narrow {
+        let without = Ask { narrow: false, ..*ask };
+        if search.best_of(pool, &without, sizes, height).0 == want {
+            let (fit, _) = search.best_of(pool, ask, sizes, height);
+            return Blocked::NotEnoughCpuOrMemory { pool: index, want, fit };
+        }
+    }
+    let (best, gpus_per_member) = search.best_of(pool, ask, sizes, height);
+    match request.required {
+        Some(level) => Blocked::NoDomain { pool: index, level, want, best },
+        None => Blocked::NotEnoughSlots { pool: index, want, free: best, gpus_per_member },
+    }
+}

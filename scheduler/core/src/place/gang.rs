@@ -1,0 +1,175 @@
+//! A place for a gang of equal members: the lowest level one of whose domains holds it, there the domain with the least
+//! room, in it the fewest domains below, in those the tightest nodes.
+//!
+//! In: the index of a pool and what the members need. Out: nodes, each with how many members it takes.
+//! It must never change the index, and it finds a place whenever there is one.
+
+use std::cmp::Reverse;
+use std::ops::RangeInclusive;
+
+use super::ask::Ask;
+use super::pool::Pool;
+use crate::request::{Level, Request};
+
+/// Members on one node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    /// Position of the node.
+    pub(super) at: u32,
+    /// How many members it takes.
+    pub(super) members: u32,
+}
+
+/// The levels that a gang may be tried at.
+#[derive(Clone, Debug)]
+pub(super) struct Span {
+    /// Whether all may lie on one node.
+    pub(super) node: bool,
+    /// Places in `Pool::levels`, lowest first; may be empty.
+    pub(super) wide: RangeInclusive<usize>,
+}
+
+impl Span {
+    /// From the preferred level (single nodes else) to the required one (the whole pool else).
+    #[inline]
+    pub(super) fn of(request: &Request, pool: &Pool) -> Self {
+        let top = pool.levels.len() - 1;
+        let widest = request.required.map_or(Some(top), |level| pool.height(level));
+        let preferred = request.preferred.unwrap_or(Level::Node);
+        let start = pool.height(request.required.map_or(preferred, |required| required.min(preferred)));
+        match (start, widest) {
+            // An empty range.
+            (_, None) => Self { node: true, wide: 1..=0 },
+            (None, Some(widest)) => Self { node: true, wide: 0..=widest },
+            (Some(start), Some(widest)) => Self { node: false, wide: start..=widest },
+        }
+    }
+}
+
+/// Buffers of one placement, reused by the next.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spots {
+    /// What was found.
+    pub(super) list: Vec<Spot>,
+    /// Domains to spread over: room and domain; a stack, one part per level.
+    candidates: Vec<(u32, u32)>,
+}
+
+/// Finds a place for all members of `ask` and leaves it in `spots`, in the order of positions.
+#[inline]
+pub(super) fn find(pool: &Pool, ask: &Ask, span: &Span, spots: &mut Spots) -> bool {
+    spots.list.clear();
+    if ask.members == 1 || (span.node && !ask.distinct) {
+        if let Some(at) = pool.tightest(ask.total as usize, ask.members, ask) {
+            spots.list.push(Spot { at: at as u32, members: ask.members });
+            return true;
+        }
+        if ask.members == 1 {
+            return false;
+        }
+    }
+    find_wide(pool, ask, span.wide.clone(), spots)
+}
+
+/// A place on several nodes.
+fn find_wide(pool: &Pool, ask: &Ask, wide: RangeInclusive<usize>, spots: &mut Spots) -> bool {
+    for height in wide {
+        let verify = ask.narrow || ask.distinct;
+        let accept = |domain: usize| !verify || room(pool, ask, height, domain, ask.members) >= ask.members;
+        if let Some(domain) = pool.levels[height].best_fit(ask.gpus, ask.members, accept) {
+            spots.candidates.clear();
+            spread(pool, ask, height, domain, ask.members, spots);
+            spots.list.sort_unstable_by_key(|spot| spot.at);
+            return true;
+        }
+    }
+    false
+}
+
+/// How many members a domain has room for; may stop counting at `enough`.
+pub(super) fn room(pool: &Pool, ask: &Ask, height: usize, domain: usize, enough: u32) -> u32 {
+    let level = &pool.levels[height];
+    let by_gpus = if ask.distinct { level.at_least(domain, ask.gpus) } else { level.slots(domain, ask.gpus) };
+    if !ask.narrow || by_gpus == 0 {
+        return by_gpus;
+    }
+    let mut found = 0;
+    for room in &pool.rooms[level.positions(domain)] {
+        found += ask.fit(room, ask.gpus);
+        if found >= enough {
+            break;
+        }
+    }
+    found
+}
+
+/// Puts `members` into a domain that has room for them, in as few of the domains below as possible.
+fn spread(pool: &Pool, ask: &Ask, height: usize, domain: usize, members: u32, spots: &mut Spots) {
+    if height == 0 {
+        return fill(pool, ask, domain, members, spots);
+    }
+    let below = height - 1;
+    let base = spots.candidates.len();
+    // Where the whole pool is the domain its buckets are at hand; else there are few domains below, or they must be
+    // looked into.
+    let by_bucket = height == pool.levels.len() - 1 && !ask.narrow && !ask.distinct;
+    if by_bucket {
+        pool.levels[below].largest_first(ask.gpus, members, |room, child| spots.candidates.push((room, child as u32)));
+    } else {
+        for child in pool.levels[height].children(domain) {
+            let room = room(pool, ask, below, child, members);
+            if room > 0 {
+                spots.candidates.push((room, child as u32));
+            }
+        }
+    }
+    spots.candidates[base..].sort_unstable_by_key(|(room, child)| (Reverse(*room), *child));
+    let mut left = members;
+    let mut next = base;
+    while left > 0 {
+        let (room, child) = spots.candidates[next];
+        if room < left {
+            spread(pool, ask, below, child as usize, room, spots);
+            left -= room;
+            next += 1;
+            continue;
+        }
+        // One domain holds the rest: the one with the least room of those that do.
+        let last = if by_bucket {
+            let level = &pool.levels[below];
+            let tight = level.best_fit(ask.gpus, left, |_| true).expect("the next candidate has room for them");
+            if level.slots(tight, ask.gpus) < room { tight } else { child as usize }
+        } else {
+            let rest = &spots.candidates[next..];
+            let least = rest[rest.partition_point(|(room, _)| *room >= left) - 1].0;
+            rest[rest.partition_point(|(room, _)| *room > least)].1 as usize
+        };
+        spread(pool, ask, below, last, left, spots);
+        left = 0;
+    }
+    spots.candidates.truncate(base);
+}
+
+/// Puts `members` onto nodes of one of the lowest domains, which has room for them: tightest nodes first.
+fn fill(pool: &Pool, ask: &Ask, domain: usize, members: u32, spots: &mut Spots) {
+    let positions = pool.levels[0].positions(domain);
+    let mut left = members;
+    let mut sizes = pool.levels[0].mask(domain) >> ask.gpus << ask.gpus;
+    while sizes != 0 {
+        let gpus = sizes.trailing_zeros() as usize;
+        let mut next = pool.next_with(gpus, positions.start, positions.end);
+        while let Some(at) = next {
+            let fit = ask.fit(&pool.rooms[at], ask.gpus).min(left);
+            if fit > 0 {
+                spots.list.push(Spot { at: at as u32, members: fit });
+                left -= fit;
+                if left == 0 {
+                    return;
+                }
+            }
+            next = pool.next_with(gpus, at + 1, positions.end);
+        }
+        sizes &= sizes - 1;
+    }
+    unreachable!("the domain was chosen because it has room for {members} members, but {left} found no node");
+}

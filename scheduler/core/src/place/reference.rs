@@ -1,0 +1,123 @@
+//! A placer that is slow and obvious: what the index is compared with.
+//!
+//! In: the nodes themselves and a request. Out: whether there is a place, and the lowest level that has one. It uses
+//! neither the topology nor the index, only the names of the domains and the state of the nodes, and it tries everything:
+//! for tiny clusters.
+
+use std::collections::BTreeMap;
+
+use crate::ids::{NodeIndex, PoolIndex};
+use crate::node::Node;
+use crate::request::{Level, Request, Shape};
+
+/// A level, or the whole pool above all of them. Rising with the number of nodes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Width {
+    /// Inside one domain of this level.
+    Inside(Level),
+    /// Only the whole pool.
+    Pool,
+}
+
+impl Width {
+    /// All widths, narrowest first.
+    pub fn all() -> impl Iterator<Item = Width> {
+        Level::ALL.into_iter().map(Width::Inside).chain([Width::Pool])
+    }
+}
+
+/// The narrowest width, from the preferred to the required level, at which there is a place; `None`: there is none.
+/// Exponential in the members where they are unequal.
+pub fn narrowest(nodes: &[Node], request: &Request, pool: PoolIndex, avoid: &[NodeIndex]) -> Option<Width> {
+    let usable: Vec<&Node> =
+        nodes.iter().filter(|node| node.pool == pool && !avoid.contains(&node.index)).collect();
+    let widest = request.required.map_or(Width::Pool, Width::Inside);
+    let start = Width::Inside(request.preferred.unwrap_or(Level::Node)).min(widest);
+    Width::all()
+        .filter(|width| (start..=widest).contains(width))
+        .find(|width| domains(&usable, *width).values().any(|inside| has_room(inside, request)))
+}
+
+/// The narrowest width that holds all these nodes.
+pub fn width_of(nodes: &[Node], used: &[NodeIndex]) -> Width {
+    let used: Vec<&Node> = used.iter().map(|node| &nodes[node.at()]).collect();
+    Width::all().find(|width| domains(&used, *width).len() <= 1).unwrap_or(Width::Pool)
+}
+
+/// How many domains of `level` these nodes lie in.
+pub fn spread(nodes: &[Node], used: &[NodeIndex], level: Level) -> usize {
+    let used: Vec<&Node> = used.iter().map(|node| &nodes[node.at()]).collect();
+    domains(&used, Width::Inside(level)).len()
+}
+
+/// The nodes by their domain: the names from the site down to the level.
+fn domains<'a>(nodes: &[&'a Node], width: Width) -> BTreeMap<Vec<String>, Vec<&'a Node>> {
+    let mut domains: BTreeMap<Vec<String>, Vec<&Node>> = BTreeMap::new();
+    for node in nodes {
+        let location = &node.location;
+        let names = [&location.site, &location.spine, &location.leaf, &location.nvlink, &node.name];
+        let mut path: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+        let has_nvlink = !location.nvlink.is_empty();
+        path.truncate(match width {
+            Width::Pool => 0,
+            Width::Inside(Level::Site) => 1,
+            Width::Inside(Level::Spine) => 2,
+            Width::Inside(Level::Leaf) => 3,
+            Width::Inside(Level::Nvlink) if has_nvlink => 4,
+            Width::Inside(Level::Nvlink | Level::Node) => 5,
+        });
+        domains.entry(path).or_default().push(node);
+    }
+    domains
+}
+
+/// What is left of a node: GPUs, CPU, memory.
+type Left = (u64, u64, u64);
+
+/// Whether all members fit on these nodes.
+fn has_room(nodes: &[&Node], request: &Request) -> bool {
+    let left: Vec<Left> = nodes
+        .iter()
+        .map(|node| (u64::from(node.free().count().0), node.cpu_free().0, node.memory_free().0))
+        .collect();
+    match &request.shape {
+        Shape::Equal { members, gpus } => {
+            let places: u64 = left.iter().map(|left| places(*left, request, u64::from(*gpus))).sum();
+            places >= u64::from(*members)
+        }
+        Shape::Unequal(sizes) => try_all(&mut left.clone(), request, sizes),
+    }
+}
+
+/// How many members of one size fit on a node.
+fn places(left: Left, request: &Request, gpus: u64) -> u64 {
+    let mut left = left;
+    let mut count = 0;
+    while let Some(rest) = after(left, request, gpus) {
+        left = rest;
+        count += 1;
+    }
+    count
+}
+
+/// What is left of a node after one more member; `None` when it does not fit.
+fn after(left: Left, request: &Request, gpus: u64) -> Option<Left> {
+    let cpu = if request.cpu.0 == 0 { left.1 } else { left.1.checked_sub(request.cpu.0)? };
+    let memory = if request.memory.0 == 0 { left.2 } else { left.2.checked_sub(request.memory.0)? };
+    let gpus_left = left.0.checked_sub(gpus)?;
+    // A node that may take one member only is closed by it.
+    Some(if request.distinct_nodes { (0, 0, 0) } else { (gpus_left, cpu, memory) })
+}
+
+/// Tries every node for every member.
+fn try_all(left: &mut [Left], request: &Request, sizes: &[u8]) -> bool {
+    let Some((gpus, others)) = sizes.split_first() else { return true };
+    (0..left.len()).any(|node| {
+        let before = left[node];
+        let Some(rest) = after(before, request, u64::from(*gpus)) else { return false };
+        left[node] = rest;
+        let found = try_all(left, request, others);
+        left[node] = before;
+        found
+    })
+}

@@ -1,0 +1,108 @@
+//! Every knob and limit of the core, with unit and reason. There is no `Default`: the shell states each value.
+
+use crate::units::{Gpus, Span};
+
+/// A class of priority inside a tenant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PriorityClass {
+    /// As users write it.
+    pub name: Box<str>,
+}
+
+/// Limits and rules. A change of policy never changes what the journal means, only what is decided next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Policy {
+    /// Lowest first; the place is the `PriorityIndex`.
+    pub priorities: Vec<PriorityClass>,
+    /// Place in `priorities` of the class of jobs that name none.
+    pub default_priority: u8,
+    /// Jobs in one Submit: bounds one turn.
+    pub max_jobs_per_submit: u32,
+    /// Jobs that wait, arrays counted once: bounds memory.
+    pub max_pending_jobs: u32,
+    /// Members of one gang: bounds one event.
+    pub max_members: u32,
+    /// Indices of one array.
+    pub max_array_size: u32,
+    /// Dependencies of one job.
+    pub max_dependencies: u32,
+    /// Distinct requests that wait at once: bounds a cycle.
+    pub max_classes: u32,
+    /// Placements in one cycle: bounds a turn and its batch; the rest goes on in the next turn.
+    pub max_placements_per_cycle: u32,
+    /// Placements in one cycle, in members of their gangs.
+    pub max_members_per_cycle: u32,
+    /// Longest time limit that a job may ask for.
+    pub max_time_limit: Span,
+    /// Where neither job nor tenant states one.
+    pub default_time_limit: Span,
+    /// From TERM to KILL where the job states none.
+    pub default_grace: Span,
+    /// Longest grace that a job may ask for.
+    pub max_grace: Span,
+    /// Runs of one job, all reasons together; then it has failed.
+    pub max_attempts: u32,
+    /// A gang that has not started after this long is stopped and queued again.
+    pub launch_deadline: Span,
+    /// After the agent's own time limit and grace: then the scheduler orders the stop itself.
+    pub time_limit_slack: Span,
+    /// First wait before a job is tried again after a failed launch; doubles each time up to `max_backoff`.
+    pub backoff: Span,
+    /// Longest wait between two attempts.
+    pub max_backoff: Span,
+    /// How long an ended job stays in memory.
+    pub keep_ended: Span,
+    /// Ended jobs in memory at once; the oldest go first.
+    pub max_ended: u32,
+    /// Answers to request ids that are remembered; the oldest go first.
+    pub max_requests: u32,
+    /// Half-life of the usage that orders borrowers and users.
+    pub half_life: Span,
+    /// Steps of the search for a place for unequal members.
+    pub search_steps: u32,
+    /// Depth of the tenant tree below the root.
+    pub max_tenant_depth: u32,
+    /// Tenants.
+    pub max_tenants: u32,
+    /// Users.
+    pub max_users: u32,
+    /// Largest quota or limit that may be set: guards against slips of the pen.
+    pub max_quota: Gpus,
+}
+
+impl Policy {
+    /// The values for a cluster of thousands of GPUs; the shell overrides single ones from its configuration.
+    pub fn standard() -> Self {
+        let class = |name: &str| PriorityClass { name: name.into() };
+        Self {
+            priorities: vec![class("low"), class("normal"), class("high"), class("urgent")],
+            default_priority: 1,
+            max_jobs_per_submit: 1000,
+            max_pending_jobs: 2_000_000,
+            max_members: 4096,
+            max_array_size: 100_000,
+            max_dependencies: 64,
+            max_classes: 4096,
+            max_placements_per_cycle: 2000,
+            max_members_per_cycle: 8000,
+            max_time_limit: Span::seconds(30 * 86_400),
+            default_time_limit: Span::seconds(86_400),
+            default_grace: Span::seconds(30),
+            max_grace: Span::seconds(3600),
+            max_attempts: 10,
+            launch_deadline: Span::seconds(120),
+            time_limit_slack: Span::seconds(60),
+            backoff: Span::seconds(2),
+            max_backoff: Span::seconds(300),
+            keep_ended: Span::seconds(3600),
+            max_ended: 200_000,
+            max_requests: 100_000,
+            half_life: Span::seconds(7 * 86_400),
+            search_steps: 20_000,
+            max_tenant_depth: 4,
+            max_tenants: 10_000,
+            max_users: 100_000,
+            max_quota: Gpus(10_000_000),
+        }
+    }
+}

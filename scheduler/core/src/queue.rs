@@ -1,0 +1,143 @@
+//! The pending jobs of one tenant, bucketed by priority, user and class.
+//!
+//! A job is in here exactly while it may be tried. A class that cannot start now takes all its buckets out of the order
+//! by one bit, so that a cycle costs what the classes cost and not what the jobs cost.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ids::{ClassIndex, JobId, PriorityIndex, UserIndex};
+
+/// The place of a job in its bucket: front before back, then by age.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct QueueKey {
+    /// False goes first: the job lost its GPUs through no fault of its own.
+    pub back: bool,
+    /// The id of the job or of its array: older first.
+    pub age: JobId,
+    /// The job.
+    pub job: JobId,
+}
+
+/// Where a job waits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Queued {
+    /// Its place in the bucket.
+    pub key: QueueKey,
+    /// Its class.
+    pub class: ClassIndex,
+}
+
+/// A set of classes as a bit set.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClassSet {
+    words: Vec<u64>,
+}
+
+impl ClassSet {
+    /// Adds a class.
+    pub fn insert(&mut self, class: ClassIndex) {
+        let word = class.at() / 64;
+        if word >= self.words.len() {
+            self.words.resize(word + 1, 0);
+        }
+        self.words[word] |= 1 << (class.at() % 64);
+    }
+
+    /// Takes a class out.
+    pub fn remove(&mut self, class: ClassIndex) {
+        if let Some(word) = self.words.get_mut(class.at() / 64) {
+            *word &= !(1 << (class.at() % 64));
+        }
+    }
+
+    /// Whether the class is in here.
+    pub fn contains(&self, class: ClassIndex) -> bool {
+        self.words.get(class.at() / 64).is_some_and(|word| word >> (class.at() % 64) & 1 == 1)
+    }
+
+    /// Takes all out and keeps the memory.
+    pub fn clear(&mut self) {
+        self.words.clear();
+    }
+
+    /// Those in here that are in neither `a` nor `b`.
+    pub fn without<'s>(&'s self, a: &'s ClassSet, b: &'s ClassSet) -> impl Iterator<Item = ClassIndex> + 's {
+        self.words.iter().enumerate().flat_map(move |(at, word)| {
+            let gone = a.words.get(at).copied().unwrap_or(0) | b.words.get(at).copied().unwrap_or(0);
+            bits(word & !gone).map(move |bit| ClassIndex::of(at * 64 + bit))
+        })
+    }
+}
+
+fn bits(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        (word != 0).then(|| {
+            let bit = word.trailing_zeros() as usize;
+            word &= word - 1;
+            bit
+        })
+    })
+}
+
+/// The pending jobs of one user in one priority class of one tenant.
+#[derive(Clone, Debug, Default)]
+pub struct UserQueue {
+    /// The classes that have a bucket.
+    pub classes: ClassSet,
+    /// Never holds an empty bucket.
+    pub buckets: BTreeMap<ClassIndex, BTreeSet<QueueKey>>,
+}
+
+/// The pending jobs of one tenant.
+#[derive(Clone, Debug, Default)]
+pub struct Queue {
+    /// By priority, lowest first; never holds an empty user.
+    pub levels: BTreeMap<PriorityIndex, BTreeMap<UserIndex, UserQueue>>,
+    /// Jobs in all buckets.
+    pub len: usize,
+}
+
+impl Queue {
+    /// Puts a job in.
+    pub fn insert(&mut self, priority: PriorityIndex, user: UserIndex, queued: Queued) {
+        let user = self.levels.entry(priority).or_default().entry(user).or_default();
+        user.classes.insert(queued.class);
+        let added = user.buckets.entry(queued.class).or_default().insert(queued.key);
+        debug_assert!(added, "a job waits in one place");
+        self.len += 1;
+    }
+
+    /// Takes a job out.
+    pub fn remove(&mut self, priority: PriorityIndex, user: UserIndex, queued: Queued) {
+        let level = self.levels.get_mut(&priority).expect("a queued job has its level");
+        let queue = level.get_mut(&user).expect("a queued job has its user");
+        let bucket = queue.buckets.get_mut(&queued.class).expect("a queued job has its bucket");
+        let removed = bucket.remove(&queued.key);
+        debug_assert!(removed, "a queued job is in its bucket");
+        self.len -= 1;
+        if bucket.is_empty() {
+            queue.buckets.remove(&queued.class);
+            queue.classes.remove(queued.class);
+        }
+        if queue.buckets.is_empty() {
+            level.remove(&user);
+        }
+        if level.is_empty() {
+            self.levels.remove(&priority);
+        }
+    }
+
+    /// How many jobs of this tenant would be looked at before `queued`, if all users were alike: those of a higher
+    /// priority, and those of the same that are older.
+    pub fn before(&self, priority: PriorityIndex, queued: Queued) -> usize {
+        let of = |users: &BTreeMap<UserIndex, UserQueue>, count: &dyn Fn(&BTreeSet<QueueKey>) -> usize| {
+            users.values().flat_map(|user| user.buckets.values()).map(count).sum::<usize>()
+        };
+        self.levels
+            .range(priority..)
+            .map(|(level, users)| {
+                if *level == priority { of(users, &|b| b.range(..queued.key).count()) } else { of(users, &|b| b.len()) }
+            })
+            .sum()
+    }
+}

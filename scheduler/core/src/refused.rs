@@ -1,0 +1,86 @@
+//! What was tried and cannot start now: per class for want of room, per tenant and class for want of quota.
+//!
+//! Within a cycle GPUs are only taken, so that a class once refused stays refused until something is freed (placement)
+//! or the division changes (admission). The reasons stay readable until the class is tried again.
+
+use std::collections::BTreeMap;
+
+use crate::blocked::Blocked;
+use crate::ids::{ClassIndex, JobId, TenantIndex};
+use crate::queue::ClassSet;
+
+/// The refusals that still hold.
+#[derive(Clone, Debug, Default)]
+pub struct Refused {
+    free_version: u64,
+    division_version: u64,
+    unplaceable: ClassSet,
+    no_room: BTreeMap<ClassIndex, Blocked>,
+    inadmissible: Vec<ClassSet>,
+    no_quota: BTreeMap<(ClassIndex, TenantIndex), Blocked>,
+    alone: BTreeMap<JobId, Blocked>,
+}
+
+impl Refused {
+    /// Starts a cycle: forgets the refusals that what was freed or changed since may have lifted.
+    pub fn begin(&mut self, free_version: u64, division_version: u64, tenants: usize) {
+        if self.free_version != free_version {
+            self.free_version = free_version;
+            self.unplaceable.clear();
+            self.no_room.clear();
+        }
+        if self.division_version != division_version {
+            self.division_version = division_version;
+            for (_, tenant) in std::mem::take(&mut self.no_quota).into_keys() {
+                self.inadmissible[tenant.at()].clear();
+            }
+        }
+        self.alone.clear();
+        self.inadmissible.resize_with(tenants.max(self.inadmissible.len()), ClassSet::default);
+    }
+
+    /// The class finds no room, whoever asks.
+    pub fn note_no_room(&mut self, class: ClassIndex, why: Blocked) {
+        self.unplaceable.insert(class);
+        self.no_room.insert(class, why);
+    }
+
+    /// The class is refused in this tenant.
+    pub fn note_no_quota(&mut self, class: ClassIndex, tenant: TenantIndex, why: Blocked) {
+        self.inadmissible[tenant.at()].insert(class);
+        self.no_quota.insert((class, tenant), why);
+    }
+
+    /// This job finds no room outside the nodes that it keeps away from; its class may.
+    pub fn note_alone(&mut self, job: JobId, why: Blocked) {
+        self.alone.insert(job, why);
+    }
+
+    /// No job waits in the class any more: its index may come to mean another.
+    pub fn forget_class(&mut self, class: ClassIndex) {
+        self.unplaceable.remove(class);
+        self.no_room.remove(&class);
+        while let Some((&(of, tenant), _)) = self.no_quota.range((class, TenantIndex(0))..).next()
+            && of == class
+        {
+            self.no_quota.remove(&(of, tenant));
+            self.inadmissible[tenant.at()].remove(class);
+        }
+    }
+
+    /// Classes that find no room.
+    pub fn unplaceable(&self) -> &ClassSet {
+        &self.unplaceable
+    }
+
+    /// Classes refused in this tenant. Only inside a cycle.
+    pub fn inadmissible(&self, tenant: TenantIndex) -> &ClassSet {
+        &self.inadmissible[tenant.at()]
+    }
+
+    /// Why the job was refused, or its class in this tenant, when it was last tried.
+    pub fn why(&self, job: JobId, class: ClassIndex, tenant: TenantIndex) -> Option<Blocked> {
+        let of_class = || self.no_quota.get(&(class, tenant)).or_else(|| self.no_room.get(&class));
+        self.alone.get(&job).or_else(of_class).copied()
+    }
+}

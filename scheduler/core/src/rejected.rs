@@ -1,0 +1,69 @@
+//! A refused input: which field, which value, and what it would take. Text is made in the shell.
+
+use crate::ids::JobId;
+use crate::units::{Gpus, Span};
+
+/// Why an input was refused. Nothing of it was done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rejected {
+    /// In a Submit: which of its jobs.
+    pub job: Option<u32>,
+    /// Why.
+    pub why: Refusal,
+}
+
+impl From<Refusal> for Rejected {
+    fn from(why: Refusal) -> Self {
+        Self { job: None, why }
+    }
+}
+
+/// The reason of a refusal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // The names of the fields are their meaning; the shell's messages spell them out.
+pub enum Refusal {
+    NoJobs,
+    TooManyJobs { count: usize, limit: u32 },
+    QueueFull { limit: u32 },
+    UnknownTenant { name: Box<str> },
+    TenantHasChildren { name: Box<str> },
+    TenantHasJobs { name: Box<str> },
+    BadTenantName { name: Box<str>, why: &'static str },
+    TooManyTenants { limit: u32 },
+    TooManyUsers { limit: u32 },
+    NoMembers,
+    NoGpus { member: u32 },
+    TooManyMembers { members: u32, limit: u32 },
+    MemberTooLarge { gpus: u32, largest: u32 },
+    GangTooLarge { want: Gpus, capacity: Gpus },
+    GangNeverFits { want: u32, best: u32, level: Option<crate::request::Level> },
+    OverLimitForEver { tenant: Box<str>, want: Gpus, limit: Gpus },
+    NonPreemptibleOverQuota { tenant: Box<str>, want: Gpus, quota: Gpus },
+    UnknownModel { name: Box<str>, known: Vec<Box<str>> },
+    NoPool,
+    UnknownPool { name: Box<str>, known: Vec<Box<str>> },
+    UnknownPriority { name: Box<str>, known: Vec<Box<str>> },
+    TimeLimitTooLong { limit: Span, longest: Span },
+    GraceTooLong { grace: Span, longest: Span },
+    EmptyArray,
+    ArrayTooLarge { size: u32, limit: u32 },
+    TooManyDependencies { count: usize, limit: u32 },
+    UnknownDependency { job: JobId },
+    DependencyOutsideCall { index: u32, count: usize },
+    DependencyCycle { jobs: Vec<u32> },
+    DependencyNeverSatisfied { job: JobId },
+    PreferredAboveRequired,
+    TooManyClasses { limit: u32 },
+    NameTooLong { field: &'static str, length: usize, limit: usize },
+    UnknownJob { job: JobId },
+    WrongPhase { job: JobId, phase: &'static str, verb: &'static str },
+    UnknownNode { name: Box<str> },
+    NodeNotLost { name: Box<str> },
+    BadNode { name: Box<str>, why: Box<str> },
+    ZeroWeight,
+    QuotaTooLarge { gpus: Gpus, limit: Gpus },
+    LimitBelowQuota { limit: Gpus, quota: Gpus },
+    LendLimitAboveQuota { lend_limit: Gpus, quota: Gpus },
+    ChildrenAboveParent { parent: Box<str>, children: Gpus, quota: Gpus },
+    RequestIdReused { id: Box<str> },
+}

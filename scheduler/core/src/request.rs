@@ -1,0 +1,113 @@
+//! What a job asks of placement: everything that placement can see, and nothing else.
+//!
+//! Equal requests form one class; a class is tried once per cycle, however many jobs wait in it.
+
+use std::fmt;
+
+use crate::ids::PoolIndex;
+use crate::units::{CpuMilli, Gpus, MemoryMib};
+
+/// A level of the topology, lowest first. A domain of a level holds whole domains of the level below.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Level {
+    /// One node.
+    Node,
+    /// The nodes of one NVLink switch domain (a rack of an NVL72); where there is none, each node is its own.
+    Nvlink,
+    /// The nodes under one leaf switch.
+    Leaf,
+    /// The leaves under one spine.
+    Spine,
+    /// The spines of one site.
+    Site,
+}
+
+impl Level {
+    /// All levels, lowest first.
+    pub const ALL: [Level; 5] = [Level::Node, Level::Nvlink, Level::Leaf, Level::Spine, Level::Site];
+}
+
+/// The members of a gang and the whole GPUs of each.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Shape {
+    /// `members` times `gpus`, both at least 1.
+    Equal {
+        /// How many members.
+        members: u32,
+        /// Whole GPUs of each.
+        gpus: u8,
+    },
+    /// One entry per member, in rank order, each at least 1, not all alike.
+    Unequal(Box<[u8]>),
+}
+
+impl Shape {
+    /// How many members.
+    pub fn members(&self) -> u32 {
+        match self {
+            Shape::Equal { members, .. } => *members,
+            Shape::Unequal(list) => list.len() as u32,
+        }
+    }
+
+    /// The GPUs of member `rank` (below `members()`).
+    pub fn gpus_of(&self, rank: usize) -> u8 {
+        match self {
+            Shape::Equal { gpus, .. } => *gpus,
+            Shape::Unequal(list) => list[rank],
+        }
+    }
+
+    /// The GPUs of all members together.
+    pub fn total(&self) -> Gpus {
+        match self {
+            Shape::Equal { members, gpus } => Gpus(members * u32::from(*gpus)),
+            Shape::Unequal(list) => Gpus(list.iter().map(|gpus| u32::from(*gpus)).sum()),
+        }
+    }
+
+    /// The GPUs of the largest member.
+    pub fn largest(&self) -> u8 {
+        match self {
+            Shape::Equal { gpus, .. } => *gpus,
+            Shape::Unequal(list) => list.iter().copied().max().unwrap_or(0),
+        }
+    }
+}
+
+impl fmt::Debug for Shape {
+    /// As `4x8` or `8+8+4`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shape::Equal { members, gpus } => write!(f, "{members}x{gpus}"),
+            Shape::Unequal(list) => {
+                for (rank, gpus) in list.iter().enumerate() {
+                    if rank > 0 {
+                        write!(f, "+")?;
+                    }
+                    write!(f, "{gpus}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Everything that placement can see of a job.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Request {
+    /// The gang.
+    pub shape: Shape,
+    /// Pools that will do, in order of preference; never empty.
+    pub pools: Box<[PoolIndex]>,
+    /// CPU that each member needs beside its GPUs; 0 = not limited.
+    pub cpu: CpuMilli,
+    /// Memory that each member needs; 0 = not limited.
+    pub memory: MemoryMib,
+    /// The gang must lie inside one domain of this level.
+    pub required: Option<Level>,
+    /// A lower level tried first; never a reason to wait.
+    pub preferred: Option<Level>,
+    /// Every member on a node of its own.
+    pub distinct_nodes: bool,
+}

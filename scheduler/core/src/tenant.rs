@@ -1,0 +1,149 @@
+//! Tenants: the tree of missions, projects and teams, with what each may have, has, and has had.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::decay::Meter;
+use crate::ids::{JobId, PoolIndex, TenantIndex, UserIndex};
+use crate::job::Usage;
+use crate::queue::Queue;
+use crate::units::{Gpus, Span};
+
+/// What a tenant may have of one pool.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Quota {
+    /// Guaranteed; absent: it shares what is guaranteed to the tenant above it.
+    pub quota: Option<Gpus>,
+    /// Ceiling, borrowed GPUs included; absent: none.
+    pub limit: Option<Gpus>,
+    /// At most this much of its idle quota may be used by others; absent: all of it.
+    pub lend_limit: Option<Gpus>,
+}
+
+/// What a tenant holds of one pool, everything below it included.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Held {
+    /// All of it.
+    pub used: Gpus,
+    /// The part held by jobs that must not be evicted.
+    pub fixed: Gpus,
+    /// The part of attempts that lie above the quota (kept for missions only).
+    pub borrowed: Gpus,
+}
+
+/// What one user has and has had in one tenant.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct UserLedger {
+    /// GPUs held now.
+    pub used: Gpus,
+    /// GPUs held, decayed.
+    pub recent: Meter,
+    /// GPU-time since the beginning.
+    pub total: Usage,
+    /// Jobs submitted, each started index of an array counted.
+    pub jobs: u64,
+}
+
+/// Place of an attempt among those of its mission: the last are the first to be above the quota.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RunningKey {
+    /// Those that must not be evicted come first.
+    pub preemptible: bool,
+    /// Then by the order in which they got their GPUs.
+    pub start_order: u64,
+    /// The job.
+    pub job: JobId,
+}
+
+/// A tenant.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    /// Its own index.
+    pub index: TenantIndex,
+    /// Full path, as `fusion/plasma/edge`; empty for the root.
+    pub name: Box<str>,
+    /// The tenant above it; none for the root.
+    pub parent: Option<TenantIndex>,
+    /// Below the root = 0; a mission has depth 1.
+    pub depth: u32,
+    /// Tenants right below it, in order of definition.
+    pub children: Vec<TenantIndex>,
+    /// Share of the surplus, relative to its siblings; at least 1.
+    pub weight: u32,
+    /// For its jobs that state none; absent: the tenant's above.
+    pub default_time_limit: Option<Span>,
+    /// Nothing new starts here or below.
+    pub paused: bool,
+    /// By pool.
+    pub quotas: Vec<Quota>,
+    /// By pool.
+    pub held: Vec<Held>,
+    /// GPUs held above quota, decayed: orders borrowers.
+    pub excess: Meter,
+    /// GPU-time since the beginning, everything below included.
+    pub total: Usage,
+    /// Jobs in this tenant's own queue and below it: 0 lets the order pass by.
+    pub queued: usize,
+    /// Attempts that hold GPUs in this tenant and below it.
+    pub running: u32,
+    /// Its own pending jobs.
+    pub queue: Queue,
+    /// Its own users.
+    pub users: BTreeMap<UserIndex, UserLedger>,
+    /// For a mission: the attempts under it that hold GPUs, in the order in which they count against its quota.
+    pub attempts: BTreeSet<RunningKey>,
+}
+
+impl Tenant {
+    /// A tenant that has nothing yet.
+    pub fn new(index: TenantIndex, name: Box<str>, parent: Option<TenantIndex>, depth: u32, pools: usize) -> Self {
+        Self {
+            index,
+            name,
+            parent,
+            depth,
+            children: Vec::new(),
+            weight: 1,
+            default_time_limit: None,
+            paused: false,
+            quotas: vec![Quota::default(); pools],
+            held: vec![Held::default(); pools],
+            excess: Meter::default(),
+            total: Usage::default(),
+            queued: 0,
+            running: 0,
+            queue: Queue::default(),
+            users: BTreeMap::new(),
+            attempts: BTreeSet::new(),
+        }
+    }
+
+    /// GPUs held in all pools.
+    pub fn used(&self) -> Gpus {
+        self.held.iter().map(|held| held.used).sum()
+    }
+
+    /// GPUs guaranteed in all pools; none where it shares the quota of the tenant above it.
+    pub fn quota(&self) -> Gpus {
+        self.quotas.iter().filter_map(|quota| quota.quota).sum()
+    }
+
+    /// GPUs held above quota, pool by pool.
+    pub fn above_quota(&self) -> Gpus {
+        self.held.iter().zip(&self.quotas).map(|(held, quota)| held.used.less(quota.quota.unwrap_or_default())).sum()
+    }
+
+    /// What it may have of `pool`.
+    pub fn quota_in(&self, pool: PoolIndex) -> Quota {
+        self.quotas.get(pool.at()).copied().unwrap_or_default()
+    }
+
+    /// What it has of `pool`.
+    pub fn held_in(&self, pool: PoolIndex) -> Held {
+        self.held.get(pool.at()).copied().unwrap_or_default()
+    }
+
+    /// The last part of its name.
+    pub fn short_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or(&self.name)
+    }
+}

@@ -1,0 +1,220 @@
+//! The tables, and how a connection to them is opened.
+//!
+//! In: a directory. Out: connections with the settings that durability rests on, the store's small facts (id, epoch),
+//! and rows. Only [`open_writer`] makes a connection that can write; the log is moved into the main file by that one
+//! alone, on demand, so that a failed sync is seen and never tried again.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+
+use super::chain::{Hash, Row};
+use super::{Batch, Head, JournalError, StoreId};
+
+/// Name of the database file in the store's directory.
+pub(crate) const DB_FILE: &str = "journal.db";
+/// Newest format of the tables this binary knows.
+pub(crate) const FORMAT: i64 = 1;
+/// How long a connection waits for another one's short lock.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+
+const CREATE: &str = "
+CREATE TABLE IF NOT EXISTS facts (
+  one INTEGER PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, store_id BLOB NOT NULL,
+  epoch INTEGER NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS batches (
+  first_seq INTEGER PRIMARY KEY, count INTEGER NOT NULL, epoch INTEGER NOT NULL, crc INTEGER NOT NULL,
+  prev_hash BLOB NOT NULL, hash BLOB NOT NULL, payload BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS blobs (id BLOB PRIMARY KEY, bytes BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS snapshots (
+  seq INTEGER PRIMARY KEY, hash BLOB NOT NULL, epoch INTEGER NOT NULL, created_ms INTEGER NOT NULL,
+  bytes INTEGER NOT NULL, chunks INTEGER NOT NULL, content_crc INTEGER NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS snapshot_chunks (
+  seq INTEGER NOT NULL, part INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (seq, part));
+";
+
+/// The columns of a row, payload last: SQLite then reads the numbers without touching the payload's pages.
+const ROW: &str = "first_seq, count, epoch, crc, prev_hash, hash, payload";
+
+/// Path of the database file.
+pub(crate) fn db_path(dir: &Path) -> PathBuf {
+    dir.join(DB_FILE)
+}
+
+/// A connection that can only read, beside whoever leads. It changes nothing, not even a damaged log.
+pub(crate) fn open_reader(dir: &Path) -> Result<Connection, JournalError> {
+    let fault = |err: rusqlite::Error| JournalError::sqlite(dir, "opening for reading", 0, &err);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(db_path(dir), flags).map_err(fault)?;
+    conn.busy_timeout(BUSY_WAIT).map_err(fault)?;
+    conn.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON;").map_err(fault)?;
+    Ok(conn)
+}
+
+/// The one connection that writes: log ahead, every commit synced, no moving of the log behind our back.
+pub(crate) fn open_writer(dir: &Path) -> Result<Connection, JournalError> {
+    let fault = |err: rusqlite::Error| JournalError::sqlite(dir, "opening for writing", 0, &err);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(db_path(dir), flags).map_err(fault)?;
+    conn.busy_timeout(BUSY_WAIT).map_err(fault)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(fault)?;
+    let mode: String = conn.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0)).map_err(fault)?;
+    if !mode.eq_ignore_ascii_case("wal") {
+        let detail = format!("journal mode is {mode}, write-ahead logging is needed (network file system?)");
+        return Err(JournalError::Storage { dir: dir.to_owned(), doing: "opening for writing", detail });
+    }
+    conn.execute_batch(
+        "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; PRAGMA trusted_schema=OFF;
+         PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-16384;",
+    )
+    .map_err(fault)?;
+    Ok(conn)
+}
+
+/// Creates what is not there yet.
+pub(crate) fn create_tables(dir: &Path, conn: &Connection) -> Result<(), JournalError> {
+    conn.execute_batch(CREATE).map_err(|err| JournalError::sqlite(dir, "creating the tables", 0, &err))
+}
+
+/// The store's small facts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) store_id: StoreId,
+    /// The newest epoch granted.
+    pub(crate) epoch: u64,
+}
+
+impl Facts {
+    /// The checksum of the row; this row keeps its shape in every format, so that any binary can read the format.
+    fn crc(&self, format: i64) -> u32 {
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&format.to_le_bytes());
+        crc.update(&self.store_id.0);
+        crc.update(&self.epoch.to_le_bytes());
+        crc.finalize()
+    }
+}
+
+/// Reads the facts; `None` when the tables hold none (a store that was never finished).
+pub(crate) fn read_facts(dir: &Path, conn: &Connection) -> Result<Option<Facts>, JournalError> {
+    let fault = |err: rusqlite::Error| JournalError::sqlite(dir, "reading the facts", 0, &err);
+    let row = conn
+        .query_row("SELECT format, store_id, epoch, crc FROM facts WHERE one = 1", [], |row| {
+            let id: Vec<u8> = row.get(1)?;
+            Ok((row.get::<_, i64>(0)?, id, row.get::<_, i64>(2)?, row.get::<_, i64>(3)?))
+        })
+        .optional()
+        .map_err(fault)?;
+    let Some((format, id, epoch, crc)) = row else { return Ok(None) };
+    let facts = <[u8; 16]>::try_from(id).ok().zip(u64::try_from(epoch).ok());
+    match facts.map(|(id, epoch)| Facts { store_id: StoreId(id), epoch }) {
+        Some(facts) if i64::from(facts.crc(format)) == crc && format <= FORMAT => Ok(Some(facts)),
+        Some(facts) if i64::from(facts.crc(format)) == crc => {
+            Err(JournalError::NewerFormat { dir: dir.to_owned(), found: format, known: FORMAT })
+        }
+        Some(_) | None => Err(JournalError::facts(dir, "the store's facts (id, epoch) fail their checksum")),
+    }
+}
+
+/// Writes the facts, durable on return.
+pub(crate) fn write_facts(dir: &Path, conn: &Connection, facts: &Facts) -> Result<(), JournalError> {
+    conn.execute(
+        "INSERT OR REPLACE INTO facts (one, format, store_id, epoch, crc) VALUES (1, ?1, ?2, ?3, ?4)",
+        params![FORMAT, facts.store_id.0, to_sql(facts.epoch), facts.crc(FORMAT)],
+    )
+    .map(drop)
+    .map_err(|err| JournalError::sqlite(dir, "writing the facts", 0, &err))
+}
+
+/// SQLite's integers are signed; every position and epoch is bounded by [`super::MAX_SEQ`] before it gets here.
+pub(crate) fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).expect("positions and epochs are bounded by MAX_SEQ")
+}
+
+fn hash_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Hash> {
+    row.get::<_, [u8; 32]>(column).map(Hash)
+}
+
+pub(crate) fn number_at<T: TryFrom<i64>>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let value: i64 = row.get(column)?;
+    T::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
+}
+
+fn row_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    let batch = Batch {
+        first_seq: number_at(row, 0)?,
+        count: number_at(row, 1)?,
+        epoch: number_at(row, 2)?,
+        payload: row.get(6)?,
+    };
+    Ok(Row { batch, crc: number_at(row, 3)?, prev_hash: hash_at(row, 4)?, hash: hash_at(row, 5)? })
+}
+
+/// The head according to the last row, unproven; `None` when there is no row.
+pub(crate) fn last_head(conn: &Connection) -> rusqlite::Result<Option<Head>> {
+    head_where(conn, "ORDER BY first_seq DESC LIMIT 1", [])
+}
+
+/// The head after the batch that ends at `seq`, unproven; `None` when no batch ends there.
+pub(crate) fn head_at(conn: &Connection, seq: u64) -> rusqlite::Result<Option<Head>> {
+    let tail = "WHERE first_seq <= ?1 ORDER BY first_seq DESC LIMIT 1";
+    Ok(head_where(conn, tail, [to_sql(seq.min(super::MAX_SEQ))])?.filter(|head| head.seq == seq))
+}
+
+fn head_where(conn: &Connection, tail: &str, params: impl rusqlite::Params) -> rusqlite::Result<Option<Head>> {
+    conn.query_row(&format!("SELECT first_seq, count, epoch, hash FROM batches {tail}"), params, |row| {
+        let (first_seq, count): (u64, u32) = (number_at(row, 0)?, number_at(row, 1)?);
+        let seq = first_seq.saturating_add(u64::from(count)).saturating_sub(1);
+        Ok(Head { seq, epoch: number_at(row, 2)?, hash: hash_at(row, 3)? })
+    })
+    .optional()
+}
+
+/// Hands every row from the one that contains `from_seq` on to `take`, in order, until it answers false.
+pub(crate) fn each_row(conn: &Connection, from_seq: u64, mut take: impl FnMut(Row) -> bool) -> rusqlite::Result<()> {
+    let mut statement = conn.prepare(&format!(
+        "SELECT {ROW} FROM batches WHERE first_seq >= \
+         ifnull((SELECT max(first_seq) FROM batches WHERE first_seq <= ?1), 0) ORDER BY first_seq"
+    ))?;
+    let mut rows = statement.query([to_sql(from_seq.min(super::MAX_SEQ))])?;
+    while let Some(row) = rows.next()? {
+        if !take(row_of(row)?) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Inserts sealed rows and blobs; to be called inside a transaction.
+pub(crate) fn insert(
+    conn: &Connection,
+    rows: &[(&Batch, u32, Hash, Hash)],
+    blobs: &[super::Blob],
+) -> rusqlite::Result<()> {
+    let mut insert = conn.prepare(&format!("INSERT INTO batches ({ROW}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"))?;
+    for (batch, crc, prev_hash, hash) in rows {
+        let (first_seq, epoch) = (to_sql(batch.first_seq), to_sql(batch.epoch));
+        insert.execute(params![first_seq, batch.count, epoch, crc, prev_hash.0, hash.0, batch.payload])?;
+    }
+    if !blobs.is_empty() {
+        let mut insert = conn.prepare("INSERT INTO blobs (id, bytes) VALUES (?1, ?2) ON CONFLICT (id) DO NOTHING")?;
+        for blob in blobs {
+            insert.execute(params![blob.id().0, blob.bytes()])?;
+        }
+    }
+    Ok(())
+}
+
+/// The content under a blob id, unproven. Events name only blobs that were written, so a miss is either a fault of the
+/// caller or a damaged index: before it is believed, all ids are looked through. O(log blobs) when found, O(blobs) else.
+pub(crate) fn blob(conn: &Connection, id: &[u8; 16]) -> rusqlite::Result<Option<Vec<u8>>> {
+    let find = |table: &str| {
+        conn.query_row(&format!("SELECT bytes FROM {table} WHERE id = ?1"), [id], |row| row.get(0)).optional()
+    };
+    match find("blobs")? {
+        None => find("blobs NOT INDEXED"),
+        found => Ok(found),
+    }
+}

@@ -1,0 +1,1 @@
+fn main() { dure_cli::main() }
