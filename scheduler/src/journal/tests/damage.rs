@@ -60,7 +60,7 @@ fn outcome(dir: &Path, seq: u64) -> Outcome {
         if batch != batch_at(next, batch.epoch) {
             return Outcome::Silent(format!("wrong batch at {next}"));
         }
-        if next % 3 == 0 {
+        if next.is_multiple_of(3) {
             match engine.read_blob(blob_at(next).id()) {
                 Ok(Some(bytes)) if bytes == blob_at(next).bytes() => {}
                 Ok(_) => return Outcome::Silent(format!("wrong or no blob at {next}")),

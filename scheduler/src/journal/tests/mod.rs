@@ -70,7 +70,8 @@ fn blob_at(first_seq: u64) -> Blob {
 fn append(engine: &mut dyn Engine, n: usize) {
     for _ in 0..n {
         let batch = batch_at(engine.head().seq + 1, engine.epoch());
-        let blobs: Vec<Blob> = (batch.first_seq % 3 == 0).then(|| blob_at(batch.first_seq)).into_iter().collect();
+        let blobs: Vec<Blob> =
+            batch.first_seq.is_multiple_of(3).then(|| blob_at(batch.first_seq)).into_iter().collect();
         engine.append(&[batch], &blobs).expect("a sound store takes a batch");
     }
 }
