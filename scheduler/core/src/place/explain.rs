@@ -9,7 +9,7 @@ use super::pool::Pool;
 use super::unequal::Search;
 use crate::blocked::Blocked;
 use crate::ids::PoolIndex;
-use crate::request::{Level, Request};
+use crate::request::{Level, Request, Shape};
 use crate::units::Gpus;
 
 /// What the counters of the whole pool say: enough GPUs, and enough places of the size of the (largest) member?
@@ -23,10 +23,8 @@ pub(super) fn check_counters(pool: &Pool, index: PoolIndex, ask: &Ask, request: 
         return Err(Blocked::NotEnoughGpus { pool: index, want: Gpus(ask.total), free: Gpus(free) });
     }
     let want = match &request.shape {
-        crate::request::Shape::Equal { .. } => ask.members,
-        crate::request::Shape::Unequal(sizes) => {
-            sizes.iter().filter(|gpus| **gpus as usize == ask.gpus).count() as u32
-        }
+        Shape::Equal { .. } => ask.members,
+        Shape::Unequal(sizes) => sizes.iter().filter(|gpus| **gpus as usize == ask.gpus).count() as u32,
     };
     let whole = pool.whole();
     let free = if ask.distinct { whole.at_least(0, ask.gpus) } else { whole.slots(0, ask.gpus) };

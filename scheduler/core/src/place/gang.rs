@@ -5,7 +5,7 @@
 //! It must never change the index, and it finds a place whenever there is one.
 
 use std::cmp::Reverse;
-use std::ops::RangeInclusive;
+use std::ops::Range;
 
 use super::ask::Ask;
 use super::pool::Pool;
@@ -26,7 +26,7 @@ pub(super) struct Span {
     /// Whether all may lie on one node.
     pub(super) node: bool,
     /// Places in `Pool::levels`, lowest first; may be empty.
-    pub(super) wide: RangeInclusive<usize>,
+    pub(super) wide: Range<usize>,
 }
 
 impl Span {
@@ -38,10 +38,9 @@ impl Span {
         let preferred = request.preferred.unwrap_or(Level::Node);
         let start = pool.height(request.required.map_or(preferred, |required| required.min(preferred)));
         match (start, widest) {
-            // An empty range.
-            (_, None) => Self { node: true, wide: 1..=0 },
-            (None, Some(widest)) => Self { node: true, wide: 0..=widest },
-            (Some(start), Some(widest)) => Self { node: false, wide: start..=widest },
+            (_, None) => Self { node: true, wide: 0..0 },
+            (None, Some(widest)) => Self { node: true, wide: 0..widest + 1 },
+            (Some(start), Some(widest)) => Self { node: false, wide: start..widest + 1 },
         }
     }
 }
@@ -72,7 +71,7 @@ pub(super) fn find(pool: &Pool, ask: &Ask, span: &Span, spots: &mut Spots) -> bo
 }
 
 /// A place on several nodes.
-fn find_wide(pool: &Pool, ask: &Ask, wide: RangeInclusive<usize>, spots: &mut Spots) -> bool {
+fn find_wide(pool: &Pool, ask: &Ask, wide: Range<usize>, spots: &mut Spots) -> bool {
     for height in wide {
         let verify = ask.narrow || ask.distinct;
         let accept = |domain: usize| !verify || room(pool, ask, height, domain, ask.members) >= ask.members;

@@ -142,13 +142,7 @@ impl PlaceIndex {
 
     /// As `place`, with nothing to avoid.
     #[inline]
-    fn find(
-        &self,
-        request: &Request,
-        index: PoolIndex,
-        steps: u32,
-        scratch: &mut Scratch,
-    ) -> Result<Members, Blocked> {
+    fn find(&self, request: &Request, index: PoolIndex, steps: u32, scratch: &mut Scratch) -> Result<Members, Blocked> {
         let Some(pool) = self.pools.get(index.at()) else {
             return Err(Blocked::NotEnoughGpus { pool: index, want: request.shape.total(), free: Gpus::ZERO });
         };

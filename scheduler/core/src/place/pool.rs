@@ -119,7 +119,9 @@ impl Pool {
             rooms: vec![Room::default(); order.len()],
             by_free: BitRows::new(width + 1, order.len()),
             by_room: vec![Buckets::new(lowest.count(), ROOM_CLASSES); width + 1],
-            room_shift: (0..32).find(|shift| most >> shift < ROOM_CLASSES).expect("the shift leaves nothing in the end"),
+            room_shift: (0..32)
+                .find(|shift| most >> shift < ROOM_CLASSES)
+                .expect("the shift leaves nothing in the end"),
             levels,
             heights,
             ..Self::default()

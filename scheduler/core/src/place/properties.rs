@@ -1,0 +1,293 @@
+//! The index against the slow and obvious placer, on tiny clusters of all kinds.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::reference::{self, Width};
+use super::*;
+use crate::ids::PoolIndex;
+use crate::node::{Capacity, Contact, Location};
+use crate::units::{CpuMilli, MemoryMib, Time};
+
+/// Enough steps to search any of these clusters to the end.
+const STEPS: u32 = 1_000_000;
+
+fn island_size() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(1usize), Just(2), Just(4), Just(8)]
+}
+
+prop_compose! {
+    /// A node without name and index.
+    fn any_node()(
+        (site, spine, leaf, nvlink) in (0..2u8, 0..2u8, 0..3u8, 0..3u8),
+        (gpus, island) in (1..=8usize, island_size()),
+        (taken, bad) in (any::<u32>(), prop_oneof![4 => Just(0u32), 1 => any::<u32>()]),
+        (cpu, cpu_taken, memory, memory_taken) in (0..9u64, 0..9u64, 0..9u64, 0..9u64),
+        (cordoned, lost, pool) in (0..8u8, 0..8u8, 0..6u8),
+        all_free in any::<bool>(),
+    ) -> Node {
+        let name = |prefix: &str, number: u8| if number == 0 { "".into() } else { format!("{prefix}{number}").into() };
+        let all = GpuSet::first(gpus);
+        let island_of = |gpu: usize| (gpu / island * island..gpu / island * island + island).collect::<GpuSet>().and(all);
+        Node {
+            index: NodeIndex(0),
+            name: "".into(),
+            pool: PoolIndex(u8::from(pool == 0)),
+            location: Location {
+                site: name("a", site), spine: name("s", spine), leaf: name("l", leaf), nvlink: name("r", nvlink),
+            },
+            capacity: Capacity {
+                gpus: all,
+                islands: (0..gpus).map(island_of).collect(),
+                cpu: CpuMilli(cpu),
+                memory: MemoryMib(memory),
+            },
+            boot_id: "".into(),
+            contact: if lost == 0 { Contact::Lost } else { Contact::Ready },
+            contact_since: Time(0),
+            cordoned: cordoned == 0,
+            draining: false,
+            bad: GpuSet(bad).and(all),
+            taken: if all_free { GpuSet::EMPTY } else { GpuSet(taken).and(all) },
+            cpu_taken: CpuMilli(cpu_taken / 2),
+            memory_taken: MemoryMib(memory_taken / 2),
+            residents: Vec::new(),
+        }
+    }
+}
+
+fn any_nodes() -> impl Strategy<Value = Vec<Node>> {
+    vec(any_node(), 1..=6).prop_map(|mut nodes| {
+        for (index, node) in nodes.iter_mut().enumerate() {
+            node.index = NodeIndex::of(index);
+            node.name = format!("n{index}").into();
+        }
+        nodes
+    })
+}
+
+fn any_shape() -> impl Strategy<Value = Shape> {
+    prop_oneof![
+        3 => (1..=6u32, 1..=8u8).prop_map(|(members, gpus)| Shape::Equal { members, gpus }),
+        2 => vec(1..=8u8, 2..=5).prop_map(|sizes| {
+            if sizes.iter().all(|gpus| *gpus == sizes[0]) {
+                Shape::Equal { members: sizes.len() as u32, gpus: sizes[0] }
+            } else {
+                Shape::Unequal(sizes.into())
+            }
+        }),
+    ]
+}
+
+fn any_level() -> impl Strategy<Value = Option<Level>> {
+    prop_oneof![3 => Just(None), 2 => (0..5usize).prop_map(|level| Some(Level::ALL[level]))]
+}
+
+prop_compose! {
+    fn any_request()(
+        shape in any_shape(),
+        (cpu, memory) in (0..5u64, 0..5u64),
+        narrow in any::<bool>(),
+        (required, preferred, distinct_nodes) in (any_level(), any_level(), prop::bool::weighted(0.3)),
+    ) -> Request {
+        Request {
+            shape,
+            pools: vec![PoolIndex(0)].into(),
+            cpu: CpuMilli(if narrow { cpu } else { 0 }),
+            memory: MemoryMib(if narrow { memory } else { 0 }),
+            required,
+            preferred,
+            distinct_nodes,
+        }
+    }
+}
+
+fn index_of(nodes: &[Node]) -> PlaceIndex {
+    PlaceIndex::build(&Topology::compile(nodes).expect("the names are good"), nodes)
+}
+
+/// Adds what the members hold to the nodes; fails when a GPU is not free or a rule of the request is broken.
+fn hold(nodes: &mut [Node], members: &[Placed], request: &Request, pool: PoolIndex, avoid: &[NodeIndex]) {
+    assert_eq!(members.len(), request.shape.members() as usize);
+    for (rank, member) in members.iter().enumerate() {
+        let node = &mut nodes[member.node.at()];
+        assert_eq!(node.pool, pool);
+        assert!(!avoid.contains(&node.index), "{} was to be avoided", node.name);
+        assert_eq!(member.gpus.count(), Gpus(u32::from(request.shape.gpus_of(rank))));
+        assert!(node.free().contains(member.gpus), "{:?} of {} are not all free", member.gpus, node.name);
+        assert!(request.cpu.0 == 0 || node.cpu_free() >= request.cpu);
+        assert!(request.memory.0 == 0 || node.memory_free() >= request.memory);
+        node.taken = node.taken.with(member.gpus);
+        node.cpu_taken += request.cpu;
+        node.memory_taken += request.memory;
+    }
+    let mut used: Vec<NodeIndex> = members.iter().map(|member| member.node).collect();
+    if let Some(level) = request.required {
+        assert!(reference::width_of(nodes, &used) <= Width::Inside(level));
+    }
+    used.sort();
+    used.dedup();
+    assert!(!request.distinct_nodes || used.len() == members.len());
+}
+
+fn let_go(nodes: &mut [Node], members: &[Placed], request: &Request) {
+    for member in members {
+        let node = &mut nodes[member.node.at()];
+        node.taken = node.taken.without(member.gpus);
+        node.cpu_taken = node.cpu_taken.less(request.cpu);
+        node.memory_taken = node.memory_taken.less(request.memory);
+    }
+}
+
+/// The numbers of a refusal say that there is too little.
+fn check_refusal(blocked: Blocked) {
+    match blocked {
+        Blocked::NotEnoughGpus { want, free, .. } => assert!(free < want),
+        Blocked::NotEnoughSlots { want, free, .. } => assert!(free < want),
+        Blocked::NoDomain { want, best, .. } => assert!(best < want),
+        Blocked::NotEnoughCpuOrMemory { want, fit, .. } => assert!(fit < want),
+        other => panic!("no answer of placement: {other:?}"),
+    }
+}
+
+/// Wide gangs lie in as few of the domains below as any choice inside their domain would need; where those are single
+/// nodes it is the tightest that count.
+fn check_spread(nodes: &[Node], members: &[Placed], request: &Request, avoid: &[NodeIndex]) {
+    let Shape::Equal { members: want, gpus } = request.shape else { return };
+    let used: Vec<NodeIndex> = members.iter().map(|member| member.node).collect();
+    let below = match reference::width_of(nodes, &used) {
+        Width::Pool => Level::Site,
+        Width::Inside(Level::Site) => Level::Spine,
+        Width::Inside(Level::Spine) => Level::Leaf,
+        Width::Inside(Level::Leaf | Level::Nvlink | Level::Node) => return,
+    };
+    let pool: Vec<NodeIndex> = nodes.iter().filter(|node| node.pool == PoolIndex(0)).map(|node| node.index).collect();
+    if reference::spread(nodes, &pool, below) == pool.len() {
+        return;
+    }
+    let fewest = reference::fewest_domains(nodes, request, (gpus, want), &used, avoid, below);
+    assert_eq!(reference::spread(nodes, &used, below), fewest, "of level {below:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn agrees_with_the_reference(nodes in any_nodes(), request in any_request(), avoid in vec(0..12usize, 0..3)) {
+        let pool = PoolIndex(0);
+        let avoid: Vec<NodeIndex> = avoid.into_iter().filter(|at| *at < nodes.len()).map(NodeIndex::of).collect();
+        let mut index = index_of(&nodes);
+        let before = index.clone();
+        let mut scratch = Scratch::default();
+        let found = index.place(&request, pool, &avoid, STEPS, &mut scratch);
+        prop_assert!(index.pools == before.pools, "place has changed the index");
+        let again = index.place(&request, pool, &avoid, STEPS, &mut scratch);
+        prop_assert_eq!(&found, &again);
+        let narrowest = reference::narrowest(&nodes, &request, pool, &avoid);
+        match found {
+            Err(blocked) => {
+                prop_assert_eq!(narrowest, None, "{:?}", blocked);
+                check_refusal(blocked);
+            }
+            Ok(members) => {
+                check_spread(&nodes, &members, &request, &avoid);
+                let used: Vec<NodeIndex> = members.iter().map(|member| member.node).collect();
+                let width = reference::width_of(&nodes, &used);
+                hold(&mut nodes.clone(), &members, &request, pool, &avoid);
+                if matches!(request.shape, Shape::Equal { .. }) {
+                    prop_assert!(Some(width) <= narrowest, "{:?} instead of {:?}", width, narrowest);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_search_is_no_proof(nodes in any_nodes(), request in any_request(), steps in 0..6u32) {
+        let found = index_of(&nodes).place(&request, PoolIndex(0), &[], steps, &mut Scratch::default());
+        let narrowest = reference::narrowest(&nodes, &request, PoolIndex(0), &[]);
+        match found {
+            Ok(_) => prop_assert!(narrowest.is_some()),
+            Err(Blocked::SearchLimit { .. }) => prop_assert!(matches!(request.shape, Shape::Unequal(_))),
+            Err(blocked) => prop_assert_eq!(narrowest, None, "{:?}", blocked),
+        }
+    }
+}
+
+/// One step in the life of an index.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Places and takes.
+    Take(Request),
+    /// Releases what was taken.
+    Release(usize),
+    /// A node changes.
+    Sync(usize, u32, u32, bool),
+    Checkpoint,
+    /// Goes back this many checkpoints.
+    Rollback(usize),
+    Commit,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => any_request().prop_map(Step::Take),
+        3 => any::<usize>().prop_map(Step::Release),
+        3 => (any::<usize>(), any::<u32>(), any::<u32>(), prop::bool::weighted(0.2))
+            .prop_map(|(node, taken, bad, cordoned)| Step::Sync(node, taken, bad & bad >> 8, cordoned)),
+        2 => Just(Step::Checkpoint),
+        1 => (0..3usize).prop_map(Step::Rollback),
+        1 => Just(Step::Commit),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn counters_equal_a_recount(nodes in any_nodes(), steps in vec(any_step(), 1..40)) {
+        let mut nodes = nodes;
+        let mut index = index_of(&nodes);
+        let mut scratch = Scratch::default();
+        let mut held: Vec<(Members, Request)> = Vec::new();
+        let mut marks = Vec::new();
+        for step in steps {
+            match step {
+                Step::Take(request) => {
+                    if let Ok(members) = index.place(&request, PoolIndex(0), &[], STEPS, &mut scratch) {
+                        hold(&mut nodes, &members, &request, PoolIndex(0), &[]);
+                        index.take(&members, &request);
+                        held.push((members, request));
+                    }
+                }
+                Step::Release(which) if !held.is_empty() => {
+                    let (members, request) = held.swap_remove(which % held.len());
+                    let_go(&mut nodes, &members, &request);
+                    index.release(&members, &request);
+                }
+                Step::Release(_) => {}
+                Step::Sync(which, taken, bad, cordoned) => {
+                    let at = which % nodes.len();
+                    let node = &mut nodes[at];
+                    let gpus = node.capacity.gpus;
+                    let kept = held.iter().flat_map(|(members, _)| members).filter(|placed| placed.node == node.index);
+                    let kept = kept.fold(GpuSet::EMPTY, |kept, placed| kept.with(placed.gpus));
+                    node.taken = GpuSet(taken).and(gpus).with(kept);
+                    node.bad = GpuSet(bad).and(gpus);
+                    node.cordoned = cordoned;
+                    index.sync(node);
+                }
+                Step::Checkpoint => marks.push((index.checkpoint(), nodes.clone(), held.clone())),
+                Step::Rollback(back) if !marks.is_empty() => {
+                    marks.truncate(marks.len() - back.min(marks.len() - 1));
+                    let (mark, old_nodes, old_held) = marks.pop().expect("one was kept");
+                    index.rollback(mark);
+                    (nodes, held) = (old_nodes, old_held);
+                }
+                Step::Commit if !marks.is_empty() => index.commit(marks.pop().expect("there is one").0),
+                Step::Rollback(_) | Step::Commit => {}
+            }
+            check_index(&index, &nodes);
+            prop_assert!(index.pools == index_of(&nodes).pools, "not as if built anew");
+        }
+    }
+}

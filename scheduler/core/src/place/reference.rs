@@ -29,8 +29,7 @@ impl Width {
 /// The narrowest width, from the preferred to the required level, at which there is a place; `None`: there is none.
 /// Exponential in the members where they are unequal.
 pub fn narrowest(nodes: &[Node], request: &Request, pool: PoolIndex, avoid: &[NodeIndex]) -> Option<Width> {
-    let usable: Vec<&Node> =
-        nodes.iter().filter(|node| node.pool == pool && !avoid.contains(&node.index)).collect();
+    let usable: Vec<&Node> = nodes.iter().filter(|node| node.pool == pool && !avoid.contains(&node.index)).collect();
     let widest = request.required.map_or(Width::Pool, Width::Inside);
     let start = Width::Inside(request.preferred.unwrap_or(Level::Node)).min(widest);
     Width::all()
@@ -48,6 +47,32 @@ pub fn width_of(nodes: &[Node], used: &[NodeIndex]) -> Width {
 pub fn spread(nodes: &[Node], used: &[NodeIndex], level: Level) -> usize {
     let used: Vec<&Node> = used.iter().map(|node| &nodes[node.at()]).collect();
     domains(&used, Width::Inside(level)).len()
+}
+
+/// The fewest domains of `level` that could hold `want` members of `gpus` each, inside the narrowest domain around `used`.
+pub fn fewest_domains(
+    nodes: &[Node],
+    request: &Request,
+    (gpus, want): (u8, u32),
+    used: &[NodeIndex],
+    avoid: &[NodeIndex],
+    level: Level,
+) -> usize {
+    let width = width_of(nodes, used);
+    let first = &nodes[used[0].at()];
+    let usable: Vec<&Node> =
+        nodes.iter().filter(|node| node.pool == first.pool && !avoid.contains(&node.index)).collect();
+    let around =
+        domains(&usable, width).into_values().find(|inside| inside.iter().any(|node| node.index == first.index));
+    let parts = domains(&around.unwrap_or_default(), Width::Inside(level)).into_values();
+    let mut rooms: Vec<u64> = parts.map(|inside| room(&inside, request, gpus)).collect();
+    rooms.sort_unstable_by(|one, other| other.cmp(one));
+    let mut held = 0;
+    let enough = rooms.iter().position(|room| {
+        held += room;
+        held >= u64::from(want)
+    });
+    enough.map_or(usize::MAX, |last| last + 1)
 }
 
 /// The nodes by their domain: the names from the site down to the level.
@@ -74,18 +99,23 @@ fn domains<'a>(nodes: &[&'a Node], width: Width) -> BTreeMap<Vec<String>, Vec<&'
 /// What is left of a node: GPUs, CPU, memory.
 type Left = (u64, u64, u64);
 
+fn left_of(node: &Node) -> Left {
+    (u64::from(node.free().count().0), node.cpu_free().0, node.memory_free().0)
+}
+
+/// How many members of one size fit on these nodes.
+fn room(nodes: &[&Node], request: &Request, gpus: u8) -> u64 {
+    nodes.iter().map(|node| places(left_of(node), request, u64::from(gpus))).sum()
+}
+
 /// Whether all members fit on these nodes.
 fn has_room(nodes: &[&Node], request: &Request) -> bool {
-    let left: Vec<Left> = nodes
-        .iter()
-        .map(|node| (u64::from(node.free().count().0), node.cpu_free().0, node.memory_free().0))
-        .collect();
     match &request.shape {
-        Shape::Equal { members, gpus } => {
-            let places: u64 = left.iter().map(|left| places(*left, request, u64::from(*gpus))).sum();
-            places >= u64::from(*members)
+        Shape::Equal { members, gpus } => room(nodes, request, *gpus) >= u64::from(*members),
+        Shape::Unequal(sizes) => {
+            let mut left: Vec<Left> = nodes.iter().map(|node| left_of(node)).collect();
+            try_all(&mut left, request, sizes)
         }
-        Shape::Unequal(sizes) => try_all(&mut left.clone(), request, sizes),
     }
 }
 

@@ -10,7 +10,7 @@
 use super::ask::Ask;
 use super::bits::BitRows;
 use super::gang::Span;
-use super::pool::Pool;
+use super::pool::{Pool, Room};
 
 /// No node.
 const NONE: u32 = u32::MAX;
@@ -62,14 +62,18 @@ impl Search {
         let greedy = self.members.len() as u32;
         for height in span.wide.clone() {
             let found = pool.levels[height].best_fit(1, ask.total, |domain| {
-                self.may_hold(pool, ask, height, domain) && self.solve(pool, ask, height, domain, greedy).0 == Outcome::Found
+                self.may_hold(pool, ask, height, domain)
+                    && self.solve(pool, ask, height, domain, greedy).0 == Outcome::Found
             });
             if let Some(domain) = found {
                 self.settle(pool, ask, height, domain, greedy);
                 return Outcome::Found;
             }
         }
-        if span.wide.is_empty() { Outcome::Nowhere } else { self.search(pool, ask, *span.wide.end(), steps) }
+        match span.wide.clone().last() {
+            Some(widest) => self.search(pool, ask, widest, steps),
+            None => Outcome::Nowhere,
+        }
     }
 
     /// Searches all domains of one level, `steps` in all.
@@ -105,23 +109,26 @@ impl Search {
     pub(super) fn best_of(&mut self, pool: &Pool, ask: &Ask, sizes: &[u8], height: Option<usize>) -> (u32, u8) {
         self.read(pool, sizes);
         let greedy = self.members.len() as u32;
-        let mut best = 0;
-        match height {
-            None => {
-                let mut left = pool.most_free();
-                let takes = |(gpus, _): &&(usize, u32)| left.checked_sub(*gpus).map(|rest| left = rest).is_some();
-                best = self.members.iter().take_while(takes).count();
-                best = if ask.distinct { best.min(1) } else { best };
-            }
-            Some(height) => {
-                for domain in 0..pool.levels[height].count() {
+        let best = match height {
+            None => pool.rooms.iter().map(|room| self.on_one_node(ask, room)).max().unwrap_or(0),
+            Some(height) => (0..pool.levels[height].count())
+                .map(|domain| {
                     self.solve(pool, ask, height, domain, greedy);
-                    best = best.max(self.deepest);
-                }
-            }
-        }
+                    self.deepest
+                })
+                .max()
+                .unwrap_or(0),
+        };
         let (gpus, _) = self.members[best.min(self.members.len() - 1)];
         (best as u32, gpus as u8)
+    }
+
+    /// How many members, largest first, one node takes.
+    fn on_one_node(&self, ask: &Ask, room: &Room) -> usize {
+        let fit = ask.fit(room, 1) as usize;
+        let mut left = room.count() as usize;
+        let takes = |(gpus, _): &&(usize, u32)| left.checked_sub(*gpus).map(|rest| left = rest).is_some();
+        self.members.iter().take(fit).take_while(takes).count()
     }
 
     /// Sorts the members and makes the buffers as large as the pool needs.

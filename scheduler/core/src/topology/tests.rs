@@ -10,7 +10,7 @@ fn nodes(text: &str) -> Vec<Node> {
 }
 
 fn node(index: usize, line: &str) -> Node {
-    let mut words = line.split(' ');
+    let mut words = line.split_whitespace();
     let mut word = || words.next().unwrap_or("");
     let (name, pool, path) = (word(), word(), word());
     let mut names = path.split('/');
@@ -57,7 +57,6 @@ fn order_is_that_of_the_names() {
         n1  0 a/s0/l1
     ",
     );
-    let nodes = nodes.into_iter().collect::<Vec<_>>();
     let topology = Topology::compile(&nodes).unwrap();
     assert_eq!(order(&topology, &nodes, 0), ["n01", "n1", "n2", "n10", "n4", "n3"]);
     assert_eq!(order(&topology, &nodes, 1), ["m1"]);
@@ -109,8 +108,8 @@ fn errors_name_node_and_domain() {
         "node \"n0\" appears twice, again in domain \"a/s0/l1\": give each node a name of its own"
     );
     assert_eq!(
-        fail("n0 0 a/s\t0/l0"),
-        "node \"n0\": the name \"s\\t0\" of its Spine domain holds white space, a control character or '/': leave it out"
+        fail("n0 0 a/s\u{7f}0/l0"),
+        "node \"n0\": the name \"s\\u{7f}0\" of its Spine domain holds white space, a control character or '/': leave it out"
     );
     let long = "x".repeat(MAX_NAME_BYTES + 1);
     assert_eq!(fail(&format!("{long} 0")), format!("the node name {long:?} is longer than 128 bytes: shorten it"));
