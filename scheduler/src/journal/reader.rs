@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::anchor::read_anchor;
+use super::anchor::{ANCHOR_FILE, read_anchor};
 use super::chain::{ChainCheck, Depth, genesis};
 use super::schema::{blob, db_path, each_row, last_head, open_reader, read_facts};
 use super::snapshot::{Content, damaged, newest};
@@ -55,7 +55,15 @@ impl JournalReader {
             return Err(JournalError::NoStore { dir: dir.to_owned() });
         }
         let conn = open_reader(dir)?;
-        let facts = read_facts(dir, &conn)?.ok_or_else(|| JournalError::NoStore { dir: dir.to_owned() })?;
+        let facts = match read_facts(dir, &conn) {
+            Ok(Some(facts)) => facts,
+            // Without an anchor the store is still being made, and nobody has led on it.
+            Ok(None) | Err(JournalError::Damaged { .. }) if !dir.join(ANCHOR_FILE).exists() => {
+                return Err(JournalError::NoStore { dir: dir.to_owned() });
+            }
+            Ok(None) => return Err(JournalError::facts(dir, "the store's facts are missing")),
+            Err(err) => return Err(err),
+        };
         Ok(JournalReader { dir: dir.to_owned(), conn, store_id: facts.store_id })
     }
 

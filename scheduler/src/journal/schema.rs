@@ -67,7 +67,7 @@ pub(crate) fn open_writer(dir: &Path) -> Result<Connection, JournalError> {
     }
     conn.execute_batch(
         "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; PRAGMA trusted_schema=OFF;
-         PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-16384;",
+         PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-16384; PRAGMA journal_size_limit=67108864;",
     )
     .map_err(fault)?;
     Ok(conn)
@@ -128,9 +128,10 @@ pub(crate) fn write_facts(dir: &Path, conn: &Connection, facts: &Facts) -> Resul
     .map_err(|err| JournalError::sqlite(dir, "writing the facts", 0, &err))
 }
 
-/// SQLite's integers are signed; every position and epoch is bounded by [`super::MAX_SEQ`] before it gets here.
+/// SQLite's integers are signed. What is appended is bounded by [`super::MAX_SEQ`] before it gets here; a number above
+/// it can only be asked for, and is clamped: nothing is stored there.
 pub(crate) fn to_sql(number: u64) -> i64 {
-    i64::try_from(number).expect("positions and epochs are bounded by MAX_SEQ")
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn hash_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Hash> {
@@ -160,7 +161,7 @@ pub(crate) fn last_head(conn: &Connection) -> rusqlite::Result<Option<Head>> {
 /// The head after the batch that ends at `seq`, unproven; `None` when no batch ends there.
 pub(crate) fn head_at(conn: &Connection, seq: u64) -> rusqlite::Result<Option<Head>> {
     let tail = "WHERE first_seq <= ?1 ORDER BY first_seq DESC LIMIT 1";
-    Ok(head_where(conn, tail, [to_sql(seq.min(super::MAX_SEQ))])?.filter(|head| head.seq == seq))
+    Ok(head_where(conn, tail, [to_sql(seq)])?.filter(|head| head.seq == seq))
 }
 
 fn head_where(conn: &Connection, tail: &str, params: impl rusqlite::Params) -> rusqlite::Result<Option<Head>> {
@@ -178,7 +179,7 @@ pub(crate) fn each_row(conn: &Connection, from_seq: u64, mut take: impl FnMut(Ro
         "SELECT {ROW} FROM batches WHERE first_seq >= \
          ifnull((SELECT max(first_seq) FROM batches WHERE first_seq <= ?1), 0) ORDER BY first_seq"
     ))?;
-    let mut rows = statement.query([to_sql(from_seq.min(super::MAX_SEQ))])?;
+    let mut rows = statement.query([to_sql(from_seq)])?;
     while let Some(row) = rows.next()? {
         if !take(row_of(row)?) {
             break;

@@ -9,6 +9,7 @@ use super::*;
 const FLIPS: usize = 200;
 const DB: &str = "journal.db";
 const WAL: &str = "journal.db-wal";
+const SHM: &str = "journal.db-shm";
 
 /// A store as a closed or a killed scheduler leaves it, and what it had acknowledged.
 struct Left {
@@ -121,10 +122,11 @@ fn no_flipped_bit_of_a_closed_store_goes_unnoticed() {
 #[test]
 fn no_flipped_bit_of_a_killed_store_goes_unnoticed() {
     let left = killed();
-    for (file, seed) in [(DB, 2), (WAL, 3)] {
+    for (file, seed) in [(DB, 2), (WAL, 3), (SHM, 4)] {
         let (whole, refused) = flips(&left, file, seed);
         println!("killed, {file}: {whole} whole, {refused} refused");
-        assert!(refused > 0 && whole + refused == FLIPS);
+        // The index of the log is made anew from the log: damage to it is no damage.
+        assert!(whole + refused == FLIPS && (refused > 0) == (file != SHM));
     }
 }
 
@@ -216,6 +218,39 @@ fn a_torn_anchor_opens_by_its_other_slot_and_a_lost_one_refuses() {
         fs::copy(other.disk.dir().join(anchor), dir.join(anchor)).map(drop).expect("copied");
     });
     assert_eq!(foreign, Outcome::Refused);
+}
+
+/// What a power cut may leave: a commit that nobody was told of, whole or torn, and an anchor from before it.
+#[test]
+fn an_unacknowledged_tail_just_opens_whole_or_torn() {
+    for cut in [0, 1, 37, 5000] {
+        let live = Disk::new();
+        let mut engine = live.lead();
+        append(&mut *engine, 20);
+        let acked = engine.head().seq;
+        let disk = Disk::new();
+        fs::copy(live.dir().join(anchor::ANCHOR_FILE), disk.dir().join("older")).expect("copied");
+        let batch = Batch { payload: bytes_of(acked + 1, 20_000), ..batch_at(acked + 1, engine.epoch()) };
+        let head = engine.append(&[batch], &[]).expect("appended").seq;
+        copy_dir(live.dir(), disk.dir());
+        fs::rename(disk.dir().join("older"), disk.dir().join(anchor::ANCHOR_FILE)).expect("replaced");
+        let log = disk.dir().join(WAL);
+        File::options().write(true).open(&log).and_then(|f| f.set_len(size(log) - cut)).expect("cut");
+        let engine = disk.lead();
+        assert_eq!(engine.head().seq, if cut == 0 { head } else { acked }, "cut by {cut}");
+    }
+}
+
+#[test]
+fn a_witness_that_comes_later_is_checked_too() {
+    let disk = Disk::new();
+    let mut engine = disk.lead();
+    append(&mut *engine, 3);
+    let head = engine.head();
+    assert_eq!(check_witness(disk.dir(), &head, head.seq), Ok(()));
+    let missing = Finding::Missing { from: head.seq + 1, to: head.seq + 4, proof: "an agent obeyed them" };
+    let expected = JournalError::damaged(disk.dir(), vec![missing]);
+    assert_eq!(check_witness(disk.dir(), &head, head.seq + 4), Err(expected));
 }
 
 #[test]
