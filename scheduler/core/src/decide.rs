@@ -5,7 +5,7 @@ use crate::cluster::{Answer, Cluster, Timer};
 use crate::contact;
 use crate::event::Event;
 use crate::finish;
-use crate::ids::{JobId, TenantIndex};
+use crate::ids::JobId;
 use crate::input::{Input, RequestKey};
 use crate::job::{Phase, StopReason};
 use crate::rejected::{Refusal, Rejected};
@@ -189,6 +189,3 @@ fn tick(cluster: &mut Cluster, now: Time, out: &mut Events) {
 fn forget(cluster: &mut Cluster, job: JobId, now: Time, out: &mut Events) {
     emit(cluster, now, Event::JobForgotten { job }, out);
 }
-
-/// The root stands for the whole cluster.
-pub(crate) const CLUSTER: TenantIndex = TenantIndex::ROOT;

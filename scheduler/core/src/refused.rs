@@ -11,7 +11,7 @@ use crate::queue::ClassSet;
 
 /// The refusals that still hold.
 #[derive(Clone, Debug, Default)]
-pub struct Refused {
+pub(crate) struct Refused {
     free_version: u64,
     division_version: u64,
     unplaceable: ClassSet,
@@ -23,7 +23,7 @@ pub struct Refused {
 
 impl Refused {
     /// Starts a cycle: forgets the refusals that what was freed or changed since may have lifted.
-    pub fn begin(&mut self, free_version: u64, division_version: u64, tenants: usize) {
+    pub(crate) fn begin(&mut self, free_version: u64, division_version: u64, tenants: usize) {
         if self.free_version != free_version {
             self.free_version = free_version;
             self.unplaceable.clear();
@@ -40,24 +40,24 @@ impl Refused {
     }
 
     /// The class finds no room, whoever asks.
-    pub fn note_no_room(&mut self, class: ClassIndex, why: Blocked) {
+    pub(crate) fn note_no_room(&mut self, class: ClassIndex, why: Blocked) {
         self.unplaceable.insert(class);
         self.no_room.insert(class, why);
     }
 
     /// The class is refused in this tenant.
-    pub fn note_no_quota(&mut self, class: ClassIndex, tenant: TenantIndex, why: Blocked) {
+    pub(crate) fn note_no_quota(&mut self, class: ClassIndex, tenant: TenantIndex, why: Blocked) {
         self.inadmissible[tenant.at()].insert(class);
         self.no_quota.insert((class, tenant), why);
     }
 
     /// This job finds no room outside the nodes that it keeps away from; its class may.
-    pub fn note_alone(&mut self, job: JobId, why: Blocked) {
+    pub(crate) fn note_alone(&mut self, job: JobId, why: Blocked) {
         self.alone.insert(job, why);
     }
 
     /// No job waits in the class any more: its index may come to mean another.
-    pub fn forget_class(&mut self, class: ClassIndex) {
+    pub(crate) fn forget_class(&mut self, class: ClassIndex) {
         self.unplaceable.remove(class);
         self.no_room.remove(&class);
         while let Some((&(of, tenant), _)) = self.no_quota.range((class, TenantIndex(0))..).next()
@@ -69,17 +69,17 @@ impl Refused {
     }
 
     /// Classes that find no room.
-    pub fn unplaceable(&self) -> &ClassSet {
+    pub(crate) fn unplaceable(&self) -> &ClassSet {
         &self.unplaceable
     }
 
     /// Classes refused in this tenant. Only inside a cycle.
-    pub fn inadmissible(&self, tenant: TenantIndex) -> &ClassSet {
+    pub(crate) fn inadmissible(&self, tenant: TenantIndex) -> &ClassSet {
         &self.inadmissible[tenant.at()]
     }
 
     /// Why the job was refused, or its class in this tenant, when it was last tried.
-    pub fn why(&self, job: JobId, class: ClassIndex, tenant: TenantIndex) -> Option<Blocked> {
+    pub(crate) fn why(&self, job: JobId, class: ClassIndex, tenant: TenantIndex) -> Option<Blocked> {
         let of_class = || self.no_quota.get(&(class, tenant)).or_else(|| self.no_room.get(&class));
         self.alone.get(&job).or_else(of_class).copied()
     }

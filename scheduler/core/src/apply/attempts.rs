@@ -1,0 +1,132 @@
+//! Attempts: from the placement to the end, member by member.
+
+use smallvec::SmallVec;
+
+use crate::cluster::{Cluster, Timer};
+use crate::ids::{AttemptNumber, JobId, MemberIndex, PoolIndex};
+use crate::job::{Attempt, Exit, Member, MemberPhase, Outcome, Phase, StopReason};
+use crate::placement::Members;
+use crate::units::Time;
+
+impl Cluster {
+    pub(super) fn place_job(&mut self, id: JobId, number: AttemptNumber, pool: PoolIndex, placed: &Members, now: Time) {
+        self.dequeue(id);
+        let start_order = self.next_start;
+        self.next_start += 1;
+        let deadline = now + self.policy.launch_deadline;
+        let job = self.job_mut(id);
+        assert_eq!(job.phase, Phase::Waiting, "only a waiting job is placed");
+        job.phase = Phase::Launching;
+        job.front = false;
+        job.attempts = number.0;
+        job.attempt = Some(Box::new(Attempt {
+            number,
+            pool,
+            members: placed
+                .iter()
+                .map(|placed| Member { placed: *placed, phase: MemberPhase::Ordered, exit: None })
+                .collect::<SmallVec<_>>(),
+            placed_at: now,
+            start_order,
+            started_at: None,
+            ended_at: None,
+            released: placed.len() == 1,
+            borrowed: false,
+            charged_at: now,
+            broken: None,
+            outcome: None,
+        }));
+        self.waiting -= 1;
+        for rank in 0..placed.len() {
+            self.occupy(id, MemberIndex::of(rank));
+        }
+        self.timers.insert((deadline, Timer::Launch(id, number)));
+        self.begin_charge(id, now);
+    }
+
+    pub(super) fn note_started(&mut self, id: JobId, now: Time) {
+        let slack = self.policy.time_limit_slack;
+        let job = self.job_mut(id);
+        let attempt = job.attempt.as_deref_mut().expect("a member has its attempt");
+        let all = attempt.members.iter().all(|m| m.phase >= MemberPhase::Running);
+        if job.phase != Phase::Launching || !all {
+            return;
+        }
+        job.phase = Phase::Running;
+        attempt.started_at = Some(now);
+        let number = attempt.number;
+        let launch_deadline = attempt.placed_at;
+        let limit = now + job.spec.time_limit + job.spec.grace + slack;
+        self.timers.remove(&(launch_deadline + self.policy.launch_deadline, Timer::Launch(id, number)));
+        self.timers.insert((limit, Timer::TimeLimit(id, number)));
+    }
+
+    pub(super) fn end_member(&mut self, id: JobId, member: MemberIndex, exit: Option<&Exit>, now: Time) {
+        let job = self.job_mut(id);
+        let phase = job.phase;
+        let attempt = job.attempt.as_deref_mut().expect("a member has its attempt");
+        let entry = &mut attempt.members[member.at()];
+        entry.phase = MemberPhase::Gone;
+        entry.exit = exit.cloned();
+        let outcome = exit.map_or(Outcome::NodeLost, Exit::outcome);
+        if outcome != Outcome::Completed && attempt.broken.is_none() {
+            attempt.broken = Some(outcome);
+        }
+        match phase {
+            Phase::AwaitingProof(_) => self.vacate(id, member),
+            Phase::Launching if outcome == Outcome::Completed => self.note_started(id, now),
+            _ => {}
+        }
+    }
+
+    pub(super) fn stop_attempt(&mut self, id: JobId, reason: StopReason) {
+        self.drop_attempt_timers(id);
+        let job = self.job_mut(id);
+        let broken = job.attempt.as_deref().and_then(|attempt| attempt.broken).unwrap_or(Outcome::Failed);
+        job.phase = match job.phase {
+            Phase::AwaitingProof(_) => Phase::AwaitingProof(reason.outcome(broken)),
+            _ => Phase::Stopping(reason),
+        };
+    }
+
+    pub(super) fn end_attempt(&mut self, id: JobId, outcome: Outcome, now: Time) {
+        self.drop_attempt_timers(id);
+        self.end_charge(id, now);
+        let attempt = self.attempt_of(id);
+        attempt.ended_at = Some(now);
+        attempt.outcome = Some(outcome);
+        let gone: SmallVec<[MemberIndex; 4]> = attempt
+            .members
+            .iter()
+            .enumerate()
+            .filter(|(_, member)| member.phase == MemberPhase::Gone)
+            .map(|(rank, _)| MemberIndex::of(rank))
+            .collect();
+        for member in gone {
+            self.vacate(id, member);
+        }
+        self.job_mut(id).phase = Phase::AwaitingProof(outcome);
+    }
+
+    pub(super) fn drop_attempt_timers(&mut self, id: JobId) {
+        let (launch, slack) = (self.policy.launch_deadline, self.policy.time_limit_slack);
+        let job = self.jobs.get(id).expect("an event names a job that exists");
+        let attempt = job.attempt.as_deref().expect("an attempt has its record");
+        let launch = (attempt.placed_at + launch, Timer::Launch(id, attempt.number));
+        let limit = attempt.started_at.map(|started| {
+            (started + job.spec.time_limit + job.spec.grace + slack, Timer::TimeLimit(id, attempt.number))
+        });
+        self.timers.remove(&launch);
+        if let Some(limit) = limit {
+            self.timers.remove(&limit);
+        }
+    }
+
+    pub(super) fn attempt_of(&mut self, id: JobId) -> &mut Attempt {
+        self.job_mut(id).attempt.as_deref_mut().expect("an event names an attempt that exists")
+    }
+
+    pub(super) fn member_mut(&mut self, id: JobId, member: MemberIndex) -> &mut Member {
+        &mut self.attempt_of(id).members[member.at()]
+    }
+}

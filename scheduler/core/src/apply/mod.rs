@@ -1,0 +1,89 @@
+//! Event -> state. The only code that changes state; it cannot fail and reads nothing but its arguments.
+//!
+//! Replay of a journal is this function and no other, so that nothing in here may depend on anything that is not in the
+//! events: no rule of the policy but half-lives, timers and limits of memory.
+
+mod attempts;
+mod division;
+mod jobs;
+mod nodes;
+mod restore;
+
+use crate::cluster::{Answer, Cluster, Timer};
+use crate::event::Event;
+use crate::job::MemberPhase;
+use crate::units::Time;
+
+impl Cluster {
+    /// Makes `event`, which happened at `now`, part of the state.
+    ///
+    /// # Panics
+    /// When the event contradicts the state: it was not decided on this state, and going on would lose track.
+    pub fn apply(&mut self, now: Time, event: &Event) {
+        match event {
+            Event::PoolDefined { name, model, gpus_per_node, .. } => self.add_pool(name, model, *gpus_per_node),
+            Event::TenantDefined { tenant, parent, name } => self.add_tenant(*tenant, *parent, name),
+            Event::TenantChanged { tenant, change } => self.change_tenant(*tenant, change, now),
+            Event::Paused { tenant, paused } => {
+                self.tenants[tenant.at()].paused = *paused;
+                self.division_version += 1;
+            }
+            Event::UserSeen { user, name } => {
+                self.users.push(name.clone());
+                self.user_names.insert(name.clone(), *user);
+            }
+            Event::NodeJoined { .. }
+            | Event::NodeChanged { .. }
+            | Event::NodeContact { .. }
+            | Event::NodeRebooted { .. }
+            | Event::NodeCordoned { .. }
+            | Event::GpusFenced { .. } => self.apply_to_node(now, event),
+            Event::JobSubmitted { job, spec, held, not_before } => {
+                let mut new = jobs::new_job(*job, spec, now);
+                new.held = *held;
+                new.not_before = *not_before;
+                self.add_job(new);
+            }
+            Event::JobHeld { job } => {
+                self.dequeue(*job);
+                self.job_mut(*job).held = true;
+            }
+            Event::JobReleased { job } => {
+                self.job_mut(*job).held = false;
+                self.enqueue_if_eligible(*job);
+            }
+            Event::JobEligible { job } => {
+                if let Some(time) = self.job_mut(*job).not_before.take() {
+                    self.timers.remove(&(time, Timer::NotBefore(*job)));
+                }
+                self.enqueue_if_eligible(*job);
+            }
+            Event::ArrayIndexStarted { array, index, job } => self.start_index(*array, *index, *job, now),
+            Event::ArrayStopped { array } => self.stop_array(*array),
+            Event::JobPlaced { job, attempt, pool, members } => self.place_job(*job, *attempt, *pool, members, now),
+            Event::MemberPrepared { job, member, .. } => self.member_mut(*job, *member).phase = MemberPhase::Prepared,
+            Event::GangReleased { job, .. } => self.attempt_of(*job).released = true,
+            Event::MemberStarted { job, member, .. } => {
+                self.member_mut(*job, *member).phase = MemberPhase::Running;
+                self.note_started(*job, now);
+            }
+            Event::MemberGone { job, member, exit, .. } => self.end_member(*job, *member, Some(exit), now),
+            Event::MemberProven { job, member, .. } => self.end_member(*job, *member, None, now),
+            Event::AttemptStopping { job, reason, .. } => self.stop_attempt(*job, *reason),
+            Event::AttemptEnded { job, outcome, .. } => self.end_attempt(*job, *outcome, now),
+            Event::JobRequeued { job, front, not_before, avoid, own_fault } => {
+                self.requeue(*job, *front, *not_before, *avoid, *own_fault);
+            }
+            Event::JobEnded { job, outcome } => self.end_job(*job, *outcome, now),
+            Event::JobForgotten { job } => self.forget_job(*job),
+            Event::RequestAnswered { user, id, digest, reply } => {
+                self.remember(user, id, Answer { digest: *digest, reply: *reply });
+            }
+            Event::CountersRestored { .. }
+            | Event::TenantRestored { .. }
+            | Event::UserRestored { .. }
+            | Event::NodeRestored { .. }
+            | Event::JobRestored { .. } => self.restore(now, event),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What only snapshots hold: the state as it was.
+
+use smallvec::SmallVec;
+
+use crate::cluster::{Cluster, Timer};
+use crate::event::Event;
+use crate::gpu::GpuSet;
+use crate::ids::MemberIndex;
+use crate::job::{Job, Phase};
+use crate::node::Node;
+use crate::units::{CpuMilli, MemoryMib, Time};
+
+impl Cluster {
+    pub(super) fn restore(&mut self, now: Time, event: &Event) {
+        match event {
+            Event::CountersRestored { next_job, next_start } => {
+                self.next_job = *next_job;
+                self.next_start = *next_start;
+            }
+            Event::TenantRestored { tenant, total, excess } => {
+                let tenant = &mut self.tenants[tenant.at()];
+                tenant.total = *total;
+                tenant.excess = *excess;
+            }
+            Event::UserRestored { tenant, user, ledger } => {
+                self.tenants[tenant.at()].users.insert(*user, ledger.clone());
+            }
+            Event::NodeRestored { node } => {
+                let bare = Node {
+                    taken: GpuSet::EMPTY,
+                    cpu_taken: CpuMilli::ZERO,
+                    memory_taken: MemoryMib::ZERO,
+                    residents: Vec::new(),
+                    ..(**node).clone()
+                };
+                self.add_node(bare);
+            }
+            Event::JobRestored { job } => self.restore_job(job, now),
+            _ => unreachable!("only events of snapshots come here"),
+        }
+    }
+
+    pub(super) fn restore_job(&mut self, job: &Job, now: Time) {
+        let id = job.id;
+        let mut job = job.clone();
+        job.queued = None;
+        let (keep, launch, slack) = (self.policy.keep_ended, self.policy.launch_deadline, self.policy.time_limit_slack);
+        if let Some(time) = job.not_before {
+            self.timers.insert((time, Timer::NotBefore(id)));
+        }
+        let mut still_holds: SmallVec<[MemberIndex; 4]> = SmallVec::new();
+        let mut is_charged = false;
+        match (job.phase, job.attempt.as_deref()) {
+            (Phase::Waiting, _) => self.waiting += 1,
+            (Phase::Launching | Phase::Running | Phase::Stopping(_), Some(attempt)) => {
+                is_charged = true;
+                still_holds.extend((0..attempt.members.len()).map(MemberIndex::of));
+                match (job.phase, attempt.started_at) {
+                    (Phase::Launching, _) => {
+                        self.timers.insert((attempt.placed_at + launch, Timer::Launch(id, attempt.number)));
+                    }
+                    (Phase::Running, Some(started)) => {
+                        let limit = started + job.spec.time_limit + job.spec.grace + slack;
+                        self.timers.insert((limit, Timer::TimeLimit(id, attempt.number)));
+                    }
+                    _ => {}
+                }
+            }
+            (Phase::AwaitingProof(_), Some(attempt)) => still_holds.extend(attempt.alive().map(|(member, _)| member)),
+            (Phase::Ended(_), _) => {
+                let ended_at = job.ended_at.expect("an ended job has its end");
+                self.timers.insert((ended_at + keep, Timer::Forget(id)));
+                self.ended.push_back(id);
+            }
+            _ => {}
+        }
+        if matches!(job.phase, Phase::Waiting) {
+            for dependency in &job.spec.after {
+                if self.is_open(dependency.job, id) {
+                    self.dependents.add_edge(dependency.job, id, dependency.kind);
+                }
+            }
+        }
+        self.jobs.insert(job);
+        for member in still_holds {
+            self.occupy(id, member);
+        }
+        if is_charged {
+            self.restore_charge(id, now);
+        }
+        self.enqueue_if_eligible(id);
+    }
+}

@@ -1,0 +1,83 @@
+//! What an agent says its node has, as the core takes it.
+
+use std::collections::BTreeMap;
+
+use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
+use dure_core::input::NodeDraft;
+use dure_core::node::{Capacity, Location};
+use dure_core::units::{CpuMilli, MemoryMib};
+use dure_proto::v1::{GpuInventory, Hello};
+
+/// A node as its agent describes it; the topology file, where it knows the node, says where it stands.
+///
+/// # Errors
+/// A sentence for the agent's operator.
+pub fn node_draft(hello: &Hello, topology: &BTreeMap<String, Location>) -> Result<NodeDraft, String> {
+    let inventory = hello.inventory.as_ref().ok_or("the agent's Hello carries no inventory")?;
+    let gpus = &inventory.gpus;
+    if gpus.len() > MAX_GPUS_PER_NODE {
+        return Err(format!("node {} has {} GPUs; at most {MAX_GPUS_PER_NODE} are supported", hello.node, gpus.len()));
+    }
+    for (at, gpu) in gpus.iter().enumerate() {
+        if gpu.index as usize != at {
+            return Err(format!("node {} lists GPU {} in place {at}; list them 0, 1, 2, ...", hello.node, gpu.index));
+        }
+    }
+    let model = gpus.first().map_or("none", |gpu| gpu.model.as_str());
+    if let Some(other) = gpus.iter().find(|gpu| gpu.model != model) {
+        return Err(format!("node {} mixes GPU models {model:?} and {:?}; a node has one", hello.node, other.model));
+    }
+    let stated = Location {
+        site: inventory.site.as_str().into(),
+        spine: inventory.spine.as_str().into(),
+        leaf: inventory.leaf.as_str().into(),
+        nvlink: inventory.nvlink_domain.as_str().into(),
+    };
+    Ok(NodeDraft {
+        name: hello.node.as_str().into(),
+        model: model.into(),
+        location: topology.get(&hello.node).cloned().unwrap_or(stated),
+        capacity: Capacity {
+            gpus: GpuSet::first(gpus.len()),
+            islands: islands(gpus),
+            cpu: CpuMilli(inventory.cpu_milli),
+            memory: MemoryMib(inventory.memory_mib),
+        },
+        bad: bad_gpus(gpus),
+        boot_id: hello.boot_id.as_str().into(),
+    })
+}
+
+/// The GPUs called bad.
+pub fn bad_gpus(gpus: &[GpuInventory]) -> GpuSet {
+    gpus.iter()
+        .filter(|gpu| gpu.health == "bad" && (gpu.index as usize) < MAX_GPUS_PER_NODE)
+        .map(|gpu| gpu.index as usize)
+        .collect()
+}
+
+/// For each GPU the GPUs that NVLink joins to it, directly or through others, itself included.
+fn islands(gpus: &[GpuInventory]) -> Box<[GpuSet]> {
+    let mut islands: Vec<GpuSet> = (0..gpus.len()).map(GpuSet::single).collect();
+    for (at, gpu) in gpus.iter().enumerate() {
+        for peer in gpu.nvlink_peers.iter().map(|peer| *peer as usize).filter(|peer| *peer < gpus.len()) {
+            let joined = islands[at].with(islands[peer]);
+            for member in joined.iter() {
+                islands[member] = joined;
+            }
+        }
+    }
+    islands.into_boxed_slice()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn islands_follow_links_in_either_direction() {
+        let gpu = |index: u32, peers: &[u32]| GpuInventory { index, nvlink_peers: peers.to_vec(), ..Default::default() };
+        let found = islands(&[gpu(0, &[1]), gpu(1, &[]), gpu(2, &[3]), gpu(3, &[2]), gpu(4, &[])]);
+        assert_eq!(format!("{found:?}"), "[0-1, 0-1, 2-3, 2-3, 4]");
+    }
+}

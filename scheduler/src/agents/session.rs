@@ -1,0 +1,171 @@
+//! The gRPC stream of one node: pumps what the agent says to the owner of the cluster, and the answers back.
+//!
+//! A node speaks for itself alone: the name in its Hello must be the one of its certificate or token.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use dure_proto::v1;
+use dure_proto::v1::agent_message::Kind;
+use dure_proto::v1::agents_server::Agents;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::FromAgent;
+use super::logs::LogDesk;
+use crate::auth;
+use crate::grpc::join::Joiner;
+
+/// Messages that wait for one agent; one that lets more pile up is cut off and comes back.
+const MAX_OUTGOING: usize = 8192;
+/// How long an agent may take for its Hello.
+const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The way to one agent. Cheap to clone.
+#[derive(Clone)]
+pub struct Outgoing {
+    sender: mpsc::Sender<v1::SchedulerMessage>,
+    cut: Arc<Mutex<Option<oneshot::Sender<Status>>>>,
+}
+
+/// The agent does not take its messages in.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotRead;
+
+impl Outgoing {
+    /// A way, and the stream that it feeds.
+    pub fn new() -> (Self, SessionStream) {
+        let (sender, messages) = mpsc::channel(MAX_OUTGOING);
+        let (cut, is_cut) = oneshot::channel();
+        (Self { sender, cut: Arc::new(Mutex::new(Some(cut))) }, SessionStream { messages, is_cut })
+    }
+
+    /// Says something. A session that is over hears nothing, and that is no error: its agent will be told anew.
+    ///
+    /// # Errors
+    /// `NotRead` when too much waits already.
+    pub fn tell(&self, message: v1::SchedulerMessage) -> Result<(), NotRead> {
+        match self.sender.try_send(message) {
+            Err(mpsc::error::TrySendError::Full(_)) => Err(NotRead),
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+        }
+    }
+
+    /// Ends the session.
+    pub fn cut(&self, why: Status) {
+        if let Some(cut) = self.cut.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            drop(cut.send(why));
+        }
+    }
+}
+
+/// What goes to the agent, until the session is cut.
+pub struct SessionStream {
+    messages: mpsc::Receiver<v1::SchedulerMessage>,
+    is_cut: oneshot::Receiver<Status>,
+}
+
+impl Stream for SessionStream {
+    type Item = Result<v1::SchedulerMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Poll::Ready(Ok(why)) = Pin::new(&mut self.is_cut).poll(context) {
+            self.messages.close();
+            return Poll::Ready(Some(Err(why)));
+        }
+        self.messages.poll_recv(context).map(|message| message.map(Ok))
+    }
+}
+
+/// The Agents service.
+#[derive(Clone)]
+pub struct AgentService {
+    /// To the owner of the cluster.
+    pub messages: mpsc::Sender<FromAgent>,
+    /// Where logs are read.
+    pub desk: LogDesk,
+    /// Gives nodes their certificates.
+    pub joiner: Arc<Joiner>,
+    /// Numbers the sessions.
+    pub next_session: Arc<AtomicU64>,
+}
+
+#[tonic::async_trait]
+impl Agents for AgentService {
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
+        self.joiner.join(request).await
+    }
+
+    type SessionStream = SessionStream;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let identity = auth::node_of(&request)?;
+        let mut incoming = request.into_inner();
+        let (outgoing, stream) = Outgoing::new();
+        let service = self.clone();
+        // The answer's headers must leave before the agent's first message can be waited for.
+        tokio::spawn(async move {
+            if let Err(why) = service.pump(&identity, &mut incoming, &outgoing).await {
+                outgoing.cut(why);
+            }
+        });
+        Ok(Response::new(stream))
+    }
+}
+
+impl AgentService {
+    async fn pump(
+        &self,
+        identity: &auth::NodeName,
+        incoming: &mut Streaming<v1::AgentMessage>,
+        outgoing: &Outgoing,
+    ) -> Result<(), Status> {
+        let hello = match tokio::time::timeout(HELLO_DEADLINE, incoming.message()).await {
+            Ok(Ok(Some(v1::AgentMessage { kind: Some(Kind::Hello(hello)) }))) => hello,
+            Ok(Ok(_)) => return Err(Status::invalid_argument("the first message of a session is a Hello")),
+            Ok(Err(status)) => return Err(status),
+            Err(_) => return Err(Status::deadline_exceeded("no Hello came within 10 seconds")),
+        };
+        if !identity.allows(&hello.node) {
+            let why = format!("this credential does not speak for node {:?}; join the node with a token of its own", hello.node);
+            return Err(Status::permission_denied(why));
+        }
+        let node = hello.node.clone();
+        let session = self.next_session.fetch_add(1, Ordering::Relaxed) + 1;
+        self.desk.opened(&node, session, outgoing.clone());
+        let opened = FromAgent::Opened { session, hello: Box::new(hello), outgoing: outgoing.clone() };
+        let mut going = self.messages.send(opened).await.is_ok();
+        while going {
+            let Ok(Some(message)) = incoming.message().await else { break };
+            going = self.pass_on(message, session, &node).await;
+        }
+        self.desk.closed(&node, session);
+        // The owner may be gone already; then there is nobody to tell.
+        drop(self.messages.send(FromAgent::Closed { session, node }).await);
+        outgoing.cut(Status::unavailable("the session is over; connect again"));
+        Ok(())
+    }
+
+    /// False when the owner of the cluster is gone.
+    async fn pass_on(&self, message: v1::AgentMessage, session: u64, node: &str) -> bool {
+        let node = node.to_owned();
+        let message = match message.kind {
+            Some(Kind::Heartbeat(heartbeat)) => FromAgent::Heartbeat { session, node, heartbeat: Box::new(heartbeat) },
+            Some(Kind::Report(report)) => FromAgent::Reported { session, node, report: Box::new(report) },
+            Some(Kind::LogData(data)) => {
+                self.desk.arrived(data);
+                return true;
+            }
+            // A second Hello, or a kind that this version does not know.
+            Some(Kind::Hello(_)) | None => return true,
+        };
+        self.messages.send(message).await.is_ok()
+    }
+}

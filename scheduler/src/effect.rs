@@ -1,0 +1,23 @@
+//! What a turn wants done outside: it leaves when the turn is durable, never before.
+
+use dure_core::ids::{BlobId, NodeIndex};
+use dure_proto::v1::{JobEvent, Order, SchedulerMessage, Welcome};
+
+use crate::agents::Outgoing;
+use crate::handle::WhenDurable;
+
+/// One thing to do once its position is durable.
+pub enum Effect {
+    /// Answer a call.
+    Answer(WhenDurable),
+    /// Tell the agent of a node something; lost when it has no session, since its next Hello is answered from the state.
+    Tell(NodeIndex, SchedulerMessage),
+    /// As `Tell`, an order; a launch still lacks its payload.
+    Order(NodeIndex, Box<Order>, Option<BlobId>),
+    /// As `Tell`, the answer to a Hello; the orders that it is to carry come beside it.
+    Welcome(NodeIndex, Box<Welcome>, Vec<(Order, Option<BlobId>)>),
+    /// Close a session whose place another has taken.
+    Hang(NodeIndex, Outgoing),
+    /// Show watchers what happened.
+    Publish(Vec<JobEvent>),
+}

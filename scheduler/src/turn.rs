@@ -1,0 +1,418 @@
+//! The synchronous heart of the shell: calls and agents' messages in, one batch of events and its effects out.
+//!
+//! A turn decides, applies and remembers what to do outside; nothing leaves before `durable` says that the turn's
+//! position is on disk. No clock, no IO, no await: `run` pumps it, and so does the simulator.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use dure_core::cycle::cycle;
+use dure_core::event::Event;
+use dure_core::ids::{Epoch, NodeIndex, Seq};
+use dure_core::input::{Input, NodeDraft};
+use dure_core::node::{Contact, Location, Resident};
+use dure_core::units::Time;
+use dure_core::{Cluster, decide};
+use dure_proto::v1;
+use dure_proto::v1::scheduler_message::Kind;
+
+use crate::agents::liveness::{Deadlines, Liveness};
+use crate::agents::{FromAgent, Outgoing, inventory, message, orders, report_of, welcome};
+use crate::effect::Effect;
+use crate::grpc::convert::job_event;
+use crate::handle::{Call, Position};
+use crate::journal::Blob;
+use crate::live::Live;
+
+/// How far the epochs of a restored store lie above all that were given before: an agent that obeyed a later position
+/// under such an older epoch has seen what the restore gave up, knowingly.
+pub const RESTORE_EPOCH_JUMP: u64 = crate::journal::backup::EPOCH_JUMP;
+
+/// Who leads, on which store, and the rules of the shell.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This leader's term.
+    pub epoch: Epoch,
+    /// Which store, as text.
+    pub store_id: String,
+    /// When silence means what.
+    pub deadlines: Deadlines,
+    /// Where the nodes stand that the topology file names.
+    pub topology: BTreeMap<String, Location>,
+}
+
+/// The events of one turn, to be made durable as one batch.
+#[derive(Debug)]
+pub struct TurnBatch {
+    /// Position of the first event.
+    pub first: Seq,
+    /// When it happened.
+    pub time: Time,
+    /// What happened; never empty.
+    pub events: Vec<Event>,
+    /// Blobs that the events name.
+    pub blobs: Vec<Blob>,
+}
+
+/// What a turn came to.
+#[derive(Debug, Default)]
+pub struct Turned {
+    /// To be made durable; none when nothing happened.
+    pub batch: Option<TurnBatch>,
+    /// The cycle stopped at its limit: another turn has work at once.
+    pub more: bool,
+}
+
+/// A reason to stop leading at once.
+#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
+pub enum Fatal {
+    /// An agent has obeyed what this journal does not hold: acknowledged work would be lost.
+    #[error(
+        "node {node} has obeyed position {obeyed} of this store, but its journal ends at {head}: positions {} to {obeyed} \
+         are missing; restore the newest backup (`dure restore`) before leading again",
+        head + 1
+    )]
+    BehindAgent {
+        /// Which agent.
+        node: String,
+        /// What it has obeyed.
+        obeyed: u64,
+        /// What the journal holds.
+        head: u64,
+    },
+    /// An agent has obeyed a later leader.
+    #[error("node {node} has obeyed epoch {theirs}, this leader's is {ours}: another scheduler leads; this one stops")]
+    Deposed {
+        /// Which agent.
+        node: String,
+        /// Its epoch.
+        theirs: u64,
+        /// Ours.
+        ours: u64,
+    },
+}
+
+struct Session {
+    number: u64,
+    draft: NodeDraft,
+    gpus: Vec<v1::GpuInventory>,
+    outgoing: Outgoing,
+}
+
+/// The owner of the cluster.
+pub struct Scheduler {
+    cluster: Cluster,
+    live: Live,
+    settings: Settings,
+    liveness: Liveness,
+    sessions: BTreeMap<NodeIndex, Session>,
+    head: Seq,
+    durable: Seq,
+    /// Effects by the position that they wait for, in order.
+    waiting: VecDeque<(Seq, Vec<Effect>)>,
+    changed: bool,
+    fatal: Option<Fatal>,
+}
+
+impl Scheduler {
+    /// Leads `cluster`, which stands at the durable position `head`, from `now` on.
+    pub fn new(cluster: Cluster, head: Seq, settings: Settings, now: Time) -> Self {
+        Self {
+            cluster,
+            live: Live::default(),
+            liveness: Liveness::new(settings.deadlines, now),
+            settings,
+            sessions: BTreeMap::new(),
+            head,
+            durable: head,
+            waiting: VecDeque::new(),
+            changed: true,
+            fatal: None,
+        }
+    }
+
+    /// The state.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// What is known beyond the journal.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// The last position given.
+    pub fn head(&self) -> Seq {
+        self.head
+    }
+
+    /// Why this scheduler must stop leading.
+    pub fn fatal(&self) -> Option<&Fatal> {
+        self.fatal.as_ref()
+    }
+
+    /// The way to the agent of a node, if it has a session.
+    pub fn outgoing(&self, node: NodeIndex) -> Option<&Outgoing> {
+        self.sessions.get(&node).map(|session| &session.outgoing)
+    }
+
+    /// Ends the session of a node whose agent does not read; it comes back and is told everything anew.
+    pub fn cut_off(&mut self, node: NodeIndex) {
+        if let Some(session) = self.sessions.remove(&node) {
+            session.outgoing.cut(tonic::Status::resource_exhausted("the agent does not read its messages"));
+            self.live.nodes.entry(node).or_default().connected = false;
+        }
+    }
+
+    /// When a turn is due even if nothing comes in.
+    pub fn next_timer(&self) -> Option<Time> {
+        self.cluster.next_timer()
+    }
+
+    /// Takes everything that waits, decides, and runs a cycle if anything changed.
+    pub fn turn(&mut self, calls: Vec<Call>, messages: Vec<FromAgent>, now: Time) -> Turned {
+        let mut turn = Turn { now, events: Vec::new(), blobs: Vec::new(), effects: Vec::new() };
+        for message in messages {
+            self.take_message(message, &mut turn);
+        }
+        if self.cluster.next_timer().is_some_and(|due| due <= now) {
+            self.decide(Input::Tick, &mut turn);
+        }
+        for overdue in self.liveness.overdue(&self.cluster, now) {
+            self.decide(overdue, &mut turn);
+        }
+        let mut reads = Vec::new();
+        for call in calls {
+            match call {
+                Call::Read(look) => reads.push(look),
+                Call::Mutate { input, key, blobs, then } => {
+                    let from = turn.events.len();
+                    let decided = decide(&mut self.cluster, input, key.as_ref(), now, &mut turn.events);
+                    if turn.events.len() > from {
+                        turn.blobs.extend(blobs);
+                        self.follow_up(from, &mut turn);
+                    }
+                    turn.effects.push(Effect::Answer(then(&self.cluster, decided)));
+                }
+            }
+        }
+        let mut more = false;
+        if self.changed || !turn.events.is_empty() {
+            let from = turn.events.len();
+            more = cycle(&mut self.cluster, now, &mut turn.events).more;
+            self.follow_up(from, &mut turn);
+            self.changed = more;
+        }
+        for look in reads {
+            turn.effects.push(Effect::Answer(look(&self.cluster, &self.live)));
+        }
+        Turned { batch: self.close(turn), more }
+    }
+
+    /// Everything up to `seq` is durable: gives out what waited for it.
+    pub fn durable(&mut self, seq: Seq) -> Vec<Effect> {
+        self.durable = self.durable.max(seq);
+        let mut out = Vec::new();
+        while let Some((at, _)) = self.waiting.front()
+            && *at <= self.durable
+        {
+            let (_, effects) = self.waiting.pop_front().expect("it has a front");
+            out.extend(effects);
+        }
+        out
+    }
+
+    /// What an answer rests on now.
+    pub fn position(&self) -> Position {
+        Position { seq: self.durable, epoch: self.settings.epoch }
+    }
+
+    /// Nothing can become durable any more: everything that waits is to be told so.
+    pub fn abandon(&mut self) -> Vec<Effect> {
+        self.waiting.drain(..).flat_map(|(_, effects)| effects).collect()
+    }
+
+    fn close(&mut self, turn: Turn) -> Option<TurnBatch> {
+        let Turn { now, events, blobs, effects } = turn;
+        let first = Seq(self.head.0 + 1);
+        self.head = Seq(self.head.0 + events.len() as u64);
+        if !effects.is_empty() {
+            self.waiting.push_back((self.head, effects));
+        }
+        (!events.is_empty()).then_some(TurnBatch { first, time: now, events, blobs })
+    }
+
+    fn decide(&mut self, input: Input, turn: &mut Turn) {
+        let from = turn.events.len();
+        if let Err(rejected) = decide(&mut self.cluster, input, None, turn.now, &mut turn.events) {
+            tracing::warn!(?rejected, "input from inside was refused");
+        }
+        self.follow_up(from, turn);
+    }
+
+    /// Orders and watch events of the events from `from` on.
+    fn follow_up(&mut self, from: usize, turn: &mut Turn) {
+        let mut shown = Vec::new();
+        for at in from..turn.events.len() {
+            let seq = self.head.0 + 1 + at as u64;
+            let term = orders::Term { epoch: self.settings.epoch.0, seq };
+            let event = &turn.events[at];
+            orders::of_event(&self.cluster, &self.live, event, term, &mut turn.effects);
+            shown.extend(job_event(&self.cluster, seq, turn.now, event));
+        }
+        if !shown.is_empty() {
+            turn.effects.push(Effect::Publish(shown));
+        }
+    }
+
+    fn take_message(&mut self, message: FromAgent, turn: &mut Turn) {
+        match message {
+            FromAgent::Opened { session, hello, outgoing } => self.open(session, &hello, outgoing, turn),
+            FromAgent::Heartbeat { session, node, heartbeat } => {
+                if let Some(node) = self.of_session(session, &node) {
+                    self.hear(node, *heartbeat, turn);
+                }
+            }
+            FromAgent::Reported { session, node, report } => {
+                let Some(node) = self.of_session(session, &node) else { return };
+                self.liveness.heard(node, turn.now);
+                if let Some((job, attempt, member, what)) = report_of(&report) {
+                    self.decide(Input::MemberReported { node, job, attempt, member, report: what }, turn);
+                }
+                let ack = v1::ReportAck { report_ids: vec![report.report_id] };
+                turn.effects.push(Effect::Tell(node, message(Kind::ReportAck(ack))));
+            }
+            FromAgent::Closed { session, node } => {
+                if let Some(node) = self.of_session(session, &node) {
+                    self.sessions.remove(&node);
+                    self.live.nodes.entry(node).or_default().connected = false;
+                }
+            }
+        }
+    }
+
+    /// The node of a session, unless a later session has taken its place.
+    fn of_session(&self, session: u64, node: &str) -> Option<NodeIndex> {
+        let node = self.cluster.find_node(node)?;
+        self.sessions.get(&node).filter(|current| current.number == session).map(|_| node)
+    }
+
+    fn hear(&mut self, node: NodeIndex, heartbeat: v1::Heartbeat, turn: &mut Turn) {
+        self.liveness.heard(node, turn.now);
+        let live = self.live.nodes.entry(node).or_default();
+        live.last_heard = turn.now;
+        if heartbeat.telemetry.is_some() {
+            live.telemetry = heartbeat.telemetry;
+        }
+        let Some(session) = self.sessions.get_mut(&node) else { return };
+        for change in heartbeat.health_changes {
+            if let Some(gpu) = session.gpus.get_mut(change.index as usize) {
+                *gpu = change;
+            }
+        }
+        session.draft.bad = inventory::bad_gpus(&session.gpus);
+        let (draft, bad) = (session.draft.clone(), session.draft.bad);
+        let known = self.cluster.node(node);
+        if known.contact != Contact::Ready {
+            self.decide(Input::NodeHello(draft), turn);
+        } else if known.bad != bad {
+            self.decide(Input::NodeHealth { node, bad }, turn);
+        }
+    }
+
+    fn open(&mut self, number: u64, hello: &v1::Hello, outgoing: Outgoing, turn: &mut Turn) {
+        let refuse = |reason: String| {
+            let refusal = v1::Refusal { reason, retry_after_ms: 30_000 };
+            drop(outgoing.tell(message(Kind::Refusal(refusal))));
+            outgoing.cut(tonic::Status::failed_precondition("refused: see the Refusal"));
+        };
+        let draft = match self.check_hello(hello).and_then(|()| inventory::node_draft(hello, &self.settings.topology)) {
+            Ok(draft) => draft,
+            Err(why) => return refuse(why),
+        };
+        if self.fatal.is_some() {
+            return refuse("this scheduler has stopped leading".into());
+        }
+        let from = turn.events.len();
+        let decided = decide(&mut self.cluster, Input::NodeHello(draft.clone()), None, turn.now, &mut turn.events);
+        if let Err(rejected) = decided {
+            return refuse(crate::grpc::status::rejected_text(&rejected));
+        }
+        self.follow_up(from, turn);
+        let node = self.cluster.find_node(&hello.node).expect("it has just said hello");
+        self.liveness.heard(node, turn.now);
+        if let Some(old) = self.sessions.remove(&node) {
+            turn.effects.push(Effect::Hang(node, old.outgoing));
+        }
+        let gpus = hello.inventory.as_ref().map(|inventory| inventory.gpus.clone()).unwrap_or_default();
+        self.sessions.insert(node, Session { number, draft, gpus, outgoing });
+        self.greet(node, hello, turn);
+    }
+
+    /// Takes what the leases report and answers with everything that is wanted on the node.
+    fn greet(&mut self, node: NodeIndex, hello: &v1::Hello, turn: &mut Turn) {
+        let reconciled = welcome::reconcile(&self.cluster, node, &hello.leases);
+        let live = self.live.nodes.entry(node).or_default();
+        live.connected = true;
+        live.last_heard = turn.now;
+        live.agent_version = hello.agent_version.clone();
+        live.address = hello.inventory.as_ref().map(|inventory| inventory.address.clone()).unwrap_or_default();
+        if !reconciled.unknown.is_empty() {
+            tracing::warn!(node = hello.node, leases = ?reconciled.unknown, "the agent holds unknown leases: quarantined");
+        }
+        live.unknown_leases = reconciled.unknown;
+        for report in reconciled.reports {
+            self.decide(report, turn);
+        }
+        let seq = self.head.0 + turn.events.len() as u64;
+        let welcome = v1::Welcome {
+            epoch: self.settings.epoch.0,
+            store_id: self.settings.store_id.clone(),
+            seq,
+            heartbeat_ms: u32::try_from(self.settings.deadlines.heartbeat.0).unwrap_or(u32::MAX),
+            wanted: Vec::new(),
+            settled: reconciled.settled,
+        };
+        let term = orders::Term { epoch: self.settings.epoch.0, seq };
+        let residents = &self.cluster.node(node).residents;
+        let of_resident = |at: &Resident| orders::of_member(&self.cluster, &self.live, at.job, at.member, term);
+        let wanted = residents.iter().filter_map(of_resident).collect();
+        turn.effects.push(Effect::Welcome(node, Box::new(welcome), wanted));
+    }
+
+    /// Whether this leader may speak to the agent at all.
+    fn check_hello(&mut self, hello: &v1::Hello) -> Result<(), String> {
+        if !hello.store_id.is_empty() && hello.store_id != self.settings.store_id {
+            return Err(format!(
+                "node {} has obeyed the scheduler of store {}, this one's is {}; if that cluster is gone for good, empty the \
+                 agent's state directory",
+                hello.node, hello.store_id, self.settings.store_id
+            ));
+        }
+        let (ours, theirs) = (self.settings.epoch.0, hello.highest_epoch);
+        let fatal = if theirs > ours {
+            Some(Fatal::Deposed { node: hello.node.clone(), theirs, ours })
+        } else if hello.highest_seq > self.head.0 && ours - theirs < RESTORE_EPOCH_JUMP {
+            let (obeyed, head) = (hello.highest_seq, self.head.0);
+            Some(Fatal::BehindAgent { node: hello.node.clone(), obeyed, head })
+        } else {
+            None
+        };
+        match fatal {
+            Some(fatal) => {
+                let text = fatal.to_string();
+                self.fatal.get_or_insert(fatal);
+                Err(text)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// A turn under way.
+struct Turn {
+    now: Time,
+    events: Vec<Event>,
+    blobs: Vec<Blob>,
+    effects: Vec<Effect>,
+}
+
