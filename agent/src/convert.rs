@@ -8,9 +8,7 @@ use std::sync::Arc;
 use dure_proto::v1;
 
 use crate::{
-    model::{
-        Epoch, Exit, How, JournalSeq, MemberId, News, Order, Report, StopRequest, Want, Welcome,
-    },
+    model::{Epoch, Exit, How, JournalSeq, MemberId, News, Order, Report, StopRequest, Want, Welcome},
     reconcile::{LeaseView, ViewPhase},
 };
 
@@ -30,9 +28,7 @@ pub(crate) fn order_from_wire(order: v1::Order) -> Result<Order, BadOrder> {
         None => return Err(BadOrder { id, field: "what" }),
         Some(v1::order::What::Launch(launch)) => Want::Launch(Arc::new(launch)),
         Some(v1::order::What::Go(launch)) => Want::Go(Arc::new(launch)),
-        Some(v1::order::What::Stop(stop)) => {
-            Want::Stop(StopRequest { reason: stop.reason, grace_ms: stop.grace_ms })
-        }
+        Some(v1::order::What::Stop(stop)) => Want::Stop(StopRequest { reason: stop.reason, grace_ms: stop.grace_ms }),
     };
     if order.sequence == 0 {
         return Err(BadOrder { id, field: "sequence" });
@@ -58,12 +54,7 @@ pub(crate) fn exit_to_wire(exit: &Exit) -> v1::Exit {
         How::LaunchFailure(why) => v1::exit::How::LaunchFailure(why.clone()),
         How::Unknown(why) => v1::exit::How::Unknown(why.clone()),
     };
-    v1::Exit {
-        how: Some(how),
-        timed_out: exit.timed_out,
-        started_ms: exit.started_ms,
-        ended_ms: exit.ended_ms,
-    }
+    v1::Exit { how: Some(how), timed_out: exit.timed_out, started_ms: exit.started_ms, ended_ms: exit.ended_ms }
 }
 
 pub(crate) fn exit_from_wire(exit: v1::Exit) -> Exit {

@@ -14,14 +14,24 @@ use std::{
 ///
 /// Writers of the same path must be the only ones of their process: the temporary name carries the process id.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put(path, bytes)?;
+    sync_parent(path)
+}
+
+/// The first half of `replace`: after an error the old file stands. Durable after `sync_dir` of its folder.
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = temporary_beside(path);
     let result = write_synced(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
     if result.is_err() {
         // The old file stands; what is left of the new one is not worth a second error.
         let _ = fs::remove_file(&temporary);
-        return result;
     }
-    sync_parent(path)
+    result
+}
+
+/// Makes the names in a folder durable.
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 /// Makes a folder (mode 0700) with its parents; an existing one is fine. The entry is durable.
@@ -71,7 +81,7 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
         _ => Ok(()),
     }
 }

@@ -6,7 +6,7 @@
 
 pub mod env;
 mod paths;
-mod process;
+pub mod process;
 mod simulated;
 
 use std::sync::Arc;

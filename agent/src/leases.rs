@@ -33,6 +33,14 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// The disk took it and could not say that it is durable: after a restart it may be there or not.
+    #[error("{path}: {source}: what is on disk now is not known; check the file system")]
+    InDoubt {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A file is there and cannot be understood. Dropping it could lose a running process.
     #[error("{path} is damaged ({why}): see what still runs on this node, then move the file away")]
     Damaged {
@@ -41,6 +49,13 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl StoreError {
+    /// What was there before surely stands.
+    pub fn is_untouched(&self) -> bool {
+        !matches!(self, Self::InDoubt { .. })
+    }
 }
 
 /// Keeps the leases and the epoch of one node.

@@ -7,12 +7,22 @@
 
 #![warn(missing_docs)]
 
+pub mod config;
 pub mod convert;
 pub mod durable;
+pub mod fake;
+pub mod inventory;
+pub mod join;
 pub mod launch;
 pub mod leases;
 pub mod logs;
 pub mod model;
 pub mod reconcile;
 pub mod retention;
+pub mod run;
+mod session;
 pub mod shim;
+mod sys;
+
+pub use config::AgentConfig;
+pub use run::{AgentError, run};

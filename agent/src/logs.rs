@@ -75,7 +75,8 @@ impl Reader {
                     return Ok(());
                 }
                 Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                    let why = format!("member {id} has no log on this node: it wrote none here, or it was removed by age");
+                    let why =
+                        format!("member {id} has no log on this node: it wrote none here, or it was removed by age");
                     return Err(io::Error::new(err.kind(), why));
                 }
                 Err(err) => return Err(err),

@@ -65,6 +65,8 @@ pub enum Input {
         version: u64,
         /// Why.
         error: String,
+        /// What was on disk before surely stands; false: the disk may hold either.
+        untouched: bool,
     },
     /// The shim has started the process, or was found to have.
     Started {
@@ -73,7 +75,7 @@ pub enum Input {
         /// Its process id.
         pid: u32,
     },
-    /// The answer to `Action::Adopt`: no shim was ever started for it, and where the adoption asked for it, none can be.
+    /// The answer to `Action::Adopt` without a seal: no shim has begun with it. A sealed adoption says `Gone` instead.
     NotStarted(MemberId),
     /// Process group and cgroup are gone, or it could not be started at all.
     Gone {
@@ -112,7 +114,7 @@ pub enum Action {
         id: MemberId,
         /// The node has not been restarted since: its processes may live.
         same_boot: bool,
-        /// Before saying `NotStarted`, make sure that no shim can start it any more.
+        /// When it was never started, make sure that no shim can start it any more, and say `Gone`.
         seal: bool,
     },
     /// Ask the shim to end the member.
@@ -183,9 +185,13 @@ pub enum ViewPhase {
 /// All leases of one node.
 pub struct Leases {
     boot_id: String,
+    /// What is on disk.
     mark: EpochMark,
-    /// The epoch that is being written; what it must gate waits in `held`.
-    awaited: Option<Epoch>,
+    /// The newest mark that was ever sent to the disk: the disk may hold it even when it said otherwise, so nothing lower
+    /// is obeyed or written any more.
+    newest: EpochMark,
+    /// The newest mark is on its way to the disk; what it must gate waits in `held`.
+    awaited: bool,
     held: VecDeque<Held>,
     highest_seq: JournalSeq,
     leases: BTreeMap<MemberId, Lease>,
@@ -221,8 +227,9 @@ impl Leases {
         let mut core = Self {
             boot_id,
             highest_seq: mark.seq,
+            newest: mark.clone(),
             mark,
-            awaited: None,
+            awaited: false,
             held: VecDeque::new(),
             leases: BTreeMap::new(),
             reports: Reports::from(first_report_id),
@@ -275,11 +282,18 @@ impl Leases {
                     self.synced(id, now, out);
                 }
             }
-            Input::LeaseFailed { id, version, error } => self.lease_failed(id, version, error, now, out),
+            Input::LeaseFailed { id, version, error, untouched } => {
+                if self.leases.get_mut(&id).is_some_and(|lease| lease.fail(version, untouched)) {
+                    self.lease_failed(id, error, now, out);
+                }
+            }
             Input::Started { id, pid } => self.started(id, pid, now, out),
             Input::NotStarted(id) => self.not_started(id, out),
             Input::Gone { id, exit } => self.gone(id, exit, out),
-            Input::Tick => self.reports.retry(now, REPORT_RETRY_MS, out),
+            Input::Tick => {
+                self.reports.retry(now, REPORT_RETRY_MS, out);
+                self.write_again(out);
+            }
         }
         actions
     }
@@ -312,12 +326,16 @@ impl Leases {
     /// Lets a message of the leader through, holds it until the leader's epoch is on disk, or refuses it.
     fn gate(&mut self, now: Millis, message: Held, out: &mut Vec<Action>) {
         let epoch = message.epoch();
-        let highest = self.awaited.unwrap_or(self.mark.epoch);
+        let highest = self.newest.epoch;
         if epoch < highest {
             out.push(Action::Note(Note::EpochRefused { got: epoch, highest }));
+            // Nothing else of that stream counts either, its acknowledgements least of all.
+            if matches!(message, Held::Welcome(_)) {
+                out.push(Action::HangUp(format!("epoch {} is over, {} was obeyed", epoch.0, highest.0)));
+            }
             return;
         }
-        if epoch == highest && self.awaited.is_none() {
+        if epoch == self.mark.epoch {
             self.obey(now, message, out);
             return;
         }
@@ -326,33 +344,32 @@ impl Leases {
             out.push(Action::HangUp(format!("{MAX_HELD} messages wait for the epoch to be written: the disk is slow")));
             return;
         }
-        if epoch > highest {
+        if epoch > highest || !self.awaited {
             let store_id = match &message {
                 Held::Welcome(welcome) => welcome.store_id.clone(),
-                Held::Order(_) => self.mark.store_id.clone(),
+                Held::Order(_) => self.newest.store_id.clone(),
             };
-            self.awaited = Some(epoch);
-            out.push(Action::PersistEpoch(EpochMark { epoch, seq: self.highest_seq, store_id }));
+            self.newest = EpochMark { epoch, seq: self.highest_seq, store_id };
+            self.awaited = true;
+            out.push(Action::PersistEpoch(self.newest.clone()));
         }
         self.held.push_back(message);
     }
 
     fn epoch_synced(&mut self, now: Millis, mark: EpochMark, out: &mut Vec<Action>) {
-        if mark.epoch < self.mark.epoch {
-            return;
-        }
         self.mark = mark;
-        if self.awaited != Some(self.mark.epoch) {
+        if self.mark.epoch < self.newest.epoch {
             return;
         }
-        self.awaited = None;
+        self.awaited = false;
         for message in std::mem::take(&mut self.held) {
             self.gate(now, message, out);
         }
     }
 
     fn epoch_failed(&mut self, error: String, out: &mut Vec<Action>) {
-        if self.awaited.take().is_some() {
+        if self.awaited {
+            self.awaited = false;
             self.held.clear();
             out.push(Action::HangUp(format!("the leader's epoch could not be written to disk: {error}")));
         }
@@ -379,8 +396,8 @@ impl Leases {
         let Some(lease) = self.leases.get(&id) else { return };
         assert!(matches!(lease.phase, Phase::Gone(_)), "only the lease of a member that is gone is removed");
         if lease.seq > self.mark.seq {
-            self.mark.seq = self.highest_seq;
-            out.push(Action::PersistEpoch(EpochMark { seq: self.highest_seq, ..self.mark.clone() }));
+            self.newest.seq = self.highest_seq;
+            out.push(Action::PersistEpoch(self.newest.clone()));
         }
         self.leases.remove(&id);
         self.reports.forget(id);
@@ -395,10 +412,19 @@ impl Leases {
         out.push(Action::RemoveLease(id));
     }
 
+    /// Tries what the disk has refused once more.
+    fn write_again(&mut self, out: &mut Vec<Action>) {
+        let owed: Vec<MemberId> = self.leases.values().filter(|lease| lease.owed).map(|lease| lease.id).collect();
+        for id in owed {
+            self.write(id, out);
+        }
+    }
+
     /// Puts the lease, as it is now, on its way to the disk.
     fn write(&mut self, id: MemberId, out: &mut Vec<Action>) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         lease.version += 1;
+        lease.owed = false;
         out.push(Action::WriteLease { record: lease.record(id, &self.boot_id), version: lease.version });
     }
 }

@@ -23,7 +23,8 @@ fn prune_to(state_dir: &Path, keep: usize) -> io::Result<()> {
         entries.sort();
         for (_, name) in &entries[..entries.len() - keep] {
             let path = state_dir.join(folder).join(name);
-            let removed = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let removed =
+                if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             match removed {
                 Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
                 _ => {}

@@ -104,9 +104,9 @@ fn ranks(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
     for name in ["NODE_RANK", "SLURM_NODEID"] {
         set(name, node_rank.clone());
     }
-    let master = peers.first().map_or("127.0.0.1", |peer| {
-        if peer.address.is_empty() { peer.node.as_str() } else { peer.address.as_str() }
-    });
+    let master = peers
+        .first()
+        .map_or("127.0.0.1", |peer| if peer.address.is_empty() { peer.node.as_str() } else { peer.address.as_str() });
     set("MASTER_ADDR", master.to_owned());
     set("MASTER_PORT", master_port(place.id).to_string());
     for name in ["DURE_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST"] {
@@ -245,8 +245,7 @@ mod tests {
 
     #[test]
     fn an_array_index_without_gpus_sees_none() {
-        let launch =
-            Launch { array_job_id: 40, array_index: Some(3), array_size: 10, ..Launch::default() };
+        let launch = Launch { array_job_id: 40, array_index: Some(3), array_size: 10, ..Launch::default() };
         let place = Place {
             id: MemberId { job: 43, attempt: 1, member: 0 },
             launch: &launch,

@@ -38,8 +38,7 @@ mod tests {
     #[test]
     fn placeholders_become_the_members_own_numbers() {
         let id = MemberId { job: 17, attempt: 2, member: 3 };
-        let launch =
-            Launch { job_name: "a/b".to_owned(), array_job_id: 9, array_index: Some(4), ..Launch::default() };
+        let launch = Launch { job_name: "a/b".to_owned(), array_job_id: 9, array_index: Some(4), ..Launch::default() };
         let expand = |pattern: &str| expand(pattern, id, &launch, "n0", Path::new("/w")).display().to_string();
         assert_eq!(expand("out-%j-%A_%a.%r"), "/w/out-17-9_4.3");
         assert_eq!(expand("/logs/%x.%N.%t%%"), "/logs/a_b.n0.3%");

@@ -98,7 +98,7 @@ impl Launcher for ProcessLauncher {
         tokio::spawn(async move {
             let exit = match inner.start(id, launch).await {
                 Ok(told) => inner.follow(id, told).await,
-                Err(exit) => exit,
+                Err(why) => inner.never_started(id, why).await,
             };
             inner.tell(Input::Gone { id, exit }).await;
         });
@@ -143,20 +143,20 @@ impl Inner {
         MemberFiles::new(&self.dir(id))
     }
 
-    /// Prepares the folder and starts the shim; `true` when its process was seen to run.
-    async fn start(self: &Arc<Self>, id: MemberId, launch: Arc<Launch>) -> Result<bool, Exit> {
+    /// Prepares the folder and starts the shim; `true` when its process was seen to run, an error says why there is no
+    /// shim.
+    async fn start(self: &Arc<Self>, id: MemberId, launch: Arc<Launch>) -> Result<bool, String> {
         let _turn = self.starts.acquire().await.expect("the semaphore is never closed");
         let this = self.clone();
         let prepared = spawn_blocking(move || prepare::prepare(&this.settings, &this.inherited, id, &launch)).await;
         match prepared {
             Ok(Ok(())) => {}
-            Ok(Err(why)) => return Err(Exit::never_ran(why)),
-            Err(panic) => return Err(Exit::never_ran(format!("preparing its folder failed: {panic}"))),
+            Ok(Err(why)) => return Err(why),
+            Err(panic) => return Err(format!("preparing its folder failed: {panic}")),
         }
         let dir = self.dir(id);
         let spawned = shim_command(&self.settings.shim, &dir).and_then(|mut command| command.spawn());
-        let mut shim = spawned
-            .map_err(|err| Exit::never_ran(format!("cannot start the shim {:?}: {err}", self.settings.shim)))?;
+        let mut shim = spawned.map_err(|err| format!("cannot start the shim {:?}: {err}", self.settings.shim))?;
         let stdout = shim.stdout.take().expect("it was asked for a pipe");
         // Dropping the handle ends nothing: tokio reaps it when it has ended.
         drop(shim);
@@ -180,16 +180,7 @@ impl Inner {
         } else if !seal {
             return Input::NotStarted(id);
         } else {
-            match follow::seal(&files, &self.settings.boot_id) {
-                Ok(Some(exit)) => exit,
-                // A shim was quicker.
-                Ok(None) => self.follow(id, false).await,
-                Err(err) => {
-                    tracing::error!(member = %id, error = %err, "cannot seal a member, trying again");
-                    sleep(STOP_RETRY).await;
-                    return Input::NotStarted(id);
-                }
-            }
+            self.never_started(id, "stopped before it was started".to_owned()).await
         };
         Input::Gone { id, exit }
     }
@@ -200,9 +191,8 @@ impl Inner {
         loop {
             let files = self.files(id);
             let stop = stop.clone();
-            let asked = spawn_blocking(move || {
-                if files.read_exit().is_some() { Ok(()) } else { files.request_stop(&stop) }
-            });
+            let asked =
+                spawn_blocking(move || if files.read_exit().is_some() { Ok(()) } else { files.request_stop(&stop) });
             match asked.await {
                 Ok(Err(err)) if err.kind() != io::ErrorKind::NotFound => {
                     tracing::error!(member = %id, error = %err, "cannot write the stop request, trying again");

@@ -100,7 +100,8 @@ impl LeaseStore for DiskStore {
     fn write(&self, record: &LeaseRecord) -> Result<(), StoreError> {
         let dir = self.member_dir(record.id);
         durable::create_dir(&dir).map_err(io_at(&dir))?;
-        durable::replace(&dir.join(LEASE_FILE), &record::encode(record)).map_err(io_at(&dir))
+        durable::put(&dir.join(LEASE_FILE), &record::encode(record)).map_err(io_at(&dir))?;
+        durable::sync_dir(&dir).map_err(|source| StoreError::InDoubt { path: dir.join(LEASE_FILE), source })
     }
 
     fn remove(&self, id: MemberId) -> Result<(), StoreError> {

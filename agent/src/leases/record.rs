@@ -42,9 +42,7 @@ pub(super) fn encode(record: &LeaseRecord) -> Vec<u8> {
     let (state, stop, exit) = match &record.state {
         Recorded::Prepared => (1, None, None),
         Recorded::Started => (2, None, None),
-        Recorded::Stopping(stop) => {
-            (3, Some(v1::Stop { reason: stop.reason.clone(), grace_ms: stop.grace_ms }), None)
-        }
+        Recorded::Stopping(stop) => (3, Some(v1::Stop { reason: stop.reason.clone(), grace_ms: stop.grace_ms }), None),
         Recorded::Gone(exit) => (4, None, Some(convert::exit_to_wire(exit))),
     };
     let wire = Wire {
@@ -67,9 +65,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<LeaseRecord, String> {
     let state = match (wire.state, wire.stop, wire.exit) {
         (1, _, _) => Recorded::Prepared,
         (2, _, _) => Recorded::Started,
-        (3, Some(stop), _) => {
-            Recorded::Stopping(StopRequest { reason: stop.reason, grace_ms: stop.grace_ms })
-        }
+        (3, Some(stop), _) => Recorded::Stopping(StopRequest { reason: stop.reason, grace_ms: stop.grace_ms }),
         (4, _, Some(exit)) => Recorded::Gone(convert::exit_from_wire(exit)),
         (state, _, _) => return Err(format!("state {state} is unknown or incomplete")),
     };

@@ -36,6 +36,10 @@ pub(super) struct Lease {
     pub(super) phase: Phase,
     /// Counts the writes; what was said about an older one is stale.
     pub(super) version: u64,
+    /// Some version of it is, or may be, on disk: a restart would find it.
+    pub(super) on_disk: bool,
+    /// The disk has refused the newest version, and it must get there before anybody is told.
+    pub(super) owed: bool,
     /// The scheduler's last welcome did not know it.
     pub(super) quarantined: bool,
     /// The scheduler has recorded its end already: it needs no report.
@@ -44,7 +48,8 @@ pub(super) struct Lease {
 
 impl Lease {
     pub(super) fn new(id: MemberId, sequence: u32, seq: JournalSeq, launch: Option<Arc<Launch>>, phase: Phase) -> Self {
-        Self { id, sequence, seq, launch, phase, version: 0, quarantined: false, settled: false }
+        let (version, on_disk, owed, quarantined, settled) = (0, false, false, false, false);
+        Self { id, sequence, seq, launch, phase, version, on_disk, owed, quarantined, settled }
     }
 
     pub(super) fn from_record(record: &LeaseRecord) -> Self {
@@ -54,7 +59,8 @@ impl Lease {
             Recorded::Stopping(request) => Phase::Stopping(request.clone()),
             Recorded::Gone(exit) => Phase::Gone(exit.clone()),
         };
-        Self::new(record.id, record.sequence, record.seq, record.launch.clone(), phase)
+        let lease = Self::new(record.id, record.sequence, record.seq, record.launch.clone(), phase);
+        Self { on_disk: true, ..lease }
     }
 
     pub(super) fn record(&self, id: MemberId, boot_id: &str) -> LeaseRecord {
@@ -71,6 +77,13 @@ impl Lease {
 
     /// True when `version` is the newest one: the disk and the memory agree.
     pub(super) fn sync(&mut self, version: u64) -> bool {
+        self.on_disk = true;
+        self.version == version
+    }
+
+    /// True when `version` is the newest one: memory is ahead of the disk.
+    pub(super) fn fail(&mut self, version: u64, untouched: bool) -> bool {
+        self.on_disk |= !untouched;
         self.version == version
     }
 

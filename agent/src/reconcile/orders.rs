@@ -138,25 +138,19 @@ impl Leases {
         }
     }
 
-    /// The disk refused. What would need it does not happen; what is owed to others happens all the same, because the
-    /// shim's own files carry it over a restart.
-    pub(super) fn lease_failed(
-        &mut self,
-        id: MemberId,
-        version: u64,
-        error: String,
-        now: Millis,
-        out: &mut Vec<Action>,
-    ) {
+    /// The disk refused the newest version. What would need it does not happen. An end is told only when a restart
+    /// cannot find the lease in an earlier state and begin again: it is on disk, or nothing of the lease ever was.
+    pub(super) fn lease_failed(&mut self, id: MemberId, error: String, now: Millis, out: &mut Vec<Action>) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
-        if lease.version != version {
-            return;
-        }
         if matches!(lease.phase, Phase::Prepared | Phase::Starting { asked: false }) {
             lease.phase = Phase::Gone(Exit::never_ran(format!("its lease could not be written to disk: {error}")));
         }
+        lease.owed = matches!(lease.phase, Phase::Gone(_)) && lease.on_disk;
+        let owed = lease.owed;
         out.push(Action::Note(Note::WriteFailed(id, error)));
-        self.synced(id, now, out);
+        if !owed {
+            self.synced(id, now, out);
+        }
     }
 
     pub(super) fn started(&mut self, id: MemberId, pid: u32, now: Millis, out: &mut Vec<Action>) {

@@ -3,14 +3,10 @@
 //! Comes in: the files of a member's folder, and a descriptor of the shim's process. Goes out: the member's exit.
 //! A shim that died without a word is followed by a sweep: what is left of the member is ended before it is called gone.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    task::spawn_blocking,
-    time::sleep,
-};
+use tokio::{io::unix::AsyncFd, task::spawn_blocking, time::sleep};
 
 use super::Inner;
 use crate::{
@@ -20,6 +16,7 @@ use crate::{
         files::{ExitFile, MemberFiles, ShimFile},
         proc,
     },
+    sys,
 };
 
 /// How often an adopted shim that has not started its process yet is looked at.
@@ -29,12 +26,13 @@ const SWEEP_FIRST: Duration = Duration::from_millis(10);
 const SWEEP_SLOWEST: Duration = Duration::from_secs(1);
 
 /// Takes the claim that a shim would take, so that none can start the member any more. None: a shim has it.
-pub(super) fn seal(files: &MemberFiles, boot_id: &str) -> io::Result<Option<Exit>> {
+fn seal(files: &MemberFiles, boot_id: &str, why: &str) -> io::Result<Option<Exit>> {
     let nobody = ShimFile { pid: 0, start_ticks: 0, boot_id: boot_id.to_owned() };
-    if !files.claim(&nobody)? {
+    let exit = ExitFile::never_ran(why.to_owned());
+    // A seal that was cut off between its two files is taken up again.
+    if !files.claim(&nobody)? && files.read_shim().is_some_and(|shim| shim.pid != 0) {
         return Ok(None);
     }
-    let exit = ExitFile::never_ran("stopped before it was started".to_owned());
     files.write_exit(&exit)?;
     Ok(Some(exit.into_exit()))
 }
@@ -43,13 +41,9 @@ impl Inner {
     /// Waits for the end of the member. `told`: that it runs was reported already.
     pub(super) async fn follow(self: &Arc<Self>, id: MemberId, told: bool) -> Exit {
         let files = self.files(id);
-        let Some(shim) = files.read_shim() else {
-            // Our shim is gone and has not claimed it; another one must not come late.
-            return match seal(&files, &self.settings.boot_id) {
-                Ok(Some(_)) => Exit::never_ran(format!("the shim could not begin: {}", self.last_words(id))),
-                Ok(None) => Box::pin(self.follow(id, told)).await,
-                Err(err) => Exit::never_ran(format!("the shim could not begin, and its folder says {err}")),
-            };
+        let Some(shim) = files.read_shim().filter(|shim| shim.pid != 0) else {
+            let why = format!("the shim could not begin: {}", self.last_words(id));
+            return Box::pin(self.never_started(id, why)).await;
         };
         if let Some(pidfd) = open_shim(&shim) {
             self.wait(id, &files, pidfd, told).await;
@@ -64,7 +58,22 @@ impl Inner {
         Exit { started_ms, ..Exit::unknown("its shim was killed; all of it was ended") }
     }
 
-    async fn wait(&self, id: MemberId, files: &MemberFiles, pidfd: AsyncFd<std::os::fd::OwnedFd>, mut told: bool) {
+    /// No shim was started for it, or none that lived; makes sure that none comes late, one of an earlier life included.
+    pub(super) async fn never_started(self: &Arc<Self>, id: MemberId, why: String) -> Exit {
+        loop {
+            let (files, boot_id, said) = (self.files(id), self.settings.boot_id.clone(), why.clone());
+            match spawn_blocking(move || seal(&files, &boot_id, &said)).await.map_err(io::Error::from) {
+                Ok(Ok(Some(exit))) => return exit,
+                Ok(Ok(None)) => return self.follow(id, false).await,
+                Ok(Err(error)) | Err(error) => {
+                    tracing::error!(member = %id, %error, "cannot seal a member, trying again");
+                    sleep(SWEEP_SLOWEST).await;
+                }
+            }
+        }
+    }
+
+    async fn wait(&self, id: MemberId, files: &MemberFiles, pidfd: AsyncFd<OwnedFd>, mut told: bool) {
         loop {
             tokio::select! {
                 ended = pidfd.readable() => {
@@ -123,7 +132,7 @@ impl Inner {
 }
 
 /// A descriptor of the shim's process, if that process still is the one that made the claim.
-fn open_shim(shim: &ShimFile) -> Option<AsyncFd<std::os::fd::OwnedFd>> {
+fn open_shim(shim: &ShimFile) -> Option<AsyncFd<OwnedFd>> {
     let pid = Pid::from_raw(shim.pid)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
     // The descriptor is held, so what is read now is about the process behind it.
@@ -131,5 +140,5 @@ fn open_shim(shim: &ShimFile) -> Option<AsyncFd<std::os::fd::OwnedFd>> {
     if stat.start_ticks != shim.start_ticks || stat.zombie {
         return None;
     }
-    AsyncFd::with_interest(pidfd, Interest::READABLE).ok()
+    sys::watch_process(pidfd).ok()
 }

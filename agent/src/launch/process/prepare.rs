@@ -92,8 +92,10 @@ fn workdir(settings: &ProcessSettings, id: MemberId, payload: &Payload) -> Resul
     }
     let wanted = PathBuf::from(&payload.workdir);
     if !wanted.is_absolute() || !wanted.is_dir() {
-        return Err(format!("workdir \"{}\" is no folder on node {}: name an absolute one that every node has",
-            payload.workdir, settings.node));
+        return Err(format!(
+            "workdir \"{}\" is no folder on node {}: name an absolute one that every node has",
+            payload.workdir, settings.node
+        ));
     }
     Ok(wanted)
 }

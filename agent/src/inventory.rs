@@ -1,0 +1,223 @@
+//! What the node has and how it is: GPUs through NVML, CPU and memory from the kernel.
+//!
+//! Comes in: where GPUs come from. Goes out: the facts once, then a sample every second, with a verdict per GPU.
+//! NVML may hang: it lives on a thread of its own, and whoever asks gets the last sample and its age, never a wait.
+//! This part must never invent a GPU: a driver that does not answer is an error, not a node without GPUs.
+
+pub mod health;
+pub mod links;
+mod node;
+mod nvml;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use dure_proto::v1::{GpuInventory, GpuTelemetry, Inventory, Telemetry};
+
+pub use self::health::{Health, Verdict};
+use crate::config::{AgentConfig, GpuSource};
+
+/// A sample older than this means that NVML hangs.
+pub const STALE: Duration = Duration::from_secs(10);
+
+/// Why there is no inventory.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// The library or the driver is not there.
+    #[error(
+        "NVML ({library}): {why}: install the NVIDIA driver, or set [gpus] source = \"none\" for a node without GPUs \
+         (or \"fake\" to try things out)"
+    )]
+    NoDriver {
+        /// Which library.
+        library: String,
+        /// What NVML said.
+        why: String,
+    },
+    /// NVML does not answer.
+    #[error("NVML ({library}) has not answered for {seconds} s: the driver hangs; restart the node")]
+    Hangs {
+        /// Which library.
+        library: String,
+        /// How long it was given.
+        seconds: u64,
+    },
+    /// The fake library could not be written.
+    #[error("{path}: {source}")]
+    Fake {
+        /// Where to.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// One GPU as it is built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuFacts {
+    /// NVML's index.
+    pub index: u32,
+    /// Its unique name; empty when it could not be read: such a GPU is never used.
+    pub uuid: String,
+    /// Its model.
+    pub model: String,
+    /// Its memory.
+    pub memory_mib: u64,
+    /// The memory side of the node that it is next to.
+    pub numa_node: u32,
+    /// Indices of the GPUs it reaches over NVLink.
+    pub nvlink_peers: Vec<u32>,
+    /// It is cut into MIG slices.
+    pub mig: bool,
+}
+
+/// One GPU as it is now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GpuSample {
+    /// Everything measured.
+    pub telemetry: GpuTelemetry,
+    /// The verdict.
+    pub health: Health,
+}
+
+/// The GPUs of a node.
+pub struct Gpus {
+    facts: Vec<GpuFacts>,
+    driver_version: String,
+    feed: Feed,
+}
+
+enum Feed {
+    Nvml(nvml::Sampler),
+    Simulated,
+}
+
+impl Gpus {
+    /// Finds the GPUs. Waits for NVML no longer than its deadline.
+    pub async fn find(config: &AgentConfig) -> Result<Self, InventoryError> {
+        let library = match &config.gpus {
+            GpuSource::None => return Ok(Self::without_library(Vec::new())),
+            GpuSource::Simulated { count, model, memory_mib } => {
+                return Ok(Self::without_library(simulated(&config.node, *count, model, *memory_mib)));
+            }
+            GpuSource::Nvml { lib } => lib.clone(),
+            GpuSource::Fake { conf } => {
+                let dir = config.state_dir.join("fake-nvml");
+                let written = crate::fake::write_library(&dir, conf);
+                Some(written.map_err(|source| InventoryError::Fake { path: dir, source })?)
+            }
+        };
+        let (sampler, facts, driver_version) = nvml::Sampler::start(library).await?;
+        Ok(Self { facts, driver_version, feed: Feed::Nvml(sampler) })
+    }
+
+    fn without_library(facts: Vec<GpuFacts>) -> Self {
+        Self { facts, driver_version: String::new(), feed: Feed::Simulated }
+    }
+
+    /// The GPUs, in the order of their indices.
+    pub fn facts(&self) -> &[GpuFacts] {
+        &self.facts
+    }
+
+    /// The last sample of every GPU; `busy` are those that members run on, for GPUs that exist only as numbers.
+    pub fn sample(&self, busy: &[u32]) -> Arc<Vec<GpuSample>> {
+        match &self.feed {
+            Feed::Simulated => Arc::new(self.facts.iter().map(|gpu| simulated_sample(gpu, busy)).collect()),
+            Feed::Nvml(sampler) => {
+                let (sample, age) = sampler.latest();
+                if age <= STALE {
+                    return sample;
+                }
+                let reason = format!("NVML has not answered for {} s", age.as_secs());
+                let mut sample = Vec::clone(&sample);
+                for gpu in &mut sample {
+                    gpu.health = Health { verdict: gpu.health.verdict.max(Verdict::Suspect), reason: reason.clone() };
+                }
+                Arc::new(sample)
+            }
+        }
+    }
+}
+
+fn simulated(node: &str, count: u32, model: &str, memory_mib: u64) -> Vec<GpuFacts> {
+    let facts = |index| GpuFacts {
+        index,
+        uuid: format!("SIM-{node}-{index}"),
+        model: model.to_owned(),
+        memory_mib,
+        numa_node: index / 4,
+        nvlink_peers: (0..count).filter(|peer| *peer != index).collect(),
+        mig: false,
+    };
+    (0..count).map(facts).collect()
+}
+
+fn simulated_sample(gpu: &GpuFacts, busy: &[u32]) -> GpuSample {
+    let busy = busy.contains(&gpu.index);
+    let telemetry = GpuTelemetry {
+        index: gpu.index,
+        uuid: gpu.uuid.clone(),
+        model: gpu.model.clone(),
+        memory_total_mib: gpu.memory_mib,
+        memory_used_mib: if busy { gpu.memory_mib * 9 / 10 } else { 0 },
+        utilisation: if busy { 90 } else { 0 },
+        ..GpuTelemetry::default()
+    };
+    GpuSample { telemetry, health: Health::default() }
+}
+
+/// The inventory for the hello.
+pub fn to_wire(config: &AgentConfig, gpus: &Gpus) -> Inventory {
+    let sample = gpus.sample(&[]);
+    let entry = |facts: &GpuFacts| {
+        let health = sample.iter().find(|gpu| gpu.telemetry.index == facts.index).map(|gpu| gpu.health.clone());
+        gpu_to_wire(facts, &health.unwrap_or_default())
+    };
+    let location = config.location.clone();
+    Inventory {
+        gpus: gpus.facts.iter().map(entry).collect(),
+        cpu_milli: config.cpu_milli.unwrap_or_else(node::cpu_milli),
+        memory_mib: config.memory_mib.unwrap_or_else(node::memory_mib),
+        site: location.site,
+        spine: location.spine,
+        leaf: location.leaf,
+        nvlink_domain: location.nvlink_domain,
+        driver_version: gpus.driver_version.clone(),
+        address: config.address.clone().unwrap_or_else(|| config.node.clone()),
+    }
+}
+
+/// One GPU's facts and verdict for the wire.
+pub fn gpu_to_wire(facts: &GpuFacts, health: &Health) -> GpuInventory {
+    GpuInventory {
+        index: facts.index,
+        uuid: facts.uuid.clone(),
+        model: facts.model.clone(),
+        memory_mib: facts.memory_mib,
+        numa_node: facts.numa_node,
+        nvlink_peers: facts.nvlink_peers.clone(),
+        mig: facts.mig,
+        health: health.verdict.as_str().to_owned(),
+        health_reason: health.reason.clone(),
+    }
+}
+
+/// The telemetry for a heartbeat.
+pub fn telemetry(sample: &[GpuSample]) -> Telemetry {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let with_health = |gpu: &GpuSample| GpuTelemetry {
+        health: gpu.health.verdict.as_str().to_owned(),
+        health_reason: gpu.health.reason.clone(),
+        ..gpu.telemetry.clone()
+    };
+    Telemetry {
+        sampled_ms: now.as_millis().try_into().unwrap_or(u64::MAX),
+        gpus: sample.iter().map(with_health).collect(),
+        load_milli: node::load_milli(),
+        memory_free_mib: node::memory_free_mib(),
+    }
+}

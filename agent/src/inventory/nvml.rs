@@ -1,0 +1,255 @@
+//! NVML, on a thread of its own.
+//!
+//! Comes in: the library's path. Goes out: the facts once, then the newest sample and its age, to whoever asks.
+//! A call that hangs stops this thread and nothing else: the age of the sample tells. A function that a driver lacks
+//! leaves its field at zero. This part must never be called from the loop.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    thread,
+    time::{Duration, Instant},
+};
+
+use dure_proto::v1::{GpuProcess, GpuTelemetry};
+use nvml_wrapper::{
+    Device, Nvml,
+    bitmasks::event::EventTypes,
+    enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor},
+    enums::{device::UsedGpuMemory, event::XidError},
+    error::NvmlError,
+    event::EventSet,
+};
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{
+    GpuFacts, GpuSample, InventoryError,
+    health::{Judge, Observation},
+    links::{self, Ends},
+};
+
+/// Between two samples.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long NVML may take to come up; the first call wakes the driver.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// NVLinks of one GPU (NVML_NVLINK_MAX_LINKS).
+const MAX_LINKS: u32 = 18;
+/// Events taken per sample.
+const MAX_EVENTS: usize = 256;
+/// Processes of one GPU that are reported.
+const MAX_PROCESSES: usize = 64;
+const MIB: u64 = 1_024 * 1_024;
+
+/// The newest sample of a thread that lives as long as this.
+pub(super) struct Sampler {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    latest: Mutex<Latest>,
+}
+
+struct Latest {
+    sample: Arc<Vec<GpuSample>>,
+    at: Instant,
+}
+
+type Found = (Vec<GpuFacts>, String);
+
+impl Sampler {
+    /// Starts the thread and waits for the facts and the first sample.
+    pub(super) async fn start(library: Option<PathBuf>) -> Result<(Self, Vec<GpuFacts>, String), InventoryError> {
+        let name = library.as_ref().map_or("libnvidia-ml.so.1".to_owned(), |path| path.display().to_string());
+        let no_driver = |why: String| InventoryError::NoDriver { library: name.clone(), why };
+        let latest = Mutex::new(Latest { sample: Arc::default(), at: Instant::now() });
+        let shared = Arc::new(Shared { latest });
+        let (found, answer) = oneshot::channel();
+        let weak = Arc::downgrade(&shared);
+        let run = move || sample_for_ever(library, found, &weak);
+        thread::Builder::new().name("dure-nvml".to_owned()).spawn(run).map_err(|err| no_driver(err.to_string()))?;
+        match timeout(START_DEADLINE, answer).await {
+            Ok(Ok(Ok((facts, driver)))) => Ok((Self { shared }, facts, driver)),
+            Ok(Ok(Err(err))) => Err(no_driver(err.to_string())),
+            Ok(Err(_)) => Err(no_driver("its thread ended".to_owned())),
+            Err(_) => Err(InventoryError::Hangs { library: name, seconds: START_DEADLINE.as_secs() }),
+        }
+    }
+
+    pub(super) fn latest(&self) -> (Arc<Vec<GpuSample>>, Duration) {
+        let latest = self.shared.lock();
+        (latest.sample.clone(), latest.at.elapsed())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn sample_for_ever(library: Option<PathBuf>, found: oneshot::Sender<Result<Found, NvmlError>>, shared: &Weak<Shared>) {
+    let opened = match &library {
+        Some(path) => Nvml::builder().lib_path(path.as_os_str()).init(),
+        None => Nvml::init(),
+    };
+    let nvml = match opened {
+        Ok(nvml) => nvml,
+        Err(err) => {
+            let _ = found.send(Err(err));
+            return;
+        }
+    };
+    let facts = match facts(&nvml) {
+        Ok(facts) => facts,
+        Err(err) => {
+            let _ = found.send(Err(err));
+            return;
+        }
+    };
+    let events = register(&nvml, facts.len());
+    let mut judges = vec![Judge::default(); facts.len()];
+    let mut found = Some((found, nvml.sys_driver_version().unwrap_or_default()));
+    loop {
+        let mut xids = take_xids(events.as_ref());
+        let sample = facts.iter().zip(&mut judges);
+        let sample = sample.map(|(facts, judge)| {
+            let xids = xids.remove(&facts.uuid).unwrap_or_default();
+            measure(&nvml, facts, xids, judge)
+        });
+        let sample = Arc::new(sample.collect());
+        let Some(shared) = shared.upgrade() else { return };
+        *shared.lock() = Latest { sample, at: Instant::now() };
+        drop(shared);
+        if let Some((found, driver)) = found.take() {
+            let _ = found.send(Ok((facts.clone(), driver)));
+        }
+        thread::sleep(EVERY);
+    }
+}
+
+fn facts(nvml: &Nvml) -> Result<Vec<GpuFacts>, NvmlError> {
+    let mut all = Vec::new();
+    let mut ends = Vec::new();
+    for index in 0..nvml.device_count()? {
+        let mut facts = GpuFacts { index, ..GpuFacts::default() };
+        let mut own = Ends { bus_id: String::new(), remote: Vec::new() };
+        // A GPU that is lost keeps its place, so that the indices of the others keep theirs.
+        if let Ok(gpu) = nvml.device_by_index(index) {
+            facts.uuid = gpu.uuid().unwrap_or_default();
+            facts.model = gpu.name().unwrap_or_default();
+            facts.memory_mib = gpu.memory_info().map_or(0, |memory| memory.total / MIB);
+            facts.numa_node = gpu.numa_node_id().unwrap_or(0);
+            facts.mig = gpu.mig_mode().is_ok_and(|mode| mode.current == 1);
+            own.bus_id = gpu.pci_info().map(|pci| pci.bus_id).unwrap_or_default();
+            own.remote = remote_ends(&gpu);
+        }
+        all.push(facts);
+        ends.push(own);
+    }
+    for (facts, peers) in all.iter_mut().zip(links::peers(&ends)) {
+        facts.nvlink_peers = peers;
+    }
+    Ok(all)
+}
+
+fn remote_ends(gpu: &Device<'_>) -> Vec<Option<String>> {
+    let links = (0..MAX_LINKS).map(|link| gpu.link_wrapper_for(link));
+    let active = links.filter(|link| link.is_active().unwrap_or(false));
+    active.map(|link| link.remote_pci_info().ok().map(|pci| pci.bus_id)).collect()
+}
+
+/// Asks for XIDs of every GPU. A driver that has no events is sampled without them.
+fn register(nvml: &Nvml, count: usize) -> Option<EventSet<'_>> {
+    let mut set = nvml.create_event_set().ok()?;
+    for index in 0..u32::try_from(count).ok()? {
+        let Ok(gpu) = nvml.device_by_index(index) else { continue };
+        // An error takes the set with it: a new one starts over with those that came before left out, which is why
+        // only GPUs that can be reached are tried.
+        set = gpu.register_events(EventTypes::CRITICAL_XID_ERROR, set).ok()?;
+    }
+    Some(set)
+}
+
+/// XIDs since the last look, by the GPU's UUID.
+fn take_xids(events: Option<&EventSet<'_>>) -> HashMap<String, Vec<u64>> {
+    let mut xids: HashMap<String, Vec<u64>> = HashMap::new();
+    let Some(events) = events else { return xids };
+    for _ in 0..MAX_EVENTS {
+        let Ok(event) = events.wait(0) else { break };
+        let code = match event.event_data {
+            Some(XidError::Value(code)) => code,
+            Some(XidError::Unknown) => 999,
+            None => continue,
+        };
+        xids.entry(event.device.uuid().unwrap_or_default()).or_default().push(code);
+    }
+    xids
+}
+
+fn measure(nvml: &Nvml, facts: &GpuFacts, xids: Vec<u64>, judge: &mut Judge) -> GpuSample {
+    let mut telemetry = GpuTelemetry {
+        index: facts.index,
+        uuid: facts.uuid.clone(),
+        model: facts.model.clone(),
+        memory_total_mib: facts.memory_mib,
+        ..GpuTelemetry::default()
+    };
+    let mut seen = Observation { xids, ..Observation::default() };
+    let reached = nvml.device_by_index(facts.index).and_then(|gpu| {
+        // The one call that every driver has and that a lost GPU refuses.
+        gpu.uuid()?;
+        Ok(gpu)
+    });
+    match reached {
+        Ok(gpu) => {
+            seen.lost = read(&gpu, &mut telemetry);
+            seen.uncorrected = telemetry.ecc_uncorrected;
+        }
+        Err(err) => seen.lost = Some(err.to_string()),
+    }
+    GpuSample { telemetry, health: judge.judge(&seen).clone() }
+}
+
+/// Reads what the driver gives; the words of NVML when it says that the GPU is lost.
+fn read(gpu: &Device<'_>, into: &mut GpuTelemetry) -> Option<String> {
+    let mut lost = None;
+    macro_rules! note {
+        ($call:expr) => {
+            match $call {
+                Ok(value) => Some(value),
+                Err(err) => {
+                    if matches!(err, NvmlError::GpuLost) {
+                        lost = Some(err.to_string());
+                    }
+                    None
+                }
+            }
+        };
+    }
+    if let Some(memory) = note!(gpu.memory_info()) {
+        into.memory_total_mib = memory.total / MIB;
+        into.memory_used_mib = memory.used / MIB;
+    }
+    into.utilisation = note!(gpu.utilization_rates()).map_or(0, |rates| rates.gpu);
+    into.power_mw = note!(gpu.power_usage()).unwrap_or(0);
+    into.temperature_c = note!(gpu.temperature(TemperatureSensor::Gpu)).unwrap_or(0);
+    into.sm_clock_mhz = note!(gpu.clock_info(Clock::SM)).unwrap_or(0);
+    into.memory_clock_mhz = note!(gpu.clock_info(Clock::Memory)).unwrap_or(0);
+    into.ecc_corrected = note!(gpu.total_ecc_errors(MemoryError::Corrected, EccCounter::Volatile)).unwrap_or(0);
+    into.ecc_uncorrected = note!(gpu.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)).unwrap_or(0);
+    into.throttle_reasons = note!(gpu.current_throttle_reasons()).map_or(0, |reasons| reasons.bits());
+    let processes = note!(gpu.running_compute_processes()).unwrap_or_default();
+    into.processes = processes
+        .iter()
+        .take(MAX_PROCESSES)
+        .map(|process| GpuProcess {
+            pid: process.pid,
+            memory_mib: match process.used_gpu_memory {
+                UsedGpuMemory::Used(bytes) => bytes / MIB,
+                UsedGpuMemory::Unavailable => 0,
+            },
+        })
+        .collect();
+    lost
+}
