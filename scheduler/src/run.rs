@@ -85,10 +85,12 @@ impl Pump {
         let mut under_way: std::collections::VecDeque<UnderWay> = std::collections::VecDeque::new();
         let mut gauges = tokio::time::interval(GAUGES_EVERY);
         let mut more = true;
+        let mut stopping = false;
         loop {
             let idle = self.idle(more);
             let (mut calls, mut messages) = (Vec::new(), Vec::new());
-            let room = under_way.len() < MAX_BATCHES_UNDER_WAY;
+            // A scheduler that stops takes no more turns, and waits for the disk to have those it took.
+            let room = under_way.len() < MAX_BATCHES_UNDER_WAY && !stopping;
             tokio::select! {
                 biased;
                 report = self.reports.recv() => {
@@ -101,13 +103,16 @@ impl Pump {
                         }
                     }
                 }
-                _ = self.stop.changed() => return self.end(Stopped::Asked),
+                _ = self.stop.changed(), if !stopping => stopping = true,
                 _ = gauges.tick() => self.metrics.observe(self.scheduler.cluster(), self.scheduler.live()),
                 _ = self.messages.recv_many(&mut messages, MAX_MESSAGES_PER_TURN), if room => {}
                 _ = self.calls.recv_many(&mut calls, MAX_CALLS_PER_TURN), if room => {}
                 () = tokio::time::sleep(idle), if room => {}
             }
-            if under_way.len() >= MAX_BATCHES_UNDER_WAY {
+            if stopping && under_way.is_empty() {
+                return self.end(Stopped::Asked);
+            }
+            if !room {
                 continue;
             }
             self.drain(&mut calls, &mut messages);

@@ -10,7 +10,7 @@ use dure_core::event::Event;
 use dure_core::ids::{Epoch, NodeIndex, Seq};
 use dure_core::input::{Input, NodeDraft};
 use dure_core::node::{Contact, Location, Resident};
-use dure_core::units::Time;
+use dure_core::units::{Span, Time};
 use dure_core::{Cluster, decide};
 use dure_proto::v1;
 use dure_proto::v1::scheduler_message::Kind;
@@ -26,6 +26,9 @@ use crate::live::Live;
 /// How far the epochs of a restored store lie above all that were given before: an agent that obeyed a later position
 /// under such an older epoch has seen what the restore gave up, knowingly.
 pub const RESTORE_EPOCH_JUMP: u64 = crate::journal::backup::EPOCH_JUMP;
+
+/// How often the nodes are gone through for silence: the precision of its deadlines.
+const ROLL_CALL_EVERY: Span = Span(250);
 
 /// Who leads, on which store, and the rules of the shell.
 #[derive(Clone, Debug)]
@@ -110,6 +113,7 @@ pub struct Scheduler {
     /// Effects by the position that they wait for, in order.
     waiting: VecDeque<(Seq, Vec<Effect>)>,
     changed: bool,
+    next_roll_call: Time,
     fatal: Option<Fatal>,
 }
 
@@ -126,6 +130,7 @@ impl Scheduler {
             durable: head,
             waiting: VecDeque::new(),
             changed: true,
+            next_roll_call: now,
             fatal: None,
         }
     }
@@ -177,8 +182,11 @@ impl Scheduler {
         if self.cluster.next_timer().is_some_and(|due| due <= now) {
             self.decide(Input::Tick, &mut turn);
         }
-        for overdue in self.liveness.overdue(&self.cluster, now) {
-            self.decide(overdue, &mut turn);
+        if now >= self.next_roll_call {
+            self.next_roll_call = now + ROLL_CALL_EVERY;
+            for overdue in self.liveness.overdue(&self.cluster, now) {
+                self.decide(overdue, &mut turn);
+            }
         }
         let mut reads = Vec::new();
         for call in calls {
