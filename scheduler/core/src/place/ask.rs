@@ -51,9 +51,16 @@ impl Ask {
         if self.distinct { fit.min(1) } else { fit }
     }
 
+    /// Whether a node has CPU and memory for so many members, GPUs apart.
+    #[inline]
+    pub(super) fn has_beside(&self, room: &Room, members: u32) -> bool {
+        let enough = |left: i64, each: i64| each == 0 || left >= each.saturating_mul(i64::from(members));
+        enough(room.cpu, self.cpu) && enough(room.memory, self.memory)
+    }
+
     /// How many members' CPU and memory fit on a node, GPUs apart.
     #[inline]
-    pub(super) fn beside(&self, room: &Room) -> u32 {
+    fn beside(&self, room: &Room) -> u32 {
         let by_cpu = room.cpu.max(0).checked_div(self.cpu).unwrap_or(i64::MAX);
         let by_memory = room.memory.max(0).checked_div(self.memory).unwrap_or(i64::MAX);
         by_cpu.min(by_memory).min(i64::from(u32::MAX)) as u32

@@ -1,7 +1,7 @@
 //! The domains of one level of one pool, with counters of what is free in each.
 //!
-//! In: how many nodes of a domain went from one number of free GPUs to another. Out: for each domain the nodes with at
-//! least k free GPUs, the places for members of g GPUs, and the domain with the fewest places that are still enough.
+//! In: by how much the counters of a domain have changed. Out: for each domain the nodes with at least k free GPUs, the
+//! places for members of g GPUs, and the domain with the fewest places that are still enough.
 //! It must never look at a node: whatever is not a whole GPU (CPU, memory) is checked by its callers.
 
 use std::ops::Range;
@@ -13,8 +13,38 @@ use crate::gpu::MAX_GPUS_PER_NODE;
 /// each is large.
 const MAX_SORTED_SLOTS: usize = 511;
 
-/// For each number of free GPUs: by how much the number of nodes with exactly that many has changed.
-pub(super) type Change = [i32; MAX_GPUS_PER_NODE + 1];
+/// By how much the counters of a domain change; the first `2 * width` are in use, as in `Domains::counters`.
+pub(super) type Change = [i32; 2 * MAX_GPUS_PER_NODE];
+
+/// What nodes add to the counters of the domains that they lie in, by their number of free GPUs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Shares {
+    width: usize,
+    /// For each number of free GPUs from 0: is it at least 1 to `width`, then how often do 1 to `width` fit into it.
+    rows: Vec<i32>,
+}
+
+impl Shares {
+    /// For nodes of up to `width` GPUs.
+    pub(super) fn new(width: usize) -> Self {
+        let row = |free: usize| {
+            let at_least = (1..=width).map(move |gpus| i32::from(free >= gpus));
+            at_least.chain((1..=width).map(move |gpus| (free / gpus) as i32))
+        };
+        Self { width, rows: (0..=width).flat_map(row).collect() }
+    }
+
+    /// A node had `before` free GPUs and has `now`.
+    #[inline]
+    pub(super) fn add(&self, change: &mut Change, before: u8, now: u8) {
+        let length = 2 * self.width;
+        let old = &self.rows[before as usize * length..][..length];
+        let new = &self.rows[now as usize * length..][..length];
+        for ((sum, old), new) in change[..length].iter_mut().zip(old).zip(new) {
+            *sum += new - old;
+        }
+    }
+}
 
 /// All domains of one level.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -113,27 +143,20 @@ impl Domains {
         mask
     }
 
-    /// Nodes of a domain have changed.
+    /// The counters of a domain change.
     #[inline]
     pub(super) fn shift(&mut self, domain: usize, change: &Change) {
         let width = self.width;
-        let (at_least, slots) = self.counters[domain * 2 * width..][..2 * width].split_at_mut(width);
-        let mut more = [0i32; MAX_GPUS_PER_NODE + 1];
-        let mut sum = 0;
-        for gpus in (1..=width).rev() {
-            sum += change[gpus];
-            more[gpus] = sum;
-            at_least[gpus - 1] = at_least[gpus - 1].wrapping_add_signed(sum);
+        let counters = &mut self.counters[domain * 2 * width..][..2 * width];
+        for (counter, delta) in counters.iter_mut().zip(change) {
+            *counter = counter.wrapping_add_signed(*delta);
         }
-        for gpus in 1..=width {
-            let delta: i32 = more[..=width].iter().skip(gpus).step_by(gpus).sum();
-            if delta != 0 {
-                let old = slots[gpus - 1];
-                let new = old.wrapping_add_signed(delta);
-                slots[gpus - 1] = new;
-                let buckets = &mut self.by_slots[gpus - 1];
+        let deltas = &change[width..2 * width];
+        for ((slots, delta), buckets) in counters[width..].iter().zip(deltas).zip(&mut self.by_slots) {
+            if *delta != 0 {
                 let highest = buckets.highest();
-                buckets.shift(domain, highest.min(old as usize), highest.min(new as usize));
+                let old = slots.wrapping_add_signed(-delta) as usize;
+                buckets.shift(domain, highest.min(old), highest.min(*slots as usize));
             }
         }
     }

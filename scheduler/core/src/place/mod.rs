@@ -13,50 +13,37 @@ mod devices;
 mod domains;
 mod explain;
 mod gang;
+mod measures;
 mod pool;
 #[cfg(any(test, feature = "fixture"))]
 pub mod reference;
+mod trial;
 mod unequal;
 
 use smallvec::smallvec;
 
-use self::ask::{Ask, clamp};
+use self::ask::Ask;
 use self::gang::{Span, Spots};
-use self::pool::{Pool, Room, UNCOUNTED};
+use self::pool::{Pool, Room};
+use self::trial::Undo;
 use self::unequal::{Outcome, Search};
 use crate::blocked::Blocked;
 use crate::gpu::GpuSet;
 use crate::ids::{NodeIndex, PoolIndex};
 use crate::node::Node;
 use crate::placement::{Members, Placed};
-use crate::request::{Level, Request, Shape};
+use crate::request::{Request, Shape};
 use crate::topology::Topology;
 use crate::units::Gpus;
 
 pub use self::check::check_index;
+pub use self::trial::Mark;
 
 /// Where a node is in the index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Home {
     pool: PoolIndex,
     at: u32,
-}
-
-/// A room as it was before a change.
-#[derive(Clone, Copy, Debug)]
-struct Undo {
-    home: Home,
-    room: Room,
-}
-
-/// A point to which the index can go back.
-#[must_use = "a checkpoint ends with rollback or commit"]
-#[derive(Debug)]
-pub struct Mark {
-    /// Length of the log then.
-    length: usize,
-    /// Checkpoints open then.
-    open: u32,
 }
 
 /// Buffers of `PlaceIndex::place`, reused by the next call. Holds nothing that matters between calls.
@@ -161,128 +148,6 @@ impl PlaceIndex {
             },
         }
     }
-
-    /// The GPUs, CPU and memory of these members are held now. For trial changes: what is so for good comes by `sync`.
-    pub fn take(&mut self, placed: &[Placed], request: &Request) {
-        self.change(placed, |room, gpus| {
-            debug_assert!(room.free.contains(gpus), "GPUs {gpus:?} are taken, but only {:?} are free", room.free);
-            room.free = room.free.without(gpus);
-            room.cpu = held_less(room.cpu, -clamp(request.cpu.0));
-            room.memory = held_less(room.memory, -clamp(request.memory.0));
-        });
-    }
-
-    /// The GPUs, CPU and memory of these members are held no more; GPUs that are fenced or on a closed node do not become
-    /// free. For trial changes.
-    pub fn release(&mut self, placed: &[Placed], request: &Request) {
-        self.change(placed, |room, gpus| {
-            room.free = room.free.with(gpus.and(room.usable));
-            room.cpu = held_less(room.cpu, clamp(request.cpu.0));
-            room.memory = held_less(room.memory, clamp(request.memory.0));
-        });
-    }
-
-    /// From here on changes can be taken back. Checkpoints nest; the last is the first to end.
-    pub fn checkpoint(&mut self) -> Mark {
-        self.open += 1;
-        Mark { length: self.log.len(), open: self.open }
-    }
-
-    /// Takes back all changes since `mark`, also those of checkpoints made after it.
-    pub fn rollback(&mut self, mark: Mark) {
-        debug_assert!(mark.open <= self.open, "the checkpoint has ended before");
-        // What is undone needs no undoing.
-        self.open = 0;
-        while self.log.len() > mark.length {
-            let Some(Undo { home, room }) = self.log.pop() else { break };
-            self.set(home, room);
-        }
-        self.open = mark.open - 1;
-    }
-
-    /// Keeps all changes since `mark`; an older checkpoint can still take them back.
-    pub fn commit(&mut self, mark: Mark) {
-        debug_assert!(mark.open <= self.open, "the checkpoint has ended before");
-        self.open = mark.open - 1;
-        if self.open == 0 {
-            self.log.clear();
-        }
-    }
-
-    /// The free GPUs of a pool.
-    pub fn free(&self, pool: PoolIndex) -> Gpus {
-        Gpus(self.pools.get(pool.at()).map_or(0, Pool::free))
-    }
-
-    /// The nodes of a pool with at least `gpus` free GPUs.
-    pub fn nodes_with(&self, pool: PoolIndex, gpus: u8) -> u32 {
-        self.pools.get(pool.at()).filter(|_| gpus > 0).map_or(0, |pool| pool.whole().at_least(0, gpus as usize))
-    }
-
-    /// The members of `gpus` GPUs each that a pool has room for, CPU and memory apart.
-    pub fn slots(&self, pool: PoolIndex, gpus: u8) -> u32 {
-        self.pools.get(pool.at()).filter(|_| gpus > 0).map_or(0, |pool| pool.whole().slots(0, gpus as usize))
-    }
-
-    /// The most free GPUs that one domain of `level` has: the largest gang of single GPUs that would lie inside one.
-    pub fn largest_block(&self, pool: PoolIndex, level: Level) -> Gpus {
-        let largest = |pool: &Pool| match pool.height(level) {
-            None => pool.most_free() as u32,
-            Some(height) => pool.levels[height].most_slots(1),
-        };
-        Gpus(self.pools.get(pool.at()).map_or(0, largest))
-    }
-
-    /// Of the free GPUs of a pool those that no member of `gpus` GPUs can use, in thousandths; 0 when none is free.
-    pub fn fragmentation(&self, pool: PoolIndex, gpus: u8) -> u32 {
-        let free = u64::from(self.free(pool).0);
-        let usable = u64::from(self.slots(pool, gpus)) * u64::from(gpus);
-        ((free - usable) * 1000).checked_div(free).unwrap_or(0) as u32
-    }
-
-    /// Sets what is free on one node.
-    fn set(&mut self, home: Home, room: Room) {
-        let pool = &mut self.pools[home.pool.at()];
-        let old = std::mem::replace(&mut pool.rooms[home.at as usize], room);
-        if self.open > 0 {
-            self.log.push(Undo { home, room: old });
-        }
-        if old.count() != room.count() {
-            pool.recount(&[(home.at, old.count() as u8, room.count() as u8)]);
-        }
-    }
-
-    /// Changes the rooms of these members, and each counter of a domain once.
-    fn change(&mut self, placed: &[Placed], mut edit: impl FnMut(&mut Room, GpuSet)) {
-        let mut rest = placed;
-        while let Some(first) = rest.first() {
-            let index = self.homes[first.node.at()].pool;
-            let pool = &mut self.pools[index.at()];
-            let same_pool = rest.iter().take_while(|member| self.homes[member.node.at()].pool == index).count();
-            self.changes.clear();
-            for member in &rest[..same_pool] {
-                let home = self.homes[member.node.at()];
-                let room = &mut pool.rooms[home.at as usize];
-                if self.open > 0 {
-                    self.log.push(Undo { home, room: *room });
-                }
-                let before = room.count() as u8;
-                edit(room, member.gpus);
-                if before != room.count() as u8 {
-                    self.changes.push((home.at, before, room.count() as u8));
-                }
-            }
-            pool.recount(&self.changes);
-            rest = &rest[same_pool..];
-        }
-    }
-}
-
-/// `left` when `more` of it is given back (taken, when negative). What is not counted stays so.
-#[inline]
-fn held_less(left: i64, more: i64) -> i64 {
-    // Sums of amounts below the mark for uncounted never reach it.
-    if left == UNCOUNTED { UNCOUNTED } else { left.saturating_add(more).min(UNCOUNTED - 1) }
 }
 
 /// The GPUs of equal members, in rank order.

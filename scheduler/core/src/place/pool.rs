@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::ask::{Ask, clamp};
 use super::bits::{BitRows, Buckets};
 use super::devices;
-use super::domains::{Change, Domains};
+use super::domains::{Change, Domains, Shares};
 use crate::gpu::{GpuSet, MAX_GPUS_PER_NODE};
 use crate::ids::{NodeIndex, PoolIndex};
 use crate::node::Node;
@@ -68,6 +68,8 @@ pub(super) struct Pool {
     island_list_of: Vec<u32>,
     /// The different lists of NVLink islands.
     island_lists: Vec<Vec<GpuSet>>,
+    /// What a node adds to the counters.
+    shares: Shares,
     /// Row k: the positions with exactly k free GPUs, for k from 1.
     by_free: BitRows,
     /// Bit k: some node has exactly k free GPUs.
@@ -117,6 +119,7 @@ impl Pool {
             width,
             order: order.to_vec(),
             rooms: vec![Room::default(); order.len()],
+            shares: Shares::new(width),
             by_free: BitRows::new(width + 1, order.len()),
             by_room: vec![Buckets::new(lowest.count(), ROOM_CLASSES); width + 1],
             room_shift: (0..32)
@@ -213,7 +216,7 @@ impl Pool {
     fn accepting(&self, positions: Range<usize>, gpus: usize, members: u32, ask: &Ask) -> Option<usize> {
         let mut next = self.next_with(gpus, positions.start, positions.end);
         while let Some(at) = next {
-            if !ask.narrow || ask.beside(&self.rooms[at]) >= members {
+            if !ask.narrow || ask.has_beside(&self.rooms[at], members) {
                 return Some(at);
             }
             next = self.next_with(gpus, at + 1, positions.end);
@@ -237,12 +240,11 @@ impl Pool {
                 let domain = self.levels[height].domain_of(*at as usize);
                 let end = self.levels[height].positions(domain).end as u32;
                 let start = self.levels[height].positions(domain).start as u32;
-                let mut change: Change = [0; MAX_GPUS_PER_NODE + 1];
+                let mut change: Change = [0; 2 * MAX_GPUS_PER_NODE];
                 let inside = rest.iter().take_while(|(at, _, _)| (start..end).contains(at));
                 let mut count = 0;
                 for (_, before, now) in inside {
-                    change[*before as usize] -= 1;
-                    change[*now as usize] += 1;
+                    self.shares.add(&mut change, *before, *now);
                     count += 1;
                 }
                 self.shift(height, domain, &change);

@@ -7,6 +7,7 @@ use super::reference::{self, Width};
 use super::*;
 use crate::ids::PoolIndex;
 use crate::node::{Capacity, Contact, Location};
+use crate::request::Level;
 use crate::units::{CpuMilli, MemoryMib, Time};
 
 /// Enough steps to search any of these clusters to the end.

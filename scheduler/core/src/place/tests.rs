@@ -7,6 +7,7 @@ use expect_test::{Expect, expect};
 
 use super::*;
 use crate::node::{Capacity, Contact, Location};
+use crate::request::Level;
 use crate::units::{CpuMilli, MemoryMib, Time};
 
 fn check(text: &str, expected: Expect) {

@@ -1,0 +1,42 @@
+//! What the index can say of a pool as a whole, for metrics and explanations.
+//!
+//! In: the counters. Out: numbers of GPUs, nodes and places. It must never look at single nodes.
+
+use super::PlaceIndex;
+use super::pool::Pool;
+use crate::ids::PoolIndex;
+use crate::request::Level;
+use crate::units::Gpus;
+
+impl PlaceIndex {
+    /// The free GPUs of a pool.
+    pub fn free(&self, pool: PoolIndex) -> Gpus {
+        Gpus(self.pools.get(pool.at()).map_or(0, Pool::free))
+    }
+
+    /// The nodes of a pool with at least `gpus` free GPUs.
+    pub fn nodes_with(&self, pool: PoolIndex, gpus: u8) -> u32 {
+        self.pools.get(pool.at()).filter(|_| gpus > 0).map_or(0, |pool| pool.whole().at_least(0, gpus as usize))
+    }
+
+    /// The members of `gpus` GPUs each that a pool has room for, CPU and memory apart.
+    pub fn slots(&self, pool: PoolIndex, gpus: u8) -> u32 {
+        self.pools.get(pool.at()).filter(|_| gpus > 0).map_or(0, |pool| pool.whole().slots(0, gpus as usize))
+    }
+
+    /// The most free GPUs that one domain of `level` has: the largest gang of single GPUs that would lie inside one.
+    pub fn largest_block(&self, pool: PoolIndex, level: Level) -> Gpus {
+        let largest = |pool: &Pool| match pool.height(level) {
+            None => pool.most_free() as u32,
+            Some(height) => pool.levels[height].most_slots(1),
+        };
+        Gpus(self.pools.get(pool.at()).map_or(0, largest))
+    }
+
+    /// Of the free GPUs of a pool those that no member of `gpus` GPUs can use, in thousandths; 0 when none is free.
+    pub fn fragmentation(&self, pool: PoolIndex, gpus: u8) -> u32 {
+        let free = u64::from(self.free(pool).0);
+        let usable = u64::from(self.slots(pool, gpus)) * u64::from(gpus);
+        ((free - usable) * 1000).checked_div(free).unwrap_or(0) as u32
+    }
+}

@@ -1,0 +1,122 @@
+//! Changes of the index, and trial changes that go back.
+//!
+//! In: members that are held or held no more. Out: an index as if the nodes had changed so, and after a rollback one that
+//! is bit for bit as before. Every counter of a domain changes once per gang, not once per member.
+//! It must never hold on to a change that was rolled back.
+
+use super::ask::clamp;
+use super::pool::{Room, UNCOUNTED};
+use super::{Home, PlaceIndex};
+use crate::gpu::GpuSet;
+use crate::placement::Placed;
+use crate::request::Request;
+
+/// A room as it was before a change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Undo {
+    home: Home,
+    room: Room,
+}
+
+/// A point to which the index can go back.
+#[must_use = "a checkpoint ends with rollback or commit"]
+#[derive(Debug)]
+pub struct Mark {
+    /// Length of the log then.
+    length: usize,
+    /// Checkpoints open then.
+    open: u32,
+}
+
+impl PlaceIndex {
+    /// The GPUs, CPU and memory of these members are held now. For trial changes: what is so for good comes by `sync`.
+    pub fn take(&mut self, placed: &[Placed], request: &Request) {
+        self.change(placed, |room, gpus| {
+            debug_assert!(room.free.contains(gpus), "GPUs {gpus:?} are taken, but only {:?} are free", room.free);
+            room.free = room.free.without(gpus);
+            room.cpu = given_back(room.cpu, -clamp(request.cpu.0));
+            room.memory = given_back(room.memory, -clamp(request.memory.0));
+        });
+    }
+
+    /// The GPUs, CPU and memory of these members are held no more; GPUs that are fenced or on a closed node do not become
+    /// free. For trial changes.
+    pub fn release(&mut self, placed: &[Placed], request: &Request) {
+        self.change(placed, |room, gpus| {
+            room.free = room.free.with(gpus.and(room.usable));
+            room.cpu = given_back(room.cpu, clamp(request.cpu.0));
+            room.memory = given_back(room.memory, clamp(request.memory.0));
+        });
+    }
+
+    /// From here on changes can be taken back. Checkpoints nest; the last is the first to end.
+    pub fn checkpoint(&mut self) -> Mark {
+        self.open += 1;
+        Mark { length: self.log.len(), open: self.open }
+    }
+
+    /// Takes back all changes since `mark`, also those of checkpoints made after it.
+    pub fn rollback(&mut self, mark: Mark) {
+        debug_assert!(mark.open <= self.open, "the checkpoint has ended before");
+        // What is undone needs no undoing.
+        self.open = 0;
+        while self.log.len() > mark.length {
+            let Some(Undo { home, room }) = self.log.pop() else { break };
+            self.set(home, room);
+        }
+        self.open = mark.open - 1;
+    }
+
+    /// Keeps all changes since `mark`; an older checkpoint can still take them back.
+    pub fn commit(&mut self, mark: Mark) {
+        debug_assert!(mark.open <= self.open, "the checkpoint has ended before");
+        self.open = mark.open - 1;
+        if self.open == 0 {
+            self.log.clear();
+        }
+    }
+
+    /// Sets what is free on one node.
+    pub(super) fn set(&mut self, home: Home, room: Room) {
+        let pool = &mut self.pools[home.pool.at()];
+        let old = std::mem::replace(&mut pool.rooms[home.at as usize], room);
+        if self.open > 0 {
+            self.log.push(Undo { home, room: old });
+        }
+        if old.count() != room.count() {
+            pool.recount(&[(home.at, old.count() as u8, room.count() as u8)]);
+        }
+    }
+
+    /// Changes the rooms of these members, and each counter of a domain once.
+    fn change(&mut self, placed: &[Placed], mut edit: impl FnMut(&mut Room, GpuSet)) {
+        let mut rest = placed;
+        while let Some(first) = rest.first() {
+            let index = self.homes[first.node.at()].pool;
+            let pool = &mut self.pools[index.at()];
+            let same_pool = rest.iter().take_while(|member| self.homes[member.node.at()].pool == index).count();
+            self.changes.clear();
+            for member in &rest[..same_pool] {
+                let home = self.homes[member.node.at()];
+                let room = &mut pool.rooms[home.at as usize];
+                if self.open > 0 {
+                    self.log.push(Undo { home, room: *room });
+                }
+                let before = room.count() as u8;
+                edit(room, member.gpus);
+                if before != room.count() as u8 {
+                    self.changes.push((home.at, before, room.count() as u8));
+                }
+            }
+            pool.recount(&self.changes);
+            rest = &rest[same_pool..];
+        }
+    }
+}
+
+/// `left` when `more` of it is given back (taken, when negative). What is not counted stays so.
+#[inline]
+fn given_back(left: i64, more: i64) -> i64 {
+    // Sums of amounts below the mark for uncounted never reach it.
+    if left == UNCOUNTED { UNCOUNTED } else { left.saturating_add(more).min(UNCOUNTED - 1) }
+}
