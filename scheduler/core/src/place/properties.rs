@@ -292,3 +292,90 @@ proptest! {
         }
     }
 }
+
+/// A cluster of hundreds of nodes with domains of very different sizes: many words of bits, and domains with more places
+/// than are sorted one by one.
+fn wide_nodes(count: usize, leaf: usize, spine: usize, seed: u32) -> Vec<Node> {
+    let mut draw = seed;
+    let mut below = |end: u32| {
+        draw = draw.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (draw >> 8) % end
+    };
+    let gpus = GpuSet::first(8);
+    (0..count)
+        .map(|at| {
+            let leaf = at / leaf;
+            // Every fourth spine is one big leaf.
+            let spine = leaf / spine;
+            let leaf = if spine % 4 == 3 { "".into() } else { format!("l{leaf}").into() };
+            let (site, spine) = (format!("a{}", spine / 6).into(), format!("s{spine}").into());
+            Node {
+                index: NodeIndex::of(at),
+                name: format!("n{at}").into(),
+                pool: PoolIndex(0),
+                location: Location { site, spine, leaf, nvlink: "".into() },
+                capacity: Capacity { gpus, islands: [gpus; 8].into(), cpu: CpuMilli(16), memory: MemoryMib::ZERO },
+                boot_id: "".into(),
+                contact: Contact::Ready,
+                contact_since: Time(0),
+                cordoned: false,
+                draining: false,
+                bad: GpuSet::EMPTY,
+                taken: if below(3) == 0 { GpuSet::EMPTY } else { GpuSet(below(1 << 16)).and(gpus) },
+                cpu_taken: CpuMilli(u64::from(below(10))),
+                memory_taken: MemoryMib::ZERO,
+                residents: Vec::new(),
+            }
+        })
+        .collect()
+}
+
+prop_compose! {
+    fn wide_request()(
+        (members, gpus) in prop_oneof![(1..40u32, 1..=8u8), (1..40u32, Just(8u8)), (100..900u32, 1..=4u8)],
+        (required, preferred) in (any_level(), any_level()),
+        (distinct_nodes, cpu) in (prop::bool::weighted(0.2), prop_oneof![3 => Just(0), 1 => 1..5u64]),
+    ) -> Request {
+        Request {
+            shape: Shape::Equal { members, gpus },
+            pools: vec![PoolIndex(0)].into(),
+            cpu: CpuMilli(cpu),
+            memory: MemoryMib::ZERO,
+            required,
+            preferred,
+            distinct_nodes,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn wide_clusters_agree_too(
+        (count, leaf, spine) in (100..900usize, prop_oneof![Just(1usize), 2..6usize, 30..80usize], 1..20usize),
+        (seed, requests) in (any::<u32>(), vec(wide_request(), 1..12)),
+    ) {
+        let mut nodes = wide_nodes(count, leaf, spine, seed);
+        let mut index = index_of(&nodes);
+        let mut scratch = Scratch::default();
+        for request in requests {
+            let narrowest = reference::narrowest(&nodes, &request, PoolIndex(0), &[]);
+            match index.place(&request, PoolIndex(0), &[], 0, &mut scratch) {
+                Err(blocked) => {
+                    prop_assert_eq!(narrowest, None, "{:?}", blocked);
+                    check_refusal(blocked);
+                }
+                Ok(members) => {
+                    check_spread(&nodes, &members, &request, &[]);
+                    let used: Vec<NodeIndex> = members.iter().map(|member| member.node).collect();
+                    prop_assert!(Some(reference::width_of(&nodes, &used)) <= narrowest);
+                    prop_assert!(used.is_sorted_by_key(|node| index.homes[node.at()].at), "ranks follow the topology");
+                    hold(&mut nodes, &members, &request, PoolIndex(0), &[]);
+                    index.take(&members, &request);
+                }
+            }
+        }
+        check_index(&index, &nodes);
+    }
+}
