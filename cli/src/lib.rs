@@ -1,4 +1,106 @@
-//! The commands of the one binary.
+//! The one binary `dure`: the scheduler, the agent and its shim, a whole cluster on one node, and the commands of users.
+//!
+//! Reading order: `args` (what there is to type), `context` (where the scheduler is, who speaks), `failure` (what the
+//! user is told when it does not work, and exit codes), `show` (tables and JSON); then one file per family of commands.
+//! Everything a user's command does goes over the gRPC API; what works on files (backup, export) says so in its help.
+//! Nothing here decides anything about jobs: that is the scheduler's.
 
-/// Runs the command line.
-pub fn main() {}
+#![warn(missing_docs)]
+
+mod args;
+mod context;
+mod draft;
+mod failure;
+mod jobid;
+mod jobs;
+mod logs;
+mod nodes;
+mod offline;
+mod phase;
+mod script;
+mod serve;
+mod show;
+mod span;
+mod submit;
+mod tenants;
+mod watch;
+mod when;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::{
+    args::{Cli, Command},
+    context::Context,
+    failure::Failure,
+    jobs::Action,
+    show::Out,
+};
+
+/// Runs the command line of this process and gives its exit code: 0 done, 1 refused or failed, 2 usage, 3 the scheduler
+/// cannot be reached.
+pub fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    // The shim is a small process under every member: it must not pay for a parser or a runtime.
+    if words.next().is_some_and(|word| word == "shim") {
+        return dure_agent::shim::main(words);
+    }
+    let Err(failure) = run(Cli::parse()) else { return ExitCode::SUCCESS };
+    let text = failure.text();
+    if !text.is_empty() {
+        eprintln!("{text}");
+    }
+    ExitCode::from(failure.exit_code())
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let format = cli.format();
+    match cli.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "dure", &mut std::io::stdout().lock());
+            Ok(())
+        }
+        Command::Shim { .. } => Err(Failure::Usage("the shim is started by the agent".to_owned())),
+        Command::Scheduler(args) => serve::scheduler(args),
+        Command::Agent(args) => serve::agent(args),
+        Command::Backup(args) => offline::backup(args),
+        Command::Restore(args) => offline::restore(args),
+        command => {
+            let context = Context::find(&cli.flags)?;
+            client_runtime()?.block_on(speak(command, &context, Out::new(format)))
+        }
+    }
+}
+
+/// One thread is enough for a client.
+fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+/// The commands that talk to a scheduler.
+async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Failure> {
+    match command {
+        Command::Submit(args) => submit::run(*args, context, out).await,
+        Command::Queue(with) => jobs::queue(with.args, context, out).await,
+        Command::Job(with) => jobs::job(with.args, context, out).await,
+        Command::Explain(with) => jobs::explain(with.args, context, out).await,
+        Command::Cancel(with) => jobs::act(Action::Cancel, with.args, context, out).await,
+        Command::Hold(with) => jobs::act(Action::Hold, with.args, context, out).await,
+        Command::Release(with) => jobs::act(Action::Release, with.args, context, out).await,
+        Command::Logs(with) => logs::run(with.args, context, out).await,
+        Command::Watch(with) => watch::run(with.args, context, out).await,
+        Command::Nodes(with) => nodes::show(with.args, context, out).await,
+        Command::Node { view: _, command } => nodes::act(command, context, out).await,
+        Command::Quota { view: _, command } => tenants::quota(command, context, out).await,
+        Command::Usage(with) => tenants::usage(with.args, context, out).await,
+        Command::Pause(with) => tenants::pause(with.args, true, context, out).await,
+        Command::Resume(with) => tenants::pause(with.args, false, context, out).await,
+        Command::Completions { .. }
+        | Command::Shim { .. }
+        | Command::Scheduler(_)
+        | Command::Agent(_)
+        | Command::Backup(_)
+        | Command::Restore(_) => Err(Failure::Usage("this command needs no scheduler".to_owned())),
+    }
+}

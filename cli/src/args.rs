@@ -1,0 +1,173 @@
+//! What there is to type.
+
+use std::ffi::OsString;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    context::Flags,
+    jobs::{ActionArgs, JobArgs, QueueArgs},
+    logs::LogsArgs,
+    nodes::{NodeCommand, NodesArgs},
+    offline::{BackupArgs, RestoreArgs},
+    serve::ServeArgs,
+    show::{Format, View},
+    submit::SubmitArgs,
+    tenants::{PauseArgs, QuotaCommand, UsageArgs},
+    watch::WatchArgs,
+};
+
+/// Dure shares one pool of GPUs among missions: quotas, borrowing, gangs.
+#[derive(Debug, Parser)]
+#[command(name = "dure", version, propagate_version = false, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "\
+Exit codes: 0 done, 1 refused or failed, 2 wrong use, 3 the scheduler cannot be reached.
+A whole cluster on this node, to try things: dure dev")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) flags: Flags,
+    #[command(flatten)]
+    pub(crate) view: View,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Arguments of a command that shows something.
+#[derive(Debug, Args)]
+pub(crate) struct Shown<T: Args> {
+    #[command(flatten)]
+    pub(crate) view: View,
+    #[command(flatten)]
+    pub(crate) args: T,
+}
+
+/// The commands, in the order in which the help lists them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Submit(Box<SubmitArgs>),
+    Queue(Shown<QueueArgs>),
+    Job(Shown<JobArgs>),
+    /// Why a job waits, and what would help
+    Explain(Shown<JobArgs>),
+    Logs(Shown<LogsArgs>),
+    /// End jobs
+    Cancel(Shown<ActionArgs>),
+    /// Keep waiting jobs from starting
+    Hold(Shown<ActionArgs>),
+    /// Let held jobs start
+    Release(Shown<ActionArgs>),
+    Watch(Shown<WatchArgs>),
+    Nodes(Shown<NodesArgs>),
+    /// Cordon, drain or resume a node
+    Node {
+        #[command(flatten)]
+        view: View,
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// See and change quotas
+    Quota {
+        #[command(flatten)]
+        view: View,
+        #[command(subcommand)]
+        command: QuotaCommand,
+    },
+    Usage(Shown<UsageArgs>),
+    /// Start nothing new in a tenant, or anywhere
+    Pause(Shown<PauseArgs>),
+    /// Go on after a pause
+    Resume(Shown<PauseArgs>),
+    /// Run the scheduler
+    Scheduler(ServeArgs),
+    /// Run the agent of this node
+    Agent(ServeArgs),
+    Backup(BackupArgs),
+    Restore(RestoreArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// The parent of a member's process; agents start it
+    #[command(hide = true)]
+    Shim {
+        /// The member's folder
+        args: Vec<OsString>,
+    },
+}
+
+impl Cli {
+    /// The format that was asked for, before the command or after it.
+    pub(crate) fn format(&self) -> Format {
+        let after = match &self.command {
+            Command::Queue(with) => with.view,
+            Command::Job(with) | Command::Explain(with) => with.view,
+            Command::Logs(with) => with.view,
+            Command::Cancel(with) | Command::Hold(with) | Command::Release(with) => with.view,
+            Command::Watch(with) => with.view,
+            Command::Nodes(with) => with.view,
+            Command::Node { view, .. } | Command::Quota { view, .. } => *view,
+            Command::Usage(with) => with.view,
+            Command::Pause(with) | Command::Resume(with) => with.view,
+            Command::Submit(_)
+            | Command::Scheduler(_)
+            | Command::Agent(_)
+            | Command::Backup(_)
+            | Command::Restore(_)
+            | Command::Completions { .. }
+            | Command::Shim { .. } => View::default(),
+        };
+        after.output.or(self.view.output).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, String> {
+        Cli::try_parse_from(line.split(' ')).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn the_definition_holds() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_format_may_stand_before_the_command_or_after_it() {
+        assert_eq!(parse("dure --output json queue").expect("parses").format(), Format::Json);
+        assert_eq!(parse("dure queue --output json").expect("parses").format(), Format::Json);
+        assert_eq!(
+            parse("dure --output json node --output table drain n0 --evict").expect("parses").format(),
+            Format::Table
+        );
+        // After submit it is the file of the job's output, as batch scripts have it.
+        assert_eq!(parse("dure --output json submit --output out.txt a.sh").expect("parses").format(), Format::Json);
+    }
+
+    #[test]
+    fn the_commands_of_the_manual_parse() {
+        for line in [
+            "dure submit -A fusion --gpus 8 --time 2h train.sh",
+            "dure submit -A a/b --members 4 --gpus-per-member 8 --array 0-99%10 --depend afterok:12,afterany:13 -- sleep 1",
+            "dure submit --file jobs.jsonl --parsable",
+            "dure queue --phase running,timed-out -A fusion --server http://x:1",
+            "dure logs -f 12_7 --member 3 --stderr",
+            "dure cancel 1 2 3_4",
+            "dure node confirm-dead n7 --reason burnt",
+            "dure quota set fusion --quota 16 --limit none",
+            "dure watch --after 17",
+            "dure pause",
+            "dure resume fusion",
+            "dure completions zsh",
+        ] {
+            parse(line).unwrap_or_else(|err| panic!("{line}: {err}"));
+        }
+        for line in ["dure job twelve", "dure cancel", "dure queue --phase asleep", "dure submit --array 1-5 a.sh"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

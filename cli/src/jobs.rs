@@ -1,0 +1,305 @@
+//! `dure queue | job | explain | cancel | hold | release`.
+
+use clap::Args;
+use dure_proto::v1::{self, Explanation, Job, JobPhase, ListJobsRequest, PageRequest};
+
+use crate::{
+    context::Context,
+    failure::Failure,
+    jobid::{self, JobRef},
+    phase,
+    show::Out,
+    span, submit, when,
+};
+
+/// The largest page of a listing.
+const PAGE: u32 = 1_000;
+/// Reasons are cut off after so many characters in listings; `dure job` shows them whole.
+const REASON_WIDTH: usize = 72;
+
+/// List jobs
+#[derive(Debug, Default, Args)]
+pub(crate) struct QueueArgs {
+    /// A tenant and everything below it
+    #[arg(short = 'A', long, visible_alias = "account")]
+    tenant: Option<String>,
+    /// Jobs of this user
+    #[arg(short, long)]
+    user: Option<String>,
+    /// Jobs in these phases
+    #[arg(short, long, value_delimiter = ',', value_parser = phase::parse)]
+    phase: Vec<JobPhase>,
+    /// Jobs of this name
+    #[arg(short = 'J', long)]
+    name: Option<String>,
+    /// Jobs that hold GPUs of this node
+    #[arg(long)]
+    node: Option<String>,
+    /// Ended jobs too
+    #[arg(short, long)]
+    all: bool,
+    /// At most so many jobs
+    #[arg(long, default_value_t = 1_000)]
+    limit: usize,
+}
+
+/// Show one job
+#[derive(Debug, Args)]
+pub(crate) struct JobArgs {
+    /// The job: 12, or 12_7 for index 7 of the array 12
+    #[arg(value_name = "ID")]
+    id: JobRef,
+}
+
+/// What to do with jobs.
+#[derive(Debug, Args)]
+pub(crate) struct ActionArgs {
+    /// The jobs: 12, or 12_7 for index 7 of the array 12
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<JobRef>,
+}
+
+/// What `cancel`, `hold` and `release` do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Action {
+    /// End it.
+    Cancel,
+    /// Do not start it.
+    Hold,
+    /// It may start again.
+    Release,
+}
+
+/// `dure queue`.
+pub(crate) async fn queue(args: QueueArgs, context: &Context, out: Out) -> Result<(), Failure> {
+    let live = || phase::ALL.into_iter().filter(|phase| !phase::ended(*phase)).collect::<Vec<_>>();
+    let phases = if args.phase.is_empty() && !args.all { live() } else { args.phase };
+    let mut request = ListJobsRequest {
+        page: None,
+        tenant: args.tenant.unwrap_or_default(),
+        user: args.user.unwrap_or_default(),
+        phases: phases.into_iter().map(i32::from).collect(),
+        name: args.name.unwrap_or_default(),
+        node: args.node.unwrap_or_default(),
+    };
+    let mut client = context.jobs().await?;
+    let mut all = v1::ListJobsResponse::default();
+    loop {
+        let page_size = u32::try_from(args.limit - all.jobs.len()).unwrap_or(PAGE).min(PAGE);
+        request.page = Some(PageRequest { page_size, page_token: std::mem::take(&mut all.next_page_token) });
+        let page = client.list(request.clone()).await.map_err(|status| context.refused(status))?.into_inner();
+        all.jobs.extend(page.jobs);
+        all.next_page_token = page.next_page_token;
+        all.position = page.position;
+        if all.next_page_token.is_empty() || all.jobs.len() >= args.limit {
+            break;
+        }
+    }
+    out.answer("ListJobsResponse", &all, || queue_table(&all, when::now_ms(), out))
+}
+
+fn queue_table(all: &v1::ListJobsResponse, now_ms: u64, out: Out) -> String {
+    if all.jobs.is_empty() {
+        return "no jobs (--all shows ended ones too)".to_owned();
+    }
+    let mut rows =
+        out.table(&["id>", "tenant", "user", "name", "phase", "gpus>", "shape", "age>", "ran>", "where or why not"]);
+    for job in &all.jobs {
+        rows.row([
+            jobid::shown(job),
+            job.tenant.clone(),
+            job.user.clone(),
+            job.name.clone(),
+            phase::name(job.phase()).to_owned(),
+            job.gpus.to_string(),
+            phase::shape(job),
+            when::age(job.submitted_ms, now_ms),
+            ran(job, now_ms),
+            note(job),
+        ]);
+    }
+    let mut text = rows.text();
+    if !all.next_page_token.is_empty() {
+        text.push_str(&format!("and more: the first {} are shown, see --limit\n", all.jobs.len()));
+    }
+    text
+}
+
+/// How long the last attempt ran, or has run.
+fn ran(job: &Job, now_ms: u64) -> String {
+    match (job.started_ms, job.ended_ms) {
+        (0, _) => "-".to_owned(),
+        (_, 0) if job.phase() == JobPhase::Pending => "-".to_owned(),
+        (started, 0) => span::human(now_ms.saturating_sub(started)),
+        (started, ended) => span::human(ended.saturating_sub(started)),
+    }
+}
+
+/// Nodes of a job that has some, progress of an array, the reason of one that waits, the end of one that ended.
+fn note(job: &Job) -> String {
+    if let Some(array) = &job.array {
+        let done = array.completed + array.failed;
+        return format!("{done} of {} ended, {} active, {} wait", array.size, array.active, array.waiting);
+    }
+    if phase::ended(job.phase()) {
+        return phase::how(job).trim().to_owned();
+    }
+    let nodes = nodes_of(job);
+    let text = if job.reason.is_empty() { nodes } else { job.reason.clone() };
+    if text.chars().count() <= REASON_WIDTH {
+        return text;
+    }
+    format!("{}..", text.chars().take(REASON_WIDTH - 2).collect::<String>())
+}
+
+fn nodes_of(job: &Job) -> String {
+    let mut nodes: Vec<&str> = Vec::new();
+    for member in job.attempt.iter().flat_map(|attempt| &attempt.members) {
+        if !nodes.contains(&member.node.as_str()) {
+            nodes.push(&member.node);
+        }
+    }
+    nodes.join(",")
+}
+
+/// `dure job`.
+pub(crate) async fn job(args: JobArgs, context: &Context, out: Out) -> Result<(), Failure> {
+    let mut client = context.jobs().await?;
+    let job_id = jobid::resolve(context, &mut client, args.id).await?;
+    let get = v1::GetJobRequest { job_id, with_payload: false };
+    let job = client.get(get).await.map_err(|status| context.refused(status))?.into_inner();
+    out.answer("Job", &job, || job_text(&job, when::now_ms(), out))
+}
+
+fn job_text(job: &Job, now_ms: u64, out: Out) -> String {
+    let mut lines: Vec<(&str, String)> = vec![
+        ("job", format!("{}  {}", jobid::shown(job), job.name)),
+        ("tenant", format!("{}  user {}", job.tenant, job.user)),
+        ("phase", format!("{}{}", phase::name(job.phase()), phase::how(job))),
+        ("gpus", format!("{} ({})", job.gpus, phase::shape(job))),
+        ("priority", format!("{}{}", job.priority, if job.non_preemptible { ", never evicted" } else { "" })),
+        ("time limit", span::human(job.time_limit_ms)),
+        ("submitted", format!("{} ({} ago)", when::shown(job.submitted_ms), when::age(job.submitted_ms, now_ms))),
+        ("started", when::shown(job.started_ms)),
+        ("ended", when::shown(job.ended_ms)),
+        ("attempts", job.attempts.to_string()),
+    ];
+    if let Some(array) = &job.array {
+        let cap =
+            if array.max_running > 0 { format!(", at most {} at once", array.max_running) } else { String::new() };
+        let progress = format!(
+            "{} completed, {} failed, {} active, {} wait",
+            array.completed, array.failed, array.active, array.waiting
+        );
+        lines.push(("array", format!("{} indices{cap}: {progress}", array.size)));
+    }
+    if !job.dependencies.is_empty() {
+        let all: Vec<String> = job.dependencies.iter().map(depend_text).collect();
+        lines.push(("waits for", all.join(", ")));
+    }
+    if !job.reason.is_empty() {
+        lines.push(("why not", format!("{} (dure explain {} says what would help)", job.reason, jobid::shown(job))));
+    }
+    if let Some(usage) = &job.usage {
+        let own = span::gpu_time(usage.own_gpu_ms);
+        lines.push(("used", format!("{own} own, {} borrowed", span::gpu_time(usage.borrowed_gpu_ms))));
+    }
+    let mut text: String = lines.iter().map(|(name, value)| format!("{:<12}{value}\n", format!("{name}:"))).collect();
+    if let Some(attempt) = job.attempt.as_ref().filter(|attempt| !attempt.members.is_empty()) {
+        let mut rows = out.table(&["rank>", "node", "gpus", "phase", "end"]);
+        for (rank, member) in attempt.members.iter().enumerate() {
+            let gpus: Vec<String> = member.gpus.iter().map(ToString::to_string).collect();
+            let end = match (member.exit_code, member.signal) {
+                (_, Some(signal)) => format!("signal {signal}"),
+                (Some(code), None) => format!("exit code {code}"),
+                (None, None) => String::new(),
+            };
+            rows.row([rank.to_string(), member.node.clone(), gpus.join(","), member.phase.clone(), end]);
+        }
+        text.push_str(&rows.text());
+    }
+    text
+}
+
+fn depend_text(dependency: &v1::Dependency) -> String {
+    let kind = match dependency.kind() {
+        v1::DependencyKind::Unspecified => "after",
+        v1::DependencyKind::AfterOk => "afterok",
+        v1::DependencyKind::AfterAny => "afterany",
+        v1::DependencyKind::AfterNotOk => "afternotok",
+    };
+    match dependency.on {
+        Some(v1::dependency::On::JobId(job)) => format!("{kind}:{job}"),
+        Some(v1::dependency::On::IndexInCall(place)) => format!("{kind}:+{place}"),
+        None => kind.to_owned(),
+    }
+}
+
+/// `dure explain`.
+pub(crate) async fn explain(args: JobArgs, context: &Context, out: Out) -> Result<(), Failure> {
+    let mut client = context.jobs().await?;
+    let job_id = jobid::resolve(context, &mut client, args.id).await?;
+    let request = v1::ExplainRequest { job_id };
+    let explanation = client.explain(request).await.map_err(|status| context.refused(status))?.into_inner();
+    out.answer("Explanation", &explanation, || explain_text(args.id, &explanation))
+}
+
+fn explain_text(id: JobRef, explanation: &Explanation) -> String {
+    let mut text = format!("job {id} is {}", phase::name(explanation.phase()));
+    if explanation.position_in_tenant > 0 {
+        text.push_str(&format!(
+            ", place {} of {} in its tenant",
+            explanation.position_in_tenant, explanation.pending_in_tenant
+        ));
+    }
+    text.push('\n');
+    for (number, blocker) in explanation.blockers.iter().enumerate() {
+        text.push_str(&format!("{}. {} [{}]\n", number + 1, blocker.message, blocker.code));
+        if !blocker.remedy.is_empty() {
+            text.push_str(&format!("   what would help: {}\n", blocker.remedy));
+        }
+    }
+    if explanation.blockers.is_empty() && !phase::ended(explanation.phase()) {
+        text.push_str("nothing is in its way\n");
+    }
+    text
+}
+
+/// `dure cancel | hold | release`: all of them, also when one is refused.
+pub(crate) async fn act(action: Action, args: ActionArgs, context: &Context, out: Out) -> Result<(), Failure> {
+    let mut client = context.jobs().await?;
+    let mut last = None;
+    for id in args.ids {
+        match act_on(action, id, context, &mut client).await {
+            Ok(answer) => {
+                out.answer("JobActionResponse", &answer, || format!("job {id} is {}", phase::name(answer.phase())))?
+            }
+            Err(failure @ Failure::Unreachable { .. }) => return Err(failure),
+            Err(failure) => {
+                if let Some(earlier) = last.replace(failure) {
+                    eprintln!("{}", earlier.text());
+                }
+            }
+        }
+    }
+    last.map_or(Ok(()), Err)
+}
+
+async fn act_on(
+    action: Action,
+    id: JobRef,
+    context: &Context,
+    client: &mut v1::jobs_client::JobsClient<crate::context::Authed>,
+) -> Result<v1::JobActionResponse, Failure> {
+    let job_id = jobid::resolve(context, client, id).await?;
+    let request_id = submit::request_id()?;
+    let answer = match action {
+        Action::Cancel => client.cancel(v1::CancelRequest { request_id, job_id }).await,
+        Action::Hold => client.hold(v1::HoldRequest { request_id, job_id }).await,
+        Action::Release => client.release(v1::ReleaseRequest { request_id, job_id }).await,
+    };
+    Ok(answer.map_err(|status| context.refused(status))?.into_inner())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! `dure logs`: the output of a member, read from its node.
+
+use clap::Args;
+use dure_proto::v1::LogsRequest;
+
+use crate::{
+    context::Context,
+    failure::Failure,
+    jobid::{self, JobRef},
+    show::Out,
+};
+
+/// Show the output of a job
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The job: 12, or 12_7 for index 7 of the array 12
+    #[arg(value_name = "ID")]
+    id: JobRef,
+    /// Go on until the member ends
+    #[arg(short, long)]
+    follow: bool,
+    /// Which member of the gang
+    #[arg(short, long, default_value_t = 0, value_name = "RANK")]
+    member: u32,
+    /// Which attempt [default: the last one]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    attempt: u32,
+    /// The standard error instead of the standard output
+    #[arg(long)]
+    stderr: bool,
+    /// Only the last bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 0, hide_default_value = true)]
+    tail: u64,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: LogsArgs, context: &Context, out: Out) -> Result<(), Failure> {
+    let mut client = context.jobs().await?;
+    let job_id = jobid::resolve(context, &mut client, args.id).await?;
+    let request = LogsRequest {
+        job_id,
+        member: args.member,
+        attempt: args.attempt,
+        stderr: args.stderr,
+        follow: args.follow,
+        offset: 0,
+        tail_bytes: args.tail,
+    };
+    let mut stream = client.logs(request).await.map_err(|status| context.refused(status))?.into_inner();
+    while let Some(chunk) = stream.message().await.map_err(|status| context.refused(status))? {
+        if out.is_json() {
+            out.answer("LogChunk", &chunk, String::new)?;
+        } else {
+            out.bytes(&chunk.data)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! `dure nodes` and `dure node cordon | drain | resume | confirm-dead`.
+
+use clap::{Args, Subcommand};
+use dure_proto::v1::{self, GetNodeRequest, ListNodesRequest, Node, NodeActionRequest, PageRequest};
+
+use crate::{context::Context, failure::Failure, phase, show::Out, span, submit, when};
+
+/// The largest page of a listing.
+const PAGE: u32 = 1_000;
+
+/// List nodes, or show one
+#[derive(Debug, Default, Args)]
+pub(crate) struct NodesArgs {
+    /// One node, with its GPUs and what runs there
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Nodes of this pool
+    #[arg(long)]
+    pool: Option<String>,
+    /// Nodes under this leaf
+    #[arg(long)]
+    leaf: Option<String>,
+}
+
+/// What to do with a node.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Start nothing new there
+    Cordon(NodeTarget),
+    /// Cordon it and wait for what runs there to end
+    Drain {
+        #[command(flatten)]
+        target: NodeTarget,
+        /// Stop what runs there and queue it again
+        #[arg(long)]
+        evict: bool,
+    },
+    /// Open it again
+    Resume(NodeTarget),
+    /// Your word that a lost node runs nothing any more: it was switched off
+    ConfirmDead(NodeTarget),
+}
+
+/// Which nodes, and why.
+#[derive(Debug, Args)]
+pub(crate) struct NodeTarget {
+    /// The nodes
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+    /// Why, for the record
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+}
+
+/// `dure nodes [NAME]`.
+pub(crate) async fn show(args: NodesArgs, context: &Context, out: Out) -> Result<(), Failure> {
+    let mut client = context.nodes().await?;
+    if let Some(name) = args.name {
+        let node = client.get(GetNodeRequest { name }).await.map_err(|status| context.refused(status))?.into_inner();
+        return out.answer("Node", &node, || node_text(&node, when::now_ms(), out));
+    }
+    let mut request = ListNodesRequest {
+        page: None,
+        pool: args.pool.unwrap_or_default(),
+        leaf: args.leaf.unwrap_or_default(),
+        with_telemetry: false,
+    };
+    let mut all = v1::ListNodesResponse::default();
+    loop {
+        request.page = Some(PageRequest { page_size: PAGE, page_token: std::mem::take(&mut all.next_page_token) });
+        let page = client.list(request.clone()).await.map_err(|status| context.refused(status))?.into_inner();
+        all.nodes.extend(page.nodes);
+        all.position = page.position;
+        all.next_page_token = page.next_page_token;
+        if all.next_page_token.is_empty() {
+            break;
+        }
+    }
+    out.answer("ListNodesResponse", &all, || nodes_table(&all.nodes, when::now_ms(), out))
+}
+
+fn nodes_table(nodes: &[Node], now_ms: u64, out: Out) -> String {
+    if nodes.is_empty() {
+        return "no nodes: start an agent on each (dure agent --config FILE)".to_owned();
+    }
+    let mut rows = out.table(&["node", "state", "pool", "gpus>", "free>", "bad>", "jobs>", "place", "heard>"]);
+    for node in nodes {
+        rows.row([
+            node.name.clone(),
+            state(node).to_owned(),
+            node.pool.clone(),
+            node.gpus.to_string(),
+            node.gpus_free.to_string(),
+            node.gpus_bad.to_string(),
+            node.jobs.len().to_string(),
+            place(node),
+            when::age(node.last_heard_ms, now_ms),
+        ]);
+    }
+    let (gpus, free) = nodes.iter().fold((0, 0), |(gpus, free), node| (gpus + node.gpus, free + node.gpus_free));
+    format!("{}{} nodes, {gpus} GPUs, {free} free\n", rows.text(), nodes.len())
+}
+
+fn state(node: &Node) -> &'static str {
+    match (node.state(), node.draining, node.cordoned) {
+        (v1::NodeState::Ready, true, _) => "draining",
+        (v1::NodeState::Ready, false, true) => "cordoned",
+        (state, _, _) => phase::node_state(state),
+    }
+}
+
+fn place(node: &Node) -> String {
+    let parts = [&node.site, &node.spine, &node.leaf, &node.nvlink_domain];
+    parts.into_iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join("/")
+}
+
+fn node_text(node: &Node, now_ms: u64, out: Out) -> String {
+    let mut text = format!(
+        "node:       {} ({})\npool:       {}, {} GPUs, {} free, {} bad\nplace:      {}\nCPUs:       {}, memory {} GiB\nagent:      {} {}, heard {} ago\nboot:       {}\n",
+        node.name,
+        state(node),
+        node.pool,
+        node.gpus,
+        node.gpus_free,
+        node.gpus_bad,
+        place(node),
+        node.cpu_milli / 1_000,
+        node.memory_mib / 1_024,
+        node.agent_version,
+        if node.connected { "connected" } else { "not connected" },
+        when::age(node.last_heard_ms, now_ms),
+        node.boot_id,
+    );
+    if let Some(telemetry) = &node.telemetry {
+        let mut rows = out.table(&[
+            "gpu>",
+            "model",
+            "health",
+            "util>",
+            "memory MiB>",
+            "power W>",
+            "temp C>",
+            "sm MHz>",
+            "ecc c/u>",
+            "processes>",
+        ]);
+        for gpu in &telemetry.gpus {
+            rows.row([
+                gpu.index.to_string(),
+                gpu.model.clone(),
+                if gpu.health_reason.is_empty() {
+                    gpu.health.clone()
+                } else {
+                    format!("{}: {}", gpu.health, gpu.health_reason)
+                },
+                format!("{}%", gpu.utilisation),
+                format!("{}/{}", gpu.memory_used_mib, gpu.memory_total_mib),
+                (gpu.power_mw / 1_000).to_string(),
+                gpu.temperature_c.to_string(),
+                gpu.sm_clock_mhz.to_string(),
+                format!("{}/{}", gpu.ecc_corrected, gpu.ecc_uncorrected),
+                gpu.processes.len().to_string(),
+            ]);
+        }
+        text.push_str(&format!(
+            "measured {} ago:\n{}",
+            span::human(now_ms.saturating_sub(telemetry.sampled_ms)),
+            rows.text()
+        ));
+    }
+    if !node.jobs.is_empty() {
+        let mut rows = out.table(&["job>", "attempt>", "member>", "gpus"]);
+        for job in &node.jobs {
+            let gpus: Vec<String> = job.gpus.iter().map(ToString::to_string).collect();
+            rows.row([job.job_id.to_string(), job.attempt.to_string(), job.member.to_string(), gpus.join(",")]);
+        }
+        text.push_str(&rows.text());
+    }
+    text
+}
+
+/// `dure node ...`.
+pub(crate) async fn act(command: NodeCommand, context: &Context, out: Out) -> Result<(), Failure> {
+    let mut client = context.nodes().await?;
+    let (target, evict) = match &command {
+        NodeCommand::Drain { target, evict } => (target, *evict),
+        NodeCommand::Cordon(target) | NodeCommand::Resume(target) | NodeCommand::ConfirmDead(target) => (target, false),
+    };
+    for name in &target.names {
+        let request_id = submit::request_id()?;
+        let (name, reason) = (name.clone(), target.reason.clone());
+        let action = NodeActionRequest { request_id: request_id.clone(), name: name.clone(), reason: reason.clone() };
+        let answer = match command {
+            NodeCommand::Cordon(_) => client.cordon(action).await,
+            NodeCommand::Drain { .. } => client.drain(v1::DrainRequest { request_id, name, reason, evict }).await,
+            NodeCommand::Resume(_) => client.resume(action).await,
+            NodeCommand::ConfirmDead(_) => client.confirm_dead(action).await,
+        };
+        let node = answer.map_err(|status| context.refused(status))?.into_inner();
+        out.answer("Node", &node, || {
+            format!("node {} is {}, {} jobs run there", node.name, state(&node), node.jobs.len())
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn a_list_of_nodes() {
+        let nodes = [
+            Node {
+                name: "n0".into(),
+                state: 1,
+                pool: "h200".into(),
+                gpus: 8,
+                gpus_free: 3,
+                leaf: "l0".into(),
+                last_heard_ms: 9_000,
+                ..Node::default()
+            },
+            Node {
+                name: "n1".into(),
+                state: 1,
+                cordoned: true,
+                draining: true,
+                pool: "h200".into(),
+                gpus: 8,
+                site: "s".into(),
+                leaf: "l0".into(),
+                ..Node::default()
+            },
+            Node { name: "n2".into(), state: 3, cordoned: true, gpus: 8, gpus_bad: 1, ..Node::default() },
+        ];
+        expect![[r#"
+            NODE  STATE     POOL  GPUS  FREE  BAD  JOBS  PLACE  HEARD
+            n0    ready     h200     8     3    0     0  l0      1.0s
+            n1    draining  h200     8     0    0     0  s/l0       -
+            n2    lost               8     0    1     0             -
+            3 nodes, 24 GPUs, 3 free
+        "#]]
+        .assert_eq(&nodes_table(&nodes, 10_000, Out::plain()));
+    }
+}

@@ -1,0 +1,63 @@
+//! Batch scripts: what their `#DURE` and `#SBATCH` lines ask for.
+//!
+//! Comes in: the text of a script. Goes out: a draft of the job and remarks on what was left aside. The lines end at the
+//! first command. `#DURE` lines are the flags of `dure submit`; `#SBATCH` lines go through the table in `options`.
+//! This part must never leave aside a line that changes where or whether the job may run: that is an error.
+
+pub(crate) mod options;
+pub(crate) mod table;
+mod words;
+
+use crate::{draft::Draft, submit::flags::JobFlags};
+
+pub(crate) use options::Given;
+
+/// What a script asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Asked {
+    /// The job.
+    pub(crate) draft: Draft,
+    /// What was left aside, and why: one sentence each.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// A line that cannot be honoured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {why}")]
+pub(crate) struct ScriptError {
+    /// From 1.
+    pub(crate) line: usize,
+    /// What is wrong, and the remedy.
+    pub(crate) why: String,
+}
+
+/// Reads the lines at the top of a script. A later line wins over an earlier one.
+pub(crate) fn read(text: &str) -> Result<Asked, ScriptError> {
+    let mut given = Given::default();
+    let mut draft = Draft::default();
+    let mut warnings = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let failed = |why| ScriptError { line: index + 1, why };
+        let line = line.trim_end();
+        if let Some(rest) = directive(line, "#SBATCH") {
+            let words = words::split(rest).map_err(failed)?;
+            warnings.extend(given.read(&words).map_err(failed)?);
+        } else if let Some(rest) = directive(line, "#DURE") {
+            let words = words::split(rest).map_err(failed)?;
+            draft = JobFlags::of_words(&words).and_then(|flags| flags.draft()).map_err(failed)?.over(draft);
+        } else if !line.trim_start().is_empty() && !line.trim_start().starts_with('#') {
+            break;
+        }
+    }
+    let (sbatch, more) = given.draft().map_err(|why| ScriptError { line: 1, why })?;
+    warnings.extend(more);
+    Ok(Asked { draft: draft.over(sbatch), warnings })
+}
+
+/// What follows the word at the start of the line.
+fn directive<'a>(line: &'a str, word: &str) -> Option<&'a str> {
+    line.strip_prefix(word)?.strip_prefix([' ', '\t'])
+}
+
+#[cfg(test)]
+mod tests;

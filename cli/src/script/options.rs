@@ -1,0 +1,252 @@
+//! Every option of sbatch: honoured, left aside with a remark, or refused with the reason.
+//!
+//! Comes in: the words of `#SBATCH` lines. Goes out: what was given, then a draft. The table is the documentation:
+//! `dure submit --sbatch-options` prints it. An option is left aside only where the job is the same job without it.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    draft::{self, Draft},
+    span::UserSpan,
+    when,
+};
+
+use super::table::OPTIONS;
+
+/// What becomes of an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It means the same here.
+    Honoured,
+    /// The job is the same job without it.
+    Ignored(&'static str),
+    /// Without it the job would be another job.
+    Refused(&'static str),
+}
+
+/// Whether an option has a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    /// `--name=value`, `--name value`, `-nvalue`.
+    Needed,
+    /// `--name` or `--name=value`.
+    Optional,
+    /// `--name`.
+    None,
+}
+
+/// An option of sbatch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opt {
+    /// Without the dashes.
+    pub(crate) long: &'static str,
+    /// The letter, or a blank.
+    pub(crate) short: char,
+    /// Whether it has a value.
+    pub(crate) value: Value,
+    /// What becomes of it.
+    pub(crate) fate: Fate,
+}
+
+/// The options of a script, as given; the last one of a name counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Given {
+    values: BTreeMap<&'static str, String>,
+}
+
+/// Finds an option by a word of the line: its row, and the value that stands in the same word.
+fn find(word: &str) -> Result<(&'static Opt, Option<String>), String> {
+    if let Some(long) = word.strip_prefix("--") {
+        let (name, value) = match long.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (long, None),
+        };
+        let opt = OPTIONS.iter().find(|opt| opt.long == name);
+        return opt.map(|opt| (opt, value)).ok_or_else(|| format!("--{name} is no option of sbatch: remove the line"));
+    }
+    let mut letters = word.strip_prefix('-').unwrap_or_default().chars();
+    let Some(letter) = letters.next().filter(|letter| *letter != ' ') else {
+        return Err(format!("{word:?} is no option: options start with - or --"));
+    };
+    let opt = OPTIONS.iter().find(|opt| opt.short == letter);
+    let opt = opt.ok_or_else(|| format!("-{letter} is no option of sbatch: remove the line"))?;
+    let rest = letters.as_str();
+    Ok((opt, (!rest.is_empty()).then(|| rest.trim_start_matches('=').to_owned())))
+}
+
+impl Given {
+    /// Takes the words of one line; gives the remarks on it.
+    pub(crate) fn read(&mut self, words: &[String]) -> Result<Vec<String>, String> {
+        let mut warnings = Vec::new();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let (opt, inline) = find(word)?;
+            let value = match (opt.value, inline) {
+                (Value::Needed, Some(value)) => value,
+                (Value::Needed, None) => words.next().cloned().ok_or_else(|| format!("{word} needs a value"))?,
+                (Value::Optional, inline) => inline.unwrap_or_default(),
+                (Value::None, None) => String::new(),
+                (Value::None, Some(value)) => return Err(format!("--{} takes no value, it has {value:?}", opt.long)),
+            };
+            match opt.fate {
+                Fate::Honoured => drop(self.values.insert(opt.long, value)),
+                Fate::Ignored(why) => warnings.push(format!("--{} is left aside: {why}", opt.long)),
+                Fate::Refused(why) => return Err(format!("--{}: {why}", opt.long)),
+            }
+        }
+        Ok(warnings)
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// The value of an option through its reader; an error names the option.
+    fn read_as<T>(&self, name: &str, reader: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+        self.get(name)
+            .map(reader)
+            .transpose()
+            .map_err(|why| format!("--{name}={}: {why}", self.get(name).unwrap_or_default()))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u32>, String> {
+        self.read_as(name, |text| text.parse().map_err(|_| "expected a whole number".to_owned()))
+    }
+
+    fn span(&self, name: &str) -> Result<Option<UserSpan>, String> {
+        self.read_as(name, |text| text.parse::<UserSpan>().map_err(|err| err.to_string()))
+    }
+
+    /// The job that was asked for, and remarks.
+    pub(crate) fn draft(&self) -> Result<(Draft, Vec<String>), String> {
+        let mut warnings = Vec::new();
+        let mut job = Draft {
+            tenant: self.get("account").map(str::to_owned),
+            name: self.get("job-name").map(str::to_owned),
+            time: self.span("time")?,
+            array: self.read_as("array", draft::array)?,
+            depend: self.read_as("dependency", draft::depends)?,
+            hold: self.get("hold").map(|_| true),
+            begin_ms: self
+                .read_as("begin", |text| when::parse(text, &jiff::Zoned::now()).map_err(|err| err.to_string()))?,
+            workdir: self.get("chdir").map(str::to_owned),
+            stdout: self.get("output").map(pattern),
+            stderr: self.get("error").map(pattern),
+            memory_mib: self.read_as("mem", draft::memory)?.filter(|memory| *memory > 0),
+            memory_mib_per_gpu: self.read_as("mem-per-gpu", draft::memory)?,
+            memory_mib_per_cpu: self.read_as("mem-per-cpu", draft::memory)?,
+            cpu_milli_per_gpu: self.number("cpus-per-gpu")?.map(|cpus| u64::from(cpus) * 1_000),
+            wait: self.get("wait").map(|_| true),
+            env: self
+                .read_as("export", |text| draft::export(text, &|| std::env::vars().collect()))?
+                .unwrap_or_default(),
+            ..Draft::default()
+        };
+        if job.stdout.is_some() && job.stderr.is_none() {
+            // sbatch writes both streams to the file of --output.
+            job.stderr.clone_from(&job.stdout);
+        }
+        self.size(&mut job, &mut warnings)?;
+        self.names(&mut job, &mut warnings);
+        Ok((job, warnings))
+    }
+
+    /// Nodes, tasks, GPUs and CPUs.
+    fn size(&self, job: &mut Draft, warnings: &mut Vec<String>) -> Result<(), String> {
+        let nodes = self.read_as("nodes", |text| {
+            let same = text.split_once('-').is_none_or(|(least, most)| least == most);
+            let count = text.split('-').next().unwrap_or_default();
+            let nodes = count.parse::<u32>().map_err(|_| "expected a whole number".to_owned())?;
+            if same { Ok(nodes) } else { Err(format!("a gang has one size: write --nodes={nodes}")) }
+        })?;
+        let mut models = Vec::new();
+        let mut counted = |name: &str, value: Option<(Option<String>, u32)>| {
+            value.map(|(model, count)| {
+                models.extend(model);
+                (name.to_owned(), count)
+            })
+        };
+        let total = counted("gpus", self.read_as("gpus", draft::gpus)?);
+        let on_node = counted("gpus-per-node", self.read_as("gpus-per-node", draft::gpus)?);
+        let gres = counted("gres", self.read_as("gres", gres)?.flatten());
+        let on_task = counted("gpus-per-task", self.read_as("gpus-per-task", draft::gpus)?);
+        let tasks = self.number("ntasks")?;
+        let per_node = self.number("ntasks-per-node")?;
+        let at_node = on_node.or(gres).map(|(_, count)| count);
+        match (on_task.map(|(_, count)| count), at_node) {
+            (Some(gpus), None) if per_node.is_none_or(|count| count == 1) => {
+                job.gpus_per_member = Some(gpus);
+                job.members = tasks.or(nodes);
+                job.nodes = nodes.filter(|nodes| job.members == Some(*nodes));
+            }
+            (Some(gpus), _) => {
+                job.nodes = nodes;
+                job.gpus_per_member = Some(at_node.unwrap_or(gpus.saturating_mul(per_node.unwrap_or(1))));
+            }
+            (None, at_node) => {
+                job.nodes = nodes.filter(|nodes| *nodes > 1);
+                job.gpus_per_member = at_node;
+                job.gpus = total.as_ref().map(|(_, count)| *count);
+            }
+        }
+        if job.gpus.is_none() && job.gpus_per_member.is_none() {
+            warnings.push("no GPUs are asked for: every member gets 1 (ask with --gpus or --gres=gpu:N)".to_owned());
+        }
+        let many =
+            per_node.filter(|count| *count > 1).is_some() || (job.members.is_none() && tasks > nodes.or(Some(1)));
+        if many {
+            warnings.push("one member per node runs the script: start its tasks inside (torchrun, mpirun)".to_owned());
+            let count = per_node.or(tasks).unwrap_or(1);
+            job.env.insert("SLURM_NTASKS_PER_NODE".to_owned(), count.to_string());
+        }
+        let cpus = self.number("cpus-per-task")?.map(|cpus| u64::from(cpus) * 1_000);
+        job.cpu_milli =
+            cpus.map(|cpus| if job.members.is_some() { cpus } else { cpus * u64::from(per_node.unwrap_or(1)) });
+        job.gpu_models = Some(models).filter(|models| !models.is_empty());
+        Ok(())
+    }
+
+    /// Names that mean something else here.
+    fn names(&self, job: &mut Draft, warnings: &mut Vec<String>) {
+        if let Some(qos) = self.get("qos") {
+            match qos {
+                "low" | "normal" | "high" | "urgent" => job.priority = Some(qos.to_owned()),
+                _ => warnings
+                    .push(format!("--qos={qos} is left aside: it is no priority class (low, normal, high, urgent)")),
+            }
+        }
+        if let Some(partition) = self.get("partition") {
+            if job.tenant.is_none() && partition.contains('/') {
+                job.tenant = Some(partition.to_owned());
+            } else {
+                warnings.push(format!("--partition={partition} is left aside: name the tenant with --account, GPUs with --gres=gpu:MODEL:N"));
+            }
+        }
+        if let Some(switches) = self.get("switches") {
+            if switches.split('@').next() == Some("1") {
+                job.preferred_level = Some(dure_proto::v1::TopologyLevel::Leaf);
+            } else {
+                warnings.push(format!("--switches={switches} is left aside: gangs lie as close as they fit"));
+            }
+        }
+    }
+}
+
+/// `gpu:8`, `gpu:h200:8`, `gpu`.
+fn gres(text: &str) -> Result<Option<(Option<String>, u32)>, String> {
+    match text.split_once(':') {
+        None if text == "gpu" => Ok(Some((None, 1))),
+        None if text == "none" => Ok(None),
+        Some(("gpu", count)) => {
+            // `gpu:h200` is one GPU of that model.
+            let alone = !count.is_empty() && !count.contains(':') && count.parse::<u32>().is_err();
+            if alone { Ok(Some((Some(count.to_owned()), 1))) } else { draft::gpus(count).map(Some) }
+        }
+        _ => Err("only gpu is known: write gpu:8 or gpu:h200:8".to_owned()),
+    }
+}
+
+/// sbatch's names of output files in ours: %j job, %a array index, %r member; %A is the job as well.
+fn pattern(text: &str) -> String {
+    text.replace("%A", "%j").replace("%t", "%r").replace("%n", "%r")
+}

@@ -1,0 +1,146 @@
+//! The table of all options of sbatch.
+
+use super::options::{Fate, Opt, Value};
+
+const SAME_NODE: &str = "a GPU and the CPUs of a member are its own anyway";
+const NOT_KNOWN: &str = "not known here";
+const NO_NODES: &str = "nodes are not named by jobs here: use --gpu-model in a #DURE line, or ask an operator";
+const BY_PLACEMENT: &str = "members are placed as close as they fit, GPUs by NVLink and NUMA";
+const BY_SCRIPT: &str = "this is for srun or the program inside the script";
+const BY_SITE: &str = "the site decides this";
+
+const fn on(long: &'static str, short: char, value: Value) -> Opt {
+    Opt { long, short, value, fate: Fate::Honoured }
+}
+
+const fn aside(long: &'static str, short: char, value: Value, why: &'static str) -> Opt {
+    Opt { long, short, value, fate: Fate::Ignored(why) }
+}
+
+const fn refused(long: &'static str, short: char, value: Value, why: &'static str) -> Opt {
+    Opt { long, short, value, fate: Fate::Refused(why) }
+}
+
+/// All of them, by name.
+pub(crate) const OPTIONS: &[Opt] = &[
+    on("account", 'A', Value::Needed),
+    aside("acctg-freq", ' ', Value::Needed, BY_SITE),
+    on("array", 'a', Value::Needed),
+    aside("batch", ' ', Value::Needed, NOT_KNOWN),
+    refused("bb", ' ', Value::Needed, "there are no burst buffers: stage data in the script"),
+    refused("bbf", ' ', Value::Needed, "there are no burst buffers: stage data in the script"),
+    on("begin", 'b', Value::Needed),
+    on("chdir", 'D', Value::Needed),
+    aside("cluster-constraint", ' ', Value::Needed, "there is one cluster"),
+    refused("clusters", 'M', Value::Needed, "there is one cluster: remove the line"),
+    aside("comment", ' ', Value::Needed, "comments are not kept"),
+    refused("constraint", 'C', Value::Needed, NO_NODES),
+    refused("container", ' ', Value::Needed, "containers are not run yet: start one in the script"),
+    refused("container-id", ' ', Value::Needed, "containers are not run yet: start one in the script"),
+    aside("contiguous", ' ', Value::None, BY_PLACEMENT),
+    aside("core-spec", 'S', Value::Needed, BY_SITE),
+    aside("cores-per-socket", ' ', Value::Needed, BY_PLACEMENT),
+    aside("cpu-freq", ' ', Value::Needed, BY_SITE),
+    on("cpus-per-gpu", ' ', Value::Needed),
+    on("cpus-per-task", 'c', Value::Needed),
+    refused("deadline", ' ', Value::Needed, "no job is dropped by a clock here: use --time, and cancel it yourself"),
+    aside("delay-boot", ' ', Value::Needed, BY_SITE),
+    on("dependency", 'd', Value::Needed),
+    aside("distribution", 'm', Value::Needed, BY_SCRIPT),
+    on("error", 'e', Value::Needed),
+    refused("exclude", 'x', Value::Needed, NO_NODES),
+    aside("exclusive", ' ', Value::Optional, SAME_NODE),
+    on("export", ' ', Value::Needed),
+    refused("export-file", ' ', Value::Needed, "name the variables with --export=NAME=VALUE"),
+    aside("extra", ' ', Value::Needed, NOT_KNOWN),
+    aside("extra-node-info", 'B', Value::Needed, BY_PLACEMENT),
+    aside("get-user-env", ' ', Value::Optional, "log in inside the script where you need your profile (bash -l)"),
+    refused("gid", ' ', Value::Needed, "a job runs as its submitter"),
+    aside("gpu-bind", ' ', Value::Needed, BY_SCRIPT),
+    aside("gpu-freq", ' ', Value::Needed, BY_SITE),
+    on("gpus", 'G', Value::Needed),
+    on("gpus-per-node", ' ', Value::Needed),
+    refused("gpus-per-socket", ' ', Value::Needed, "write --gpus-per-node"),
+    on("gpus-per-task", ' ', Value::Needed),
+    on("gres", ' ', Value::Needed),
+    aside("gres-flags", ' ', Value::Needed, BY_PLACEMENT),
+    refused("help", 'h', Value::None, "run dure submit --help"),
+    aside("hint", ' ', Value::Needed, BY_PLACEMENT),
+    on("hold", 'H', Value::None),
+    aside("ignore-pbs", ' ', Value::None, "#PBS lines are never read"),
+    refused("input", 'i', Value::Needed, "a job has no standard input: redirect it in the script"),
+    on("job-name", 'J', Value::Needed),
+    aside("kill-on-invalid-dep", ' ', Value::Needed, "a job whose dependency can never hold is always cancelled"),
+    refused("licenses", 'L', Value::Needed, "licences are not counted here: take them in the script"),
+    aside("mail-type", ' ', Value::Needed, "no mail is sent: dure watch follows your jobs"),
+    aside("mail-user", ' ', Value::Needed, "no mail is sent: dure watch follows your jobs"),
+    aside("mcs-label", ' ', Value::Needed, BY_SITE),
+    on("mem", ' ', Value::Needed),
+    aside("mem-bind", ' ', Value::Needed, BY_PLACEMENT),
+    on("mem-per-cpu", ' ', Value::Needed),
+    on("mem-per-gpu", ' ', Value::Needed),
+    aside("mincpus", ' ', Value::Needed, "ask for CPUs with --cpus-per-task or --cpus-per-gpu"),
+    aside("network", ' ', Value::Needed, BY_SITE),
+    aside("nice", ' ', Value::Optional, "ask for a priority class with --priority in a #DURE line"),
+    aside("no-kill", 'k', Value::Optional, "a gang ends as a whole"),
+    aside(
+        "no-requeue",
+        ' ',
+        Value::None,
+        "an attempt that was evicted or lost is queued again: make the script fit for that, or submit with --non-preemptible",
+    ),
+    refused("nodefile", 'F', Value::Needed, NO_NODES),
+    refused("nodelist", 'w', Value::Needed, NO_NODES),
+    on("nodes", 'N', Value::Needed),
+    on("ntasks", 'n', Value::Needed),
+    aside("ntasks-per-core", ' ', Value::Needed, BY_SCRIPT),
+    aside("ntasks-per-gpu", ' ', Value::Needed, BY_SCRIPT),
+    on("ntasks-per-node", ' ', Value::Needed),
+    aside("ntasks-per-socket", ' ', Value::Needed, BY_SCRIPT),
+    aside("oom-kill-step", ' ', Value::Optional, "a gang ends as a whole"),
+    aside("open-mode", ' ', Value::Needed, "output files are always appended to"),
+    on("output", 'o', Value::Needed),
+    aside("overcommit", 'O', Value::None, BY_SCRIPT),
+    aside("oversubscribe", 's', Value::None, "GPUs are not shared"),
+    aside("parsable", ' ', Value::None, "give it to dure submit"),
+    on("partition", 'p', Value::Needed),
+    aside("power", ' ', Value::Needed, BY_SITE),
+    aside("prefer", ' ', Value::Needed, BY_PLACEMENT),
+    aside("priority", ' ', Value::Needed, "priorities are classes here: --priority in a #DURE line"),
+    aside("profile", ' ', Value::Needed, BY_SITE),
+    aside("propagate", ' ', Value::Optional, BY_SITE),
+    on("qos", 'q', Value::Needed),
+    aside("quiet", 'Q', Value::None, "give it to dure submit"),
+    refused("reboot", ' ', Value::None, "jobs do not restart nodes: ask an operator"),
+    aside("requeue", ' ', Value::None, "an attempt that was evicted or lost is always queued again"),
+    refused("reservation", ' ', Value::Needed, "there are no reservations by name: ask an operator for a quota"),
+    aside("resv-ports", ' ', Value::Optional, "MASTER_PORT is set for every gang"),
+    aside("segment", ' ', Value::Needed, BY_PLACEMENT),
+    aside(
+        "signal",
+        ' ',
+        Value::Needed,
+        "TERM comes at the time limit and KILL after --grace: set that in a #DURE line",
+    ),
+    aside("sockets-per-node", ' ', Value::Needed, BY_PLACEMENT),
+    aside("spread-job", ' ', Value::None, BY_PLACEMENT),
+    aside("stepmgr", ' ', Value::None, BY_SCRIPT),
+    on("switches", ' ', Value::Needed),
+    refused("test-only", ' ', Value::None, "the job would run: submit with --hold and ask dure explain"),
+    aside("thread-spec", ' ', Value::Needed, BY_SITE),
+    aside("threads-per-core", ' ', Value::Needed, BY_PLACEMENT),
+    on("time", 't', Value::Needed),
+    aside("time-min", ' ', Value::Needed, "the time limit of --time counts"),
+    refused("tmp", ' ', Value::Needed, "local disks are not counted here: remove the line"),
+    aside("tres-bind", ' ', Value::Needed, BY_SCRIPT),
+    refused("tres-per-task", ' ', Value::Needed, "write --gpus-per-task and --cpus-per-task"),
+    refused("uid", ' ', Value::Needed, "a job runs as its submitter"),
+    refused("usage", ' ', Value::None, "run dure submit --help"),
+    aside("use-min-nodes", ' ', Value::None, BY_PLACEMENT),
+    aside("verbose", 'v', Value::None, "give it to dure submit"),
+    refused("version", 'V', Value::None, "run dure --version"),
+    on("wait", 'W', Value::None),
+    aside("wait-all-nodes", ' ', Value::Needed, "a gang always starts as a whole"),
+    aside("wckey", ' ', Value::Needed, BY_SITE),
+    refused("wrap", ' ', Value::Needed, "this is for the command line: dure submit -- COMMAND"),
+];

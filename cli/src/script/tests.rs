@@ -1,0 +1,207 @@
+use dure_proto::v1::JobSpec;
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+
+use super::{table::OPTIONS, *};
+
+fn check(text: &str, expected: Expect) {
+    let shown = match read(text) {
+        Err(err) => format!("refused: {err}\n"),
+        Ok(asked) => {
+            let draft = Draft { script: Some(b"#!/bin/sh\n".to_vec()), ..asked.draft };
+            let mut shown = draft.spec().map_or_else(|why| format!("refused: {why}\n"), |spec| describe(&spec));
+            asked.warnings.iter().for_each(|warning| shown.push_str(&format!("note: {warning}\n")));
+            shown
+        }
+    };
+    expected.assert_eq(&shown);
+}
+
+fn describe(spec: &JobSpec) -> String {
+    let shape = spec.shape.as_ref().expect("always set");
+    let payload = spec.payload.as_ref().expect("always set");
+    let mut env: Vec<_> = payload.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    env.sort();
+    let array = spec.array.map(|array| (array.size, array.max_running));
+    format!(
+        "{} {:?} {}x{}{} models={:?} cpu={} mem={} time={}s\nhold={} retries={} priority={:?} array={array:?} after={} out={:?} err={:?} dir={:?} env={env:?}\n",
+        spec.tenant,
+        spec.name,
+        shape.members,
+        shape.gpus_per_member,
+        if shape.distinct_nodes { " distinct" } else { "" },
+        spec.gpu_models,
+        shape.cpu_milli_per_member,
+        shape.memory_mib_per_member,
+        spec.time_limit_ms / 1_000,
+        spec.hold,
+        spec.max_retries,
+        spec.priority,
+        spec.dependencies.len(),
+        payload.stdout_path,
+        payload.stderr_path,
+        payload.workdir,
+    )
+}
+
+#[test]
+fn a_script_of_another_scheduler_submits_as_it_is() {
+    check(
+        "#!/bin/bash\n#SBATCH -J pretrain            # what it is\n#SBATCH --account=fusion/edge\n#SBATCH -N4 --ntasks-per-node 1\n\
+         #SBATCH --gres=gpu:h200:8\n#SBATCH -t 1-12:00:00\n#SBATCH -o logs/%A_%a.out\n\n# a comment\n#SBATCH --cpus-per-task=16\n\
+         #SBATCH --mem=512G\n#SBATCH -p gpu --exclusive --mail-type=END\n#SBATCH -d afterok:12:13 --qos=high\nset -e\n#SBATCH --hold\n",
+        expect![[r#"
+            fusion/edge "pretrain" 4x8 distinct models=["h200"] cpu=16000 mem=524288 time=129600s
+            hold=false retries=0 priority="high" array=None after=2 out="logs/%j_%a.out" err="logs/%j_%a.out" dir="" env=[]
+            note: --exclusive is left aside: a GPU and the CPUs of a member are its own anyway
+            note: --mail-type is left aside: no mail is sent: dure watch follows your jobs
+            note: --partition=gpu is left aside: name the tenant with --account, GPUs with --gres=gpu:MODEL:N
+        "#]],
+    );
+}
+
+#[test]
+fn our_own_lines_are_the_flags_of_submit_and_win() {
+    check(
+        "#!/bin/sh\n#DURE --tenant=solar --name 'two words' --retries 2\n#DURE --members=2 --gpus-per-member=4 --array 0-9%3\n\
+         #SBATCH -A fusion --gpus=64 --hold\n#DURE --env GREETING='a, b' --chdir /data\necho\n",
+        expect![[r#"
+            solar "two words" 2x4 models=[] cpu=0 mem=0 time=0s
+            hold=true retries=2 priority="" array=Some((10, 3)) after=0 out="" err="" dir="/data" env=["GREETING=a, b"]
+        "#]],
+    );
+}
+
+#[test]
+fn tasks_and_gpus_make_members() {
+    check(
+        "#SBATCH -A a -n 4 --gpus-per-task=2 -c 8\n",
+        expect![[r#"
+            a "" 4x2 models=[] cpu=8000 mem=0 time=0s
+            hold=false retries=0 priority="" array=None after=0 out="" err="" dir="" env=[]
+        "#]],
+    );
+    check(
+        "#SBATCH -A a -N 2 --ntasks-per-node=8 --gpus-per-node=8 -c 4\n",
+        expect![[r#"
+            a "" 2x8 distinct models=[] cpu=32000 mem=0 time=0s
+            hold=false retries=0 priority="" array=None after=0 out="" err="" dir="" env=["SLURM_NTASKS_PER_NODE=8"]
+            note: one member per node runs the script: start its tasks inside (torchrun, mpirun)
+        "#]],
+    );
+    check(
+        "#SBATCH -A a -N 2 -G 16\n",
+        expect![[r#"
+            a "" 2x8 distinct models=[] cpu=0 mem=0 time=0s
+            hold=false retries=0 priority="" array=None after=0 out="" err="" dir="" env=[]
+        "#]],
+    );
+    check(
+        "#SBATCH -A a\n",
+        expect![[r#"
+            a "" 1x1 models=[] cpu=0 mem=0 time=0s
+            hold=false retries=0 priority="" array=None after=0 out="" err="" dir="" env=[]
+            note: no GPUs are asked for: every member gets 1 (ask with --gpus or --gres=gpu:N)
+        "#]],
+    );
+}
+
+#[test]
+fn what_would_make_another_job_is_refused_with_its_line() {
+    for (line, why) in [
+        ("#SBATCH --nodelist=n1", "line 2: --nodelist: nodes are not named by jobs here"),
+        ("#SBATCH -w n1", "line 2: --nodelist: nodes are not named"),
+        ("#SBATCH --nonsense", "line 2: --nonsense is no option of sbatch: remove the line"),
+        ("#SBATCH nonsense", "line 2: \"nonsense\" is no option"),
+        ("#SBATCH -t", "line 2: -t needs a value"),
+        ("#SBATCH -t soon", "--time=soon: \"soon\" is no span of time"),
+        ("#SBATCH --array=1-4", "--array=1-4: \"1-4\": indices start at 0"),
+        ("#SBATCH --gres=shard:2", "--gres=shard:2: only gpu is known"),
+        ("#SBATCH -N 1-4", "--nodes=1-4: a gang has one size: write --nodes=1"),
+        ("#SBATCH --hold=yes", "line 2: --hold takes no value"),
+        ("#SBATCH -J 'open", "line 2: a quote (') is opened and not closed"),
+        ("#DURE --gpu 3", "line 2: unexpected argument '--gpu' found"),
+        ("#DURE --time soon", "line 2: invalid value 'soon' for '--time <SPAN>'"),
+    ] {
+        let err = read(&format!("#!/bin/sh\n{line}\n")).expect_err(line).to_string();
+        assert!(err.contains(why), "{line}: {err}");
+    }
+}
+
+#[test]
+fn lines_that_only_look_like_ours_are_comments() {
+    for line in ["#SBATCH", "##SBATCH --hold", "# SBATCH --hold", "#SBATCHX --hold", "#DUREX", " #SBATCH --hold"] {
+        assert_eq!(read(line).map(|asked| asked.draft.hold), Ok(None), "{line}");
+    }
+}
+
+#[test]
+fn the_table_has_every_option_once_and_in_order() {
+    let names: Vec<&str> = OPTIONS.iter().map(|opt| opt.long).collect();
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    assert_eq!(names, sorted);
+    let mut letters: Vec<char> = OPTIONS.iter().map(|opt| opt.short).filter(|letter| *letter != ' ').collect();
+    letters.sort_unstable();
+    let count = letters.len();
+    letters.dedup();
+    assert_eq!(letters.len(), count, "a letter is used twice");
+}
+
+/// A value that the reader of an honoured option takes.
+fn example(long: &str) -> &'static str {
+    match long {
+        "array" => "0-3",
+        "begin" => "now+1hour",
+        "dependency" => "afterok:1",
+        "gpus" | "gpus-per-node" | "gpus-per-task" | "nodes" | "ntasks" | "ntasks-per-node" | "switches" => "2",
+        "gres" => "gpu:2",
+        "mem" | "mem-per-cpu" | "mem-per-gpu" => "2G",
+        "time" => "2:00:00",
+        _ => "7",
+    }
+}
+
+#[test]
+fn every_option_meets_its_fate() {
+    for opt in OPTIONS {
+        let value = if opt.value == options::Value::None { String::new() } else { format!("={}", example(opt.long)) };
+        let read = read(&format!("#SBATCH --{}{value}\n", opt.long));
+        match opt.fate {
+            options::Fate::Honoured => drop(read.unwrap_or_else(|err| panic!("--{}: {err}", opt.long))),
+            options::Fate::Ignored(why) => {
+                let warnings = read.unwrap_or_else(|err| panic!("--{}: {err}", opt.long)).warnings;
+                assert!(warnings.iter().any(|warning| warning.contains(why)), "--{}: {warnings:?}", opt.long);
+            }
+            options::Fate::Refused(why) => {
+                assert!(read.expect_err(opt.long).to_string().contains(why), "--{}", opt.long)
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "\\PC{0,200}") {
+        let _ = read(&text);
+    }
+
+    #[test]
+    fn no_directive_panics(lines in proptest::collection::vec("#(SBATCH|DURE) -{0,2}[a-zA-Z-]{0,12}[= ]?[0-9a-z:,%'\"+-]{0,12}", 0..6)) {
+        let _ = read(&lines.join("\n"));
+    }
+
+    #[test]
+    fn what_is_written_is_read(members in 1u32..64, gpus in 1u32..16, minutes in 1u64..10_000, size in 1u32..1_000, cap in 1u32..50) {
+        let text = format!(
+            "#!/bin/sh\n#SBATCH --account=a --nodes={members} --gres=gpu:{gpus} --time={minutes}\n#SBATCH --array=0-{}%{cap}\n",
+            size - 1
+        );
+        let draft = Draft { script: Some(vec![b'#']), ..read(&text).expect("reads").draft };
+        let spec = draft.spec().expect("a job");
+        let shape = spec.shape.expect("always set");
+        prop_assert_eq!((shape.members, shape.gpus_per_member, spec.time_limit_ms), (members, gpus, minutes * 60_000));
+        prop_assert_eq!(spec.array.map(|array| (array.size, array.max_running)), Some((size, cap)));
+    }
+}

@@ -1,0 +1,298 @@
+//! `dure quota show | set`, `dure usage`, `dure pause | resume`.
+
+use clap::{Args, Subcommand};
+use dure_proto::v1::{
+    self, ListTenantsRequest, PauseRequest, PoolQuota, ResumeRequest, SetTenantRequest, UsageRequest,
+};
+
+use crate::{context::Context, failure::Failure, show::Out, span, span::UserSpan, submit};
+
+/// See and change quotas.
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuotaCommand {
+    /// Quotas, and what is used of them
+    Show {
+        /// A tenant and everything below it [default: all]
+        #[arg(value_name = "TENANT", default_value = "", hide_default_value = true)]
+        tenant: String,
+    },
+    /// Change what a tenant is promised
+    Set(SetArgs),
+}
+
+/// What a tenant is to have; what is not named stays.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// The tenant
+    #[arg(value_name = "TENANT")]
+    tenant: String,
+    /// Guaranteed GPUs
+    #[arg(long, value_name = "GPUS")]
+    quota: Option<u32>,
+    /// Ceiling, borrowed GPUs included, or none
+    #[arg(long, value_name = "GPUS|none")]
+    limit: Option<String>,
+    /// At most so many idle GPUs of the quota are lent, or all
+    #[arg(long, value_name = "GPUS|all")]
+    lend_limit: Option<String>,
+    /// In this pool [default: the first one]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pool: String,
+    /// Share of the surplus
+    #[arg(long)]
+    weight: Option<u32>,
+    /// Time limit of jobs that state none
+    #[arg(long, value_name = "SPAN")]
+    default_time: Option<UserSpan>,
+    /// Define it when it does not exist
+    #[arg(long)]
+    create: bool,
+}
+
+/// GPU-time by tenant or user
+#[derive(Debug, Default, Args)]
+pub(crate) struct UsageArgs {
+    /// A tenant and everything below it [default: all]
+    #[arg(value_name = "TENANT", default_value = "", hide_default_value = true)]
+    tenant: String,
+    /// One row per user
+    #[arg(long)]
+    by_user: bool,
+}
+
+/// Which tenant.
+#[derive(Debug, Default, Args)]
+pub(crate) struct PauseArgs {
+    /// The mission, project or team [default: the whole cluster]
+    #[arg(value_name = "TENANT", default_value = "", hide_default_value = true)]
+    tenant: String,
+}
+
+/// `dure quota`.
+pub(crate) async fn quota(command: QuotaCommand, context: &Context, out: Out) -> Result<(), Failure> {
+    let mut client = context.tenants().await?;
+    match command {
+        QuotaCommand::Show { tenant } => {
+            let all = client
+                .list(ListTenantsRequest { tenant })
+                .await
+                .map_err(|status| context.refused(status))?
+                .into_inner();
+            out.answer("ListTenantsResponse", &all, || quota_table(&all, out))
+        }
+        QuotaCommand::Set(args) => {
+            let list = ListTenantsRequest { tenant: args.tenant.clone() };
+            let name = args.tenant.clone();
+            // A pool's quota is set as a whole: what is not named is taken from what is there.
+            let now = match client.list(list).await {
+                Ok(all) => all.into_inner().tenants.into_iter().find(|tenant| tenant.name == name),
+                Err(status) if status.code() == tonic::Code::NotFound => None,
+                Err(status) => return Err(context.refused(status)),
+            };
+            let request = args.request(now.as_ref())?;
+            let set = client.set(request).await.map_err(|status| context.refused(status))?.into_inner();
+            let all = v1::ListTenantsResponse { tenants: vec![set.clone()], ..v1::ListTenantsResponse::default() };
+            out.answer("Tenant", &set, || quota_table(&all, out))
+        }
+    }
+}
+
+impl SetArgs {
+    fn request(self, now: Option<&v1::Tenant>) -> Result<SetTenantRequest, Failure> {
+        let says_quota = self.quota.is_some() || self.limit.is_some() || self.lend_limit.is_some();
+        if !says_quota && self.weight.is_none() && self.default_time.is_none() && !self.create {
+            let what = "--quota, --limit, --lend-limit, --weight or --default-time";
+            return Err(Failure::Usage(format!("nothing to set: name {what}")));
+        }
+        let pools = now.map_or(&[][..], |tenant| &tenant.quotas);
+        let before = pools.iter().find(|quota| quota.pool == self.pool || self.pool.is_empty());
+        let quotas = says_quota.then(|| -> Result<PoolQuota, Failure> {
+            Ok(PoolQuota {
+                pool: self.pool.clone(),
+                quota: self.quota.or(before.map(|quota| quota.quota)).unwrap_or(0),
+                limit: bound("--limit", self.limit.as_deref(), "none", before.and_then(|quota| quota.limit))?,
+                lend_limit: bound(
+                    "--lend-limit",
+                    self.lend_limit.as_deref(),
+                    "all",
+                    before.and_then(|quota| quota.lend_limit),
+                )?,
+            })
+        });
+        Ok(SetTenantRequest {
+            request_id: submit::request_id()?,
+            tenant: self.tenant,
+            quotas: quotas.transpose()?.into_iter().collect(),
+            weight: self.weight,
+            default_time_limit_ms: self.default_time.map(|span| span.0),
+            create: self.create,
+        })
+    }
+}
+
+fn bound(flag: &str, said: Option<&str>, absent: &str, before: Option<u32>) -> Result<Option<u32>, Failure> {
+    match said {
+        None => Ok(before),
+        Some(word) if word == absent => Ok(None),
+        Some(number) => number
+            .parse()
+            .map(Some)
+            .map_err(|_| Failure::Usage(format!("{flag} {number}: expected a number of GPUs, or {absent}"))),
+    }
+}
+
+fn quota_table(all: &v1::ListTenantsResponse, out: Out) -> String {
+    let mut rows = out.table(&[
+        "tenant",
+        "pool",
+        "quota>",
+        "limit>",
+        "lends>",
+        "weight>",
+        "own>",
+        "borrowed>",
+        "running>",
+        "pending>",
+        "wants gpus>",
+        "state",
+    ]);
+    for tenant in &all.tenants {
+        let none = [PoolQuota::default()];
+        let quotas = if tenant.quotas.is_empty() { &none[..] } else { &tenant.quotas };
+        for (at, quota) in quotas.iter().enumerate() {
+            let usage = tenant.usage.iter().find(|usage| usage.pool == quota.pool).cloned().unwrap_or_default();
+            // What belongs to the tenant as a whole is shown once.
+            let once = |value: String| if at == 0 { value } else { String::new() };
+            rows.row([
+                once(if tenant.name.is_empty() { "(cluster)".to_owned() } else { tenant.name.clone() }),
+                quota.pool.clone(),
+                quota.quota.to_string(),
+                quota.limit.map_or("none".to_owned(), |limit| limit.to_string()),
+                quota.lend_limit.map_or("all".to_owned(), |limit| limit.to_string()),
+                once(tenant.weight.to_string()),
+                usage.own.to_string(),
+                usage.borrowed.to_string(),
+                once(tenant.running_jobs.to_string()),
+                once(tenant.pending_jobs.to_string()),
+                once(tenant.pending_gpus.to_string()),
+                once(if tenant.paused { "paused".to_owned() } else { String::new() }),
+            ]);
+        }
+    }
+    let mut text = rows.text();
+    if all.cluster_paused {
+        text.push_str("the whole cluster is paused: nothing starts (dure resume)\n");
+    }
+    text
+}
+
+/// `dure usage`.
+pub(crate) async fn usage(args: UsageArgs, context: &Context, out: Out) -> Result<(), Failure> {
+    let mut client = context.tenants().await?;
+    let request = UsageRequest { tenant: args.tenant, by_user: args.by_user };
+    let usage = client.usage(request).await.map_err(|status| context.refused(status))?.into_inner();
+    out.answer("UsageResponse", &usage, || usage_table(&usage, args.by_user, out))
+}
+
+fn usage_table(usage: &v1::UsageResponse, by_user: bool, out: Out) -> String {
+    let mut head = vec!["tenant"];
+    head.extend(by_user.then_some("user"));
+    head.extend(["jobs>", "gpus now>", "own>", "borrowed>"]);
+    let mut rows = out.table(&head);
+    for row in &usage.rows {
+        let total = row.total.unwrap_or_default();
+        let mut cells = vec![if row.tenant.is_empty() { "(cluster)".to_owned() } else { row.tenant.clone() }];
+        cells.extend(by_user.then(|| row.user.clone()));
+        cells.extend([row.jobs.to_string(), row.gpus_now.to_string()]);
+        cells.extend([span::gpu_time(total.own_gpu_ms), span::gpu_time(total.borrowed_gpu_ms)]);
+        rows.row(cells);
+    }
+    rows.text()
+}
+
+/// `dure pause` and `dure resume`.
+pub(crate) async fn pause(args: PauseArgs, paused: bool, context: &Context, out: Out) -> Result<(), Failure> {
+    let mut client = context.tenants().await?;
+    let request_id = submit::request_id()?;
+    let answer = if paused {
+        client.pause(PauseRequest { request_id, tenant: args.tenant }).await
+    } else {
+        client.resume(ResumeRequest { request_id, tenant: args.tenant }).await
+    };
+    let answer = answer.map_err(|status| context.refused(status))?.into_inner();
+    out.answer("PauseResponse", &answer, || {
+        let who = if answer.tenant.is_empty() { "the whole cluster" } else { &answer.tenant };
+        if answer.paused {
+            format!("{who} is paused: nothing starts there, running jobs run on")
+        } else {
+            format!("{who} goes on")
+        }
+    })
+}
+
+#[cfg(test)]
+impl PauseArgs {
+    /// For tests.
+    pub(crate) fn of(tenant: &str) -> Self {
+        Self { tenant: tenant.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    fn tenant(name: &str) -> v1::Tenant {
+        let quota = |pool: &str, quota, limit| PoolQuota { pool: pool.into(), quota, limit, lend_limit: None };
+        v1::Tenant {
+            name: name.into(),
+            weight: 1,
+            quotas: vec![quota("h200", 16, Some(24)), quota("b200", 4, None)],
+            usage: vec![v1::PoolUsage { pool: "h200".into(), used: 20, own: 16, borrowed: 4 }],
+            running_jobs: 3,
+            pending_jobs: 2,
+            pending_gpus: 12,
+            paused: true,
+            ..v1::Tenant::default()
+        }
+    }
+
+    #[test]
+    fn quotas_by_pool() {
+        let all = v1::ListTenantsResponse { tenants: vec![tenant("fusion")], cluster_paused: true, position: None };
+        expect![[r#"
+            TENANT  POOL  QUOTA  LIMIT  LENDS  WEIGHT  OWN  BORROWED  RUNNING  PENDING  WANTS GPUS  STATE
+            fusion  h200     16     24    all       1   16         4        3        2          12  paused
+                    b200      4   none    all            0         0
+            the whole cluster is paused: nothing starts (dure resume)
+        "#]]
+        .assert_eq(&quota_table(&all, Out::plain()));
+    }
+
+    fn set(change: impl FnOnce(&mut SetArgs)) -> Result<SetTenantRequest, String> {
+        let mut args = SetArgs {
+            tenant: "fusion".into(),
+            quota: None,
+            limit: None,
+            lend_limit: None,
+            pool: String::new(),
+            weight: None,
+            default_time: None,
+            create: false,
+        };
+        change(&mut args);
+        args.request(Some(&tenant("fusion"))).map_err(|failure| failure.text())
+    }
+
+    #[test]
+    fn what_is_not_named_stays() {
+        let request = set(|args| args.quota = Some(20)).expect("says something");
+        assert_eq!((request.quotas[0].quota, request.quotas[0].limit), (20, Some(24)));
+        let request = set(|args| args.limit = Some("none".into())).expect("says something");
+        assert_eq!((request.quotas[0].quota, request.quotas[0].limit), (16, None));
+        assert!(set(|_| ()).expect_err("nothing").contains("nothing to set"));
+        assert!(set(|args| args.limit = Some("lots".into())).expect_err("no number").contains("--limit lots"));
+    }
+}
