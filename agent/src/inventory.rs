@@ -8,6 +8,8 @@ pub mod health;
 pub mod links;
 mod node;
 mod nvml;
+#[cfg(test)]
+mod tests;
 
 use std::{
     path::PathBuf,

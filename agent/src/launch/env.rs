@@ -213,7 +213,7 @@ mod tests {
                 LOCAL_WORLD_SIZE=1
                 LR=0.1
                 MASTER_ADDR=n0.cluster
-                MASTER_PORT=24862
+                MASTER_PORT=23568
                 NODE_RANK=1
                 NVIDIA_VISIBLE_DEVICES=GPU-a,GPU-b
                 PATH=/bin

@@ -119,7 +119,7 @@ impl Launcher for ProcessLauncher {
 
     fn forget(&self, id: MemberId) {
         let inner = self.inner.clone();
-        if inner.forgotten.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == 0 {
+        if inner.forgotten.fetch_add(1, Ordering::Relaxed).is_multiple_of(PRUNE_EVERY) {
             spawn_blocking(move || {
                 if let Err(error) = retention::prune(&inner.settings.state_dir) {
                     tracing::warn!(%error, member = %id, "cannot remove old logs");

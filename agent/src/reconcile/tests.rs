@@ -5,7 +5,7 @@ use std::sync::Arc;
 use expect_test::{Expect, expect};
 
 use super::*;
-use crate::model::{How, News, Want};
+use crate::model::{How, Launch, News, Report, StopRequest, Want};
 
 const ID: MemberId = MemberId { job: 7, attempt: 1, member: 0 };
 

@@ -10,7 +10,7 @@ use std::{
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::model::{How, News, Want};
+use crate::model::{How, Launch, News, Report, StopRequest, Want};
 
 #[derive(Clone, Debug)]
 enum Step {

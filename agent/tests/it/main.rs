@@ -1,0 +1,9 @@
+//! The agent with real processes, against a scheduler that is played by the test.
+
+mod harness;
+mod identity;
+mod life;
+mod logs;
+mod restart;
+mod shim;
+mod simulated;
