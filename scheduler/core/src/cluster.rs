@@ -31,6 +31,9 @@ pub struct Pool {
     pub capacity: Gpus,
     /// GPUs of all its nodes, lost and fenced ones included.
     pub installed: Gpus,
+    /// GPUs on which something may start now. Not `capacity` less what is held: what is held on lost nodes and fenced GPUs
+    /// is in one of the two only.
+    pub idle: Gpus,
 }
 
 /// What a timer is for.
@@ -81,6 +84,8 @@ pub struct Cluster {
     pub(crate) index: PlaceIndex,
     /// Nodes were added or moved: the index is built anew before it is used.
     pub(crate) index_is_stale: bool,
+    /// For each node the pool and the GPUs that it adds to the pool's idle ones.
+    pub(crate) idle: Vec<(PoolIndex, Gpus)>,
     /// Counts everything that could let a blocked class be placed.
     pub(crate) free_version: u64,
     /// Counts everything that could let a refused class be admitted.
@@ -114,6 +119,7 @@ impl Cluster {
             classes: Classes::default(),
             index: PlaceIndex::build(&topology, &[]),
             index_is_stale: false,
+            idle: Vec::new(),
             free_version: 0,
             division_version: 0,
             refused: Refused::default(),
@@ -283,8 +289,13 @@ impl Cluster {
         }
     }
 
-    /// After a node changed: brings capacity and index up to date.
+    /// After a node changed: brings the pool's idle GPUs and the index up to date.
     pub(crate) fn node_changed(&mut self, node: NodeIndex) {
+        let entry = &self.nodes[node.at()];
+        let now = (entry.pool, entry.free().count());
+        let (pool, before) = std::mem::replace(&mut self.idle[node.at()], now);
+        self.pools[pool.at()].idle -= before;
+        self.pools[now.0.at()].idle += now.1;
         if !self.index_is_stale {
             self.index.sync(&self.nodes[node.at()]);
         }

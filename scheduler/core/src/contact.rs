@@ -3,7 +3,7 @@
 //! A lost node proves nothing: what ran there may still run. Only its agent's word, a new boot, or somebody who knows
 //! (`ConfirmDead`) frees what it held.
 
-use crate::admit::define_pool;
+use crate::admit::{MAX_POOLS, define_pool};
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
@@ -15,17 +15,13 @@ use crate::job::{MemberPhase, Phase, StopReason};
 use crate::node::{Contact, Node, Resident};
 use crate::rejected::{Refusal, Rejected};
 use crate::reply::Reply;
+use crate::topology;
 use crate::units::Time;
 
 /// An agent has connected: its node appears, or is there again.
-pub(crate) fn hello(
-    cluster: &mut Cluster,
-    draft: &NodeDraft,
-    now: Time,
-    out: &mut Events,
-) -> Result<Reply, Rejected> {
+pub(crate) fn hello(cluster: &mut Cluster, draft: &NodeDraft, now: Time, out: &mut Events) -> Result<Reply, Rejected> {
     check(draft)?;
-    let pool = pool_of(cluster, draft, now, out);
+    let pool = pool_of(cluster, draft, now, out)?;
     let Some(node) = cluster.find_node(&draft.name) else {
         let node = NodeIndex::of(cluster.nodes.len());
         let NodeDraft { name, location, capacity, boot_id, .. } = draft.clone();
@@ -54,6 +50,7 @@ fn check(draft: &NodeDraft) -> Result<(), Refusal> {
     if draft.name.is_empty() || draft.name.len() > crate::admit::MAX_NAME {
         return Err(bad("a node's name has 1 to 128 characters"));
     }
+    topology::check(std::iter::once((&*draft.name, &draft.location))).map_err(|why| bad(&why.to_string()))?;
     let gpus = draft.capacity.gpus.0;
     if gpus & gpus.wrapping_add(1) != 0 {
         return Err(bad("its GPUs are not numbered 0, 1, 2, ..."));
@@ -71,14 +68,23 @@ fn check(draft: &NodeDraft) -> Result<(), Refusal> {
 }
 
 /// The pool of this GPU model and shape; a new one, named after the model, when there is none.
-fn pool_of(cluster: &mut Cluster, draft: &NodeDraft, now: Time, out: &mut Events) -> PoolIndex {
+fn pool_of(cluster: &mut Cluster, draft: &NodeDraft, now: Time, out: &mut Events) -> Result<PoolIndex, Refusal> {
     let gpus = draft.capacity.gpus.count().0.min(MAX_GPUS_PER_NODE as u32) as u8;
     let fits = |pool: &crate::cluster::Pool| pool.model == draft.model && pool.gpus_per_node == gpus;
     if let Some(known) = cluster.pools.iter().position(fits) {
-        return PoolIndex::of(known);
+        return Ok(PoolIndex::of(known));
     }
     let name = format!("{} x{gpus}", draft.model);
-    define_pool(cluster, &name, &draft.model, gpus, now, out)
+    let is_known = cluster.pools.iter().any(|pool| *pool.name == *name);
+    if cluster.pools.len() >= MAX_POOLS || is_known {
+        let why = if is_known {
+            format!("the pool {name:?} has another GPU model: give that pool another name")
+        } else {
+            format!("it would need a new pool, and there are {MAX_POOLS} already")
+        };
+        return Err(Refusal::BadNode { name: draft.name.clone(), why: why.into() });
+    }
+    Ok(define_pool(cluster, &name, &draft.model, gpus, now, out))
 }
 
 /// The set of bad GPUs of a node is now `bad`.
@@ -128,12 +134,7 @@ fn prove_dead(cluster: &mut Cluster, node: NodeIndex, now: Time, out: &mut Event
 }
 
 /// An operator or a fence command says that a lost node runs nothing.
-pub(crate) fn confirm_dead(
-    cluster: &mut Cluster,
-    name: &str,
-    now: Time,
-    out: &mut Events,
-) -> Result<Reply, Rejected> {
+pub(crate) fn confirm_dead(cluster: &mut Cluster, name: &str, now: Time, out: &mut Events) -> Result<Reply, Rejected> {
     let node = find(cluster, name)?;
     if cluster.node(node).contact != Contact::Lost {
         return Err(Refusal::NodeNotLost { name: name.into() }.into());
@@ -189,8 +190,14 @@ fn find(cluster: &Cluster, name: &str) -> Result<NodeIndex, Refusal> {
     cluster.find_node(name).ok_or_else(|| Refusal::UnknownNode { name: name.into() })
 }
 
+/// The jobs of which something may still run on this node. A member that is gone keeps its GPUs until its gang has ended,
+/// but what becomes of the node is nothing to it.
 fn jobs_on(cluster: &Cluster, node: NodeIndex) -> Vec<JobId> {
-    let mut jobs: Vec<JobId> = cluster.node(node).residents.iter().map(|resident| resident.job).collect();
+    let lives = |resident: &&Resident| {
+        let attempt = cluster.job(resident.job).and_then(crate::job::Job::live_attempt);
+        attempt.is_some_and(|attempt| attempt.members[resident.member.at()].phase != MemberPhase::Gone)
+    };
+    let mut jobs: Vec<JobId> = cluster.node(node).residents.iter().filter(lives).map(|r| r.job).collect();
     jobs.dedup();
     jobs
 }

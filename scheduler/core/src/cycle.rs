@@ -70,21 +70,26 @@ fn find_place(cluster: &mut Cluster, id: JobId) -> Result<(PoolIndex, Members), 
     let mut refused: Option<Refused> = None;
     for &pool in &request.pools {
         if let Err(why) = quota::may_start(cluster, tenant, pool, want, preemptible) {
-            // Another tenant may still get what this pool has.
+            // Another tenant may still get what this pool has. But what keeps away from nodes speaks for itself alone.
             refused = Some(match refused {
-                Some(Refused::Admission(first)) => Refused::Admission(first),
-                _ => Refused::Admission(why),
+                Some(Refused::Placement(_)) | None => Refused::Admission(why),
+                Some(first) => first,
             });
             continue;
         }
         let avoid = &cluster.jobs.get(id).expect("it was there above").avoid;
         match cluster.index.place(&request, pool, avoid, cluster.policy.search_steps, &mut cluster.scratch) {
             Ok(members) => return Ok((pool, members)),
-            Err(why) if !avoid.is_empty() => refused = refused.or(Some(Refused::Alone(why))),
+            Err(why) if !avoid.is_empty() => refused = Some(Refused::Alone(why)),
             Err(why) => refused = refused.or(Some(Refused::Placement(why))),
         }
     }
     Err(refused.expect("a request names at least one pool"))
+}
+
+/// Whether a queued job could start now.
+pub(crate) fn could_start(cluster: &mut Cluster, job: JobId) -> bool {
+    find_place(cluster, job).is_ok()
 }
 
 fn refuse(cluster: &mut Cluster, order: &mut Order, id: JobId, why: Refused) {

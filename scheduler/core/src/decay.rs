@@ -4,6 +4,8 @@ use crate::units::{Gpus, Span, Time};
 
 /// 1.0 in the fixed point of this file.
 const ONE: u64 = 1 << 48;
+/// ln 2 times 2^48.
+const LN_2: u128 = 195_103_586_505_167;
 /// log2(e) in 1/1024ths: the integral of 2^-x from 0 to infinity is 1/ln 2 = log2(e).
 const LOG2_E: u128 = 1477;
 
@@ -28,12 +30,15 @@ fn factor(span: Span, half_life: Span) -> u64 {
     if halves >= 48 {
         return 0;
     }
-    // The rest in 1/64ths of a half-life, linear between the entries of the table.
     let rest = u128::from(span.0 % half_life.0) * 64;
     let entry = (rest / u128::from(half_life.0)) as usize;
-    let part = rest % u128::from(half_life.0);
-    let fall = u128::from(TABLE[entry] - TABLE[entry + 1]) * part / u128::from(half_life.0);
-    (TABLE[entry] - fall as u64) >> halves
+    // Below 1/64th of a half-life, 1 - e^-y by its series: a straight line between the entries would make many small steps
+    // fade less than one large one.
+    let y = (rest % u128::from(half_life.0)) * LN_2 / (u128::from(half_life.0) * 64);
+    let square = (y * y) >> 48;
+    let fall = y - square / 2 + ((square * y) >> 48) / 6;
+    let kept = (u128::from(TABLE[entry]) * (u128::from(ONE) - fall)) >> 48;
+    kept as u64 >> halves
 }
 
 /// A decayed amount, in thousandths of a GPU-half-life: a steady use of `n` GPUs tends to n * 1000 * log2(e).
@@ -61,6 +66,10 @@ impl Meter {
     }
 
     fn raw(&self, now: Time, half_life: Span) -> u64 {
+        // Within a cycle time stands still.
+        if now <= self.at {
+            return self.amount;
+        }
         let kept = factor(now.since(self.at), half_life);
         let old = (u128::from(self.amount) * u128::from(kept)) >> 48;
         let full = (u128::from(self.rate.0) * 1000 * LOG2_E) << 16 >> 10;

@@ -7,7 +7,7 @@ use crate::event::Event;
 use crate::finish;
 use crate::ids::JobId;
 use crate::input::{Input, RequestKey};
-use crate::job::{Phase, StopReason};
+use crate::job::{Outcome, Phase, StopReason};
 use crate::rejected::{Refusal, Rejected};
 use crate::reply::Reply;
 use crate::units::Time;
@@ -121,9 +121,9 @@ fn cancel_one(cluster: &mut Cluster, id: JobId, now: Time, out: &mut Events) {
     let Some(job) = cluster.job(id) else { return };
     match job.phase {
         Phase::Waiting | Phase::Spread => {
-            finish::end_job(cluster, id, crate::job::Outcome::Cancelled, now, out);
+            finish::end_job(cluster, id, Outcome::Cancelled, now, out);
         }
-        Phase::Stopping(StopReason::Cancelled) | Phase::Ended(_) => {}
+        Phase::Stopping(StopReason::Cancelled) | Phase::AwaitingProof(Outcome::Cancelled) | Phase::Ended(_) => {}
         Phase::Launching | Phase::Running | Phase::Stopping(_) | Phase::AwaitingProof(_) => {
             finish::stop(cluster, id, StopReason::Cancelled, now, out);
         }

@@ -114,16 +114,18 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
     let policy = &cluster.policy;
     let job = cluster.job(id).expect("its attempt was just looked at");
     let more = job.attempts < policy.max_attempts;
+    let suspect = job.attempt.as_deref().and_then(|attempt| attempt.suspect);
     let back_off = |tries: u32| {
         let doubled = policy.backoff.0.saturating_mul(1u64 << tries.saturating_sub(1).min(32));
         Some(now + Span(doubled).min(policy.max_backoff))
     };
-    let again = |front, not_before, avoid, own_fault| Event::JobRequeued { job: id, front, not_before, avoid, own_fault };
+    let again =
+        |front, not_before, avoid, own_fault| Event::JobRequeued { job: id, front, not_before, avoid, own_fault };
     let event = match outcome {
         Outcome::Failed if more && job.failures < job.spec.max_retries => {
             again(false, back_off(job.failures + 1), None, true)
         }
-        Outcome::LaunchFailed if more => again(false, back_off(job.attempts), suspect_node(job), false),
+        Outcome::LaunchFailed if more => again(false, back_off(job.attempts), suspect, false),
         Outcome::NodeLost | Outcome::Drained | Outcome::Evicted if more => again(true, None, None, false),
         Outcome::Completed
         | Outcome::Failed
@@ -138,17 +140,6 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
     emit(cluster, now, event, out);
 }
 
-/// The node on which the launch failed.
-fn suspect_node(job: &Job) -> Option<NodeIndex> {
-    let attempt = job.attempt.as_deref()?;
-    let failed = |exit: &crate::job::Exit| exit.outcome() == Outcome::LaunchFailed;
-    let stuck = |member: &&crate::job::Member| match member.exit.as_ref() {
-        Some(exit) => failed(exit),
-        None => member.phase == MemberPhase::Ordered,
-    };
-    attempt.members.iter().find(stuck).map(|member| member.placed.node)
-}
-
 /// A job is over: those that waited for it go on, or can never run and end as well, in the order of their dependencies.
 pub(crate) fn end_job(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, out: &mut Events) {
     let mut todo = std::collections::VecDeque::from([(id, outcome)]);
@@ -156,12 +147,14 @@ pub(crate) fn end_job(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: T
         if cluster.job(job).is_none_or(|job| matches!(job.phase, Phase::Ended(_))) {
             continue;
         }
-        let never: Vec<JobId> = cluster
+        let mut never: Vec<JobId> = cluster
             .dependents
             .edges(job)
             .filter(|(_, _, kind)| !kind.satisfied_by(outcome))
             .map(|(_, waits, _)| waits)
             .collect();
+        // The order of the edges depends on the history of the graph, which is no part of the state.
+        never.sort_unstable();
         let array = cluster.job(job).and_then(|job| job.index_of).map(|(array, _)| array);
         emit(cluster, now, Event::JobEnded { job, outcome }, out);
         todo.extend(never.into_iter().map(|waits| (waits, Outcome::DependencyFailed)));

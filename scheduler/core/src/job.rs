@@ -224,6 +224,9 @@ pub struct Attempt {
     pub charged_at: Time,
     /// How the first member that ended badly ended.
     pub broken: Option<Outcome>,
+    /// Where the launch first went wrong: the node of the first member that could not be started, or that was not ready at
+    /// the deadline.
+    pub suspect: Option<NodeIndex>,
     /// How it ended.
     pub outcome: Option<Outcome>,
 }

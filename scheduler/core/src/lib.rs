@@ -24,9 +24,12 @@ pub mod decide;
 pub mod event;
 pub mod explain;
 mod finish;
+#[cfg(any(test, feature = "fixture"))]
+pub mod fixture;
 pub mod gpu;
 pub mod ids;
 pub mod input;
+pub mod invariants;
 pub mod job;
 pub mod jobs;
 pub mod node;
@@ -43,6 +46,9 @@ mod snapshot;
 pub mod tenant;
 pub mod topology;
 pub mod units;
+
+#[cfg(test)]
+mod tests;
 
 pub use cluster::Cluster;
 pub use cycle::cycle;

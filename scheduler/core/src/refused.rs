@@ -24,12 +24,14 @@ pub(crate) struct Refused {
 impl Refused {
     /// Starts a cycle: forgets the refusals that what was freed or changed since may have lifted.
     pub(crate) fn begin(&mut self, free_version: u64, division_version: u64, tenants: usize) {
-        if self.free_version != free_version {
+        let is_freed = self.free_version != free_version;
+        if is_freed {
             self.free_version = free_version;
             self.unplaceable.clear();
             self.no_room.clear();
         }
-        if self.division_version != division_version {
+        // A class that names several pools may be refused for want of quota in one and of room in another.
+        if is_freed || self.division_version != division_version {
             self.division_version = division_version;
             for (_, tenant) in std::mem::take(&mut self.no_quota).into_keys() {
                 self.inadmissible[tenant.at()].clear();
@@ -76,6 +78,17 @@ impl Refused {
     /// Classes refused in this tenant. Only inside a cycle.
     pub(crate) fn inadmissible(&self, tenant: TenantIndex) -> &ClassSet {
         &self.inadmissible[tenant.at()]
+    }
+
+    /// Whether nothing was freed or changed since these refusals were noted.
+    pub(crate) fn still_hold(&self, free_version: u64, division_version: u64) -> bool {
+        (self.free_version, self.division_version) == (free_version, division_version)
+    }
+
+    /// Whether a job of this class and tenant is not tried.
+    pub(crate) fn passes_over(&self, class: ClassIndex, tenant: TenantIndex) -> bool {
+        let in_tenant = self.inadmissible.get(tenant.at());
+        self.unplaceable.contains(class) || in_tenant.is_some_and(|classes| classes.contains(class))
     }
 
     /// Why the job was refused, or its class in this tenant, when it was last tried.

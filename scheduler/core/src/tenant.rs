@@ -39,7 +39,7 @@ pub struct UserLedger {
     pub recent: Meter,
     /// GPU-time since the beginning.
     pub total: Usage,
-    /// Jobs submitted, each started index of an array counted.
+    /// Jobs submitted, an array counted once.
     pub jobs: u64,
 }
 

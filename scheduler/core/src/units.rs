@@ -64,7 +64,8 @@ macro_rules! additive {
         }
         impl std::iter::Sum for $name {
             fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
-                parts.fold(Self::ZERO, Add::add)
+                // Sums of what users may set saturate: nothing that they write can overflow.
+                parts.fold(Self::ZERO, |sum, part| Self(sum.0.saturating_add(part.0)))
             }
         }
     )*};

@@ -16,12 +16,15 @@ use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{JobId, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
 use crate::input::{DependencyOn, JobDraft};
-use crate::job::{Dependency, JobSpec, Phase};
+use crate::job::{Dependency, DependencyKind, JobSpec, Phase};
 use crate::node::Node;
 use crate::rejected::{Refusal, Rejected};
 use crate::reply::Reply;
 use crate::request::{Level, Request, Shape};
 use crate::units::{Gpus, Span, Time};
+
+/// Most pools: each tenant has an entry for each of them.
+pub const MAX_POOLS: usize = 64;
 
 /// Longest name of a job, tenant part, user or pool, in bytes.
 pub const MAX_NAME: usize = 128;
@@ -195,10 +198,11 @@ fn resolve_priority(cluster: &Cluster, name: &str) -> Result<PriorityIndex, Refu
     if name.is_empty() {
         return Ok(PriorityIndex(policy.default_priority));
     }
-    let at = policy.priorities.iter().position(|class| &*class.name == name).ok_or_else(|| Refusal::UnknownPriority {
-        name: name.into(),
-        known: policy.priorities.iter().map(|class| class.name.clone()).collect(),
-    })?;
+    let at =
+        policy.priorities.iter().position(|class| &*class.name == name).ok_or_else(|| Refusal::UnknownPriority {
+            name: name.into(),
+            known: policy.priorities.iter().map(|class| class.name.clone()).collect(),
+        })?;
     Ok(PriorityIndex::of(at))
 }
 
@@ -229,7 +233,21 @@ fn resolve_dependencies(
         }
         after.push(Dependency { job, kind: *kind });
     }
-    after.sort_unstable();
+    one_per_job(after)
+}
+
+/// Of several dependencies on one job only the strictest counts; `AfterOk` and `AfterNotOk` exclude each other.
+fn one_per_job(mut after: Vec<Dependency>) -> Result<Box<[Dependency]>, Refusal> {
+    after.sort_unstable_by_key(|dependency| {
+        (dependency.job, dependency.kind == DependencyKind::AfterAny, dependency.kind)
+    });
+    let excludes = |pair: &&[Dependency]| {
+        let both = [DependencyKind::AfterOk, DependencyKind::AfterNotOk];
+        pair[0].job == pair[1].job && [pair[0].kind, pair[1].kind] == both
+    };
+    if let Some(pair) = after.windows(2).find(excludes) {
+        return Err(Refusal::DependencyNeverSatisfied { job: pair[0].job });
+    }
     after.dedup_by_key(|dependency| dependency.job);
     Ok(after.into_boxed_slice())
 }
@@ -251,8 +269,9 @@ fn resolve_request(cluster: &Cluster, draft: &JobDraft, tenant: TenantIndex) -> 
         distinct_nodes: draft.distinct_nodes && draft.shape.members() > 1,
     };
     let key = ClassKey { request: Arc::new(request), preemptible: draft.preemptible };
+    check_limits(cluster, &key, tenant)?;
     if let Some(class) = cluster.classes.find(&key) {
-        // Jobs like this one wait already: they were checked.
+        // Jobs like this one wait already: that they fit somewhere was checked.
         return Ok(cluster.classes.get(class).key.request.clone());
     }
     let limit = cluster.policy.max_classes;
@@ -260,7 +279,6 @@ fn resolve_request(cluster: &Cluster, draft: &JobDraft, tenant: TenantIndex) -> 
         return Err(Refusal::TooManyClasses { limit });
     }
     check_fits_somewhere(cluster, &key.request)?;
-    check_limits(cluster, &key, tenant)?;
     Ok(key.request)
 }
 

@@ -15,7 +15,7 @@ use crate::units::Gpus;
 pub(crate) fn available(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex) -> Gpus {
     let node = cluster.tenant(tenant);
     let used = node.held_in(pool).used;
-    let Some(parent) = node.parent else { return cluster.pool(pool).capacity.less(used) };
+    let Some(parent) = node.parent else { return cluster.pool(pool).idle };
     let kept_back: Gpus = cluster.tenant(parent).children.iter().map(|t| idle_reserve(cluster.tenant(*t), pool)).sum();
     let all = idle_reserve(node, pool) + available(cluster, parent, pool).less(kept_back);
     node.quota_in(pool).limit.map_or(all, |limit| all.min(limit.less(used)))
@@ -28,6 +28,13 @@ fn idle_reserve(tenant: &Tenant, pool: PoolIndex) -> Gpus {
         (Some(guaranteed), Some(lent)) => guaranteed.less(lent).less(tenant.held_in(pool).used),
         _ => Gpus::ZERO,
     }
+}
+
+/// What jobs that must not be evicted may hold together, if the tenant sets a bound: a mission without a quota has none
+/// guaranteed; any other tenant shares what is guaranteed to the one above.
+fn guaranteed(tenant: &Tenant, pool: PoolIndex) -> Option<Gpus> {
+    let quota = tenant.quota_in(pool).quota;
+    if tenant.depth == 1 { Some(quota.unwrap_or_default()) } else { quota }
 }
 
 /// Whether `tenant` may start `want` GPUs in `pool` now.
@@ -51,7 +58,7 @@ pub(crate) fn may_start(
         {
             return Err(Blocked::OverLimit { tenant: above.index, pool, limit, used: held.used, want });
         }
-        if let Some(quota) = quota.quota
+        if let Some(quota) = guaranteed(above, pool)
             && !preemptible
             && held.fixed + want > quota
         {
@@ -59,8 +66,9 @@ pub(crate) fn may_start(
             return Err(Blocked::NonPreemptibleOverQuota { tenant, pool, quota, used, want });
         }
     }
+    // Where there are not enough GPUs for anyone, no division helps: placement says so, once for all tenants.
     let available = available(cluster, tenant, pool);
-    if want <= available {
+    if want <= available || want > cluster.pool(pool).idle {
         return Ok(());
     }
     let payer = cluster.chain(tenant).find(|tenant| tenant.quota_in(pool).quota.is_some());
@@ -90,7 +98,7 @@ pub(crate) fn could_ever(
         {
             return Err(Refusal::OverLimitForEver { tenant: above.name.clone(), want, limit });
         }
-        if let Some(quota) = quota.quota
+        if let Some(quota) = guaranteed(above, pool)
             && !preemptible
             && want > quota
         {

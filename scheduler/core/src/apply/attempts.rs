@@ -34,6 +34,7 @@ impl Cluster {
             borrowed: false,
             charged_at: now,
             broken: None,
+            suspect: None,
             outcome: None,
         }));
         self.waiting -= 1;
@@ -71,6 +72,9 @@ impl Cluster {
         let outcome = exit.map_or(Outcome::NodeLost, Exit::outcome);
         if outcome != Outcome::Completed && attempt.broken.is_none() {
             attempt.broken = Some(outcome);
+            if outcome == Outcome::LaunchFailed && attempt.suspect.is_none() {
+                attempt.suspect = Some(attempt.members[member.at()].placed.node);
+            }
         }
         match phase {
             Phase::AwaitingProof(_) => self.vacate(id, member),
@@ -82,6 +86,13 @@ impl Cluster {
     pub(super) fn stop_attempt(&mut self, id: JobId, reason: StopReason) {
         self.drop_attempt_timers(id);
         let job = self.job_mut(id);
+        if reason == StopReason::LaunchDeadline
+            && let Some(attempt) = job.attempt.as_deref_mut()
+        {
+            // Those that wait at the barrier have done their part.
+            let latest = attempt.members.iter().filter(|member| member.phase < MemberPhase::Running);
+            attempt.suspect = latest.min_by_key(|member| member.phase).map(|member| member.placed.node);
+        }
         let broken = job.attempt.as_deref().and_then(|attempt| attempt.broken).unwrap_or(Outcome::Failed);
         job.phase = match job.phase {
             Phase::AwaitingProof(_) => Phase::AwaitingProof(reason.outcome(broken)),

@@ -14,6 +14,7 @@ impl Cluster {
             gpus_per_node,
             capacity: Gpus::ZERO,
             installed: Gpus::ZERO,
+            idle: Gpus::ZERO,
         });
         for tenant in &mut self.tenants {
             tenant.quotas.push(Quota::default());

@@ -147,9 +147,9 @@ impl Cluster {
         }
     }
 
-    /// Whether `on`, for which `id` waits, has not ended. One that is unknown is forgotten when it is older, and comes
-    /// later (in the same call, or in the same snapshot) when it is younger.
-    pub(super) fn is_open(&self, on: JobId, id: JobId) -> bool {
+    /// Whether `on`, for which the new job `id` waits, has not ended. One that is unknown was forgotten when it is older,
+    /// and comes later in the same call when it is younger.
+    fn is_open(&self, on: JobId, id: JobId) -> bool {
         self.jobs.get(on).map_or(on > id, |on| !matches!(on.phase, Phase::Ended(_)))
     }
 }

@@ -5,7 +5,7 @@ use crate::event::Event;
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, MemberIndex};
 use crate::node::{Node, Resident};
-use crate::units::{CpuMilli, MemoryMib, Time};
+use crate::units::{CpuMilli, Gpus, MemoryMib, Time};
 
 impl Cluster {
     pub(super) fn apply_to_node(&mut self, now: Time, event: &Event) {
@@ -75,8 +75,11 @@ impl Cluster {
         let pool = node.pool;
         assert_eq!(node.index.at(), self.nodes.len(), "nodes are numbered as they appear");
         self.node_names.insert(node.name.clone(), node.index);
+        let index = node.index;
         self.nodes.push(node);
+        self.idle.push((pool, Gpus::ZERO));
         self.index_is_stale = true;
+        self.node_changed(index);
         self.freed();
         self.count_capacity(pool);
     }

@@ -16,6 +16,7 @@ impl Cluster {
             Event::CountersRestored { next_job, next_start } => {
                 self.next_job = *next_job;
                 self.next_start = *next_start;
+                self.restore_dependents();
             }
             Event::TenantRestored { tenant, total, excess } => {
                 let tenant = &mut self.tenants[tenant.at()];
@@ -74,13 +75,6 @@ impl Cluster {
             }
             _ => {}
         }
-        if matches!(job.phase, Phase::Waiting) {
-            for dependency in &job.spec.after {
-                if self.is_open(dependency.job, id) {
-                    self.dependents.add_edge(dependency.job, id, dependency.kind);
-                }
-            }
-        }
         self.jobs.insert(job);
         for member in still_holds {
             self.occupy(id, member);
@@ -89,5 +83,17 @@ impl Cluster {
             self.restore_charge(id, now);
         }
         self.enqueue_if_eligible(id);
+    }
+
+    /// The counters come after all jobs: now it is known which of those that a job waits for have not ended.
+    fn restore_dependents(&mut self) {
+        for job in self.jobs.iter().filter(|job| job.phase == Phase::Waiting) {
+            for dependency in &job.spec.after {
+                let on = self.jobs.get(dependency.job);
+                if on.is_some_and(|on| !matches!(on.phase, Phase::Ended(_))) {
+                    self.dependents.add_edge(dependency.job, job.id, dependency.kind);
+                }
+            }
+        }
     }
 }

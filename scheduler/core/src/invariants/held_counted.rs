@@ -1,0 +1,65 @@
+//! What tenants and users hold is what the attempts hold that are charged to them; a tenant holds what its children hold.
+//!
+//! Source: design 5.2, "kept incrementally".
+
+use std::collections::BTreeMap;
+
+use super::{Check, ensure};
+use crate::cluster::Cluster;
+use crate::ids::{PoolIndex, TenantIndex, UserIndex};
+use crate::job::Phase;
+use crate::units::Gpus;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Sum {
+    used: Gpus,
+    fixed: Gpus,
+}
+
+pub(super) fn check(cluster: &Cluster) -> Check {
+    let mut held: BTreeMap<(TenantIndex, PoolIndex), Sum> = BTreeMap::new();
+    let mut of_users: BTreeMap<(TenantIndex, UserIndex), Gpus> = BTreeMap::new();
+    let mut running: BTreeMap<TenantIndex, u32> = BTreeMap::new();
+    for job in cluster.jobs.iter() {
+        let Some(attempt) = job.live_attempt() else { continue };
+        if matches!(job.phase, Phase::AwaitingProof(_)) {
+            continue;
+        }
+        let gpus = attempt.gpus();
+        *of_users.entry((job.spec.tenant, job.spec.user)).or_default() += gpus;
+        for tenant in cluster.chain(job.spec.tenant) {
+            let sum = held.entry((tenant.index, attempt.pool)).or_default();
+            sum.used += gpus;
+            sum.fixed += if job.spec.preemptible { Gpus::ZERO } else { gpus };
+            *running.entry(tenant.index).or_default() += 1;
+        }
+    }
+    for tenant in &cluster.tenants {
+        for (at, said) in tenant.held.iter().enumerate() {
+            let pool = PoolIndex::of(at);
+            let counted = held.get(&(tenant.index, pool)).copied().unwrap_or_default();
+            let said = Sum { used: said.used, fixed: said.fixed };
+            ensure(said == counted, || {
+                format!("tenant {:?} in pool {at}: {said:?}, counted {counted:?}", tenant.name)
+            })?;
+        }
+        let counted = running.get(&tenant.index).copied().unwrap_or_default();
+        ensure(tenant.running == counted, || {
+            format!("tenant {:?}: {} attempts, counted {counted}", tenant.name, tenant.running)
+        })?;
+        ensure(tenant.excess.rate == tenant.above_quota(), || {
+            let (rate, above) = (tenant.excess.rate, tenant.above_quota());
+            format!("tenant {:?} is metered for {rate} GPUs above its quota and holds {above}", tenant.name)
+        })?;
+        for (user, ledger) in &tenant.users {
+            let counted = of_users.remove(&(tenant.index, *user)).unwrap_or_default();
+            ensure((ledger.used, ledger.recent.rate) == (counted, counted), || {
+                format!(
+                    "user {user} of {:?}: {} GPUs, metered {}, counted {counted}",
+                    tenant.name, ledger.used, ledger.recent.rate
+                )
+            })?;
+        }
+    }
+    ensure(of_users.is_empty(), || format!("users without a ledger hold GPUs: {of_users:?}"))
+}

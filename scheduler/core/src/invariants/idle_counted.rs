@@ -1,0 +1,31 @@
+//! Idle, heard and installed GPUs of each pool, and the placement index, are what the nodes say.
+//!
+//! Source: the definitions of the fields.
+
+use super::{Check, ensure};
+use crate::cluster::Cluster;
+use crate::ids::PoolIndex;
+use crate::node::{Contact, Node};
+use crate::place::check_index;
+use crate::units::Gpus;
+
+pub(super) fn check(cluster: &Cluster) -> Check {
+    for (at, pool) in cluster.pools.iter().enumerate() {
+        let sum = |count: &dyn Fn(&Node) -> Gpus| -> Gpus {
+            cluster.nodes.iter().filter(|node| node.pool == PoolIndex::of(at)).map(count).sum()
+        };
+        let heard = |node: &Node| match node.contact {
+            Contact::Lost => Gpus::ZERO,
+            Contact::Ready | Contact::Suspect => node.capacity.gpus.without(node.bad).count(),
+        };
+        let counted = (sum(&|node| node.free().count()), sum(&heard), sum(&|node| node.capacity.gpus.count()));
+        let said = (pool.idle, pool.capacity, pool.installed);
+        ensure(said == counted, || {
+            format!("pool {}: idle, heard, installed {said:?}, counted {counted:?}", pool.name)
+        })?;
+    }
+    if !cluster.index_is_stale {
+        check_index(&cluster.index, &cluster.nodes);
+    }
+    Ok(())
+}

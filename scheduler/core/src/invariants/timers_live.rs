@@ -1,0 +1,41 @@
+//! The timers are exactly those that the jobs imply: none is missing, and none is left of something that is over.
+//!
+//! Source: design 5.3; a timer without its job would be handled for ever, one that is missing never.
+
+use std::collections::BTreeSet;
+
+use super::{Check, ensure};
+use crate::cluster::{Cluster, Timer};
+use crate::job::Phase;
+
+pub(super) fn check(cluster: &Cluster) -> Check {
+    let policy = &cluster.policy;
+    let mut wanted = BTreeSet::new();
+    for job in cluster.jobs.iter() {
+        if let Some(time) = job.not_before {
+            wanted.insert((time, Timer::NotBefore(job.id)));
+        }
+        let attempt = job.attempt.as_deref();
+        match (job.phase, attempt, attempt.and_then(|attempt| attempt.started_at), job.ended_at) {
+            (Phase::Launching, Some(attempt), _, _) => {
+                wanted.insert((attempt.placed_at + policy.launch_deadline, Timer::Launch(job.id, attempt.number)));
+            }
+            (Phase::Running, Some(attempt), Some(started), _) => {
+                let limit = started + job.spec.time_limit + job.spec.grace + policy.time_limit_slack;
+                wanted.insert((limit, Timer::TimeLimit(job.id, attempt.number)));
+            }
+            (Phase::Ended(_), _, _, Some(ended)) => {
+                wanted.insert((ended + policy.keep_ended, Timer::Forget(job.id)));
+            }
+            _ => {}
+        }
+    }
+    let mut differ = cluster.timers.symmetric_difference(&wanted);
+    match differ.next() {
+        None => Ok(()),
+        Some(timer) => ensure(false, || {
+            let fault = if wanted.contains(timer) { "is missing" } else { "belongs to nothing" };
+            format!("timer {timer:?} {fault}")
+        }),
+    }
+}

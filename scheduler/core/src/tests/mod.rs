@@ -1,0 +1,16 @@
+//! The core by example: a cluster in one text, what became of it in the other.
+
+mod arrays;
+mod division;
+mod gangs;
+mod jobs;
+mod nodes;
+
+use expect_test::Expect;
+
+use crate::fixture;
+
+#[allow(clippy::needless_pass_by_value)] // An `Expect` is written where it is used.
+fn check(text: &str, expected: Expect) {
+    expected.assert_eq(&fixture::run(text));
+}
