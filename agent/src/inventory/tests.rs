@@ -168,3 +168,26 @@ async fn simulated_gpus_are_busy_where_members_run() {
     let used: Vec<u64> = gpus.sample(&[1]).iter().map(|gpu| gpu.telemetry.memory_used_mib).collect();
     assert_eq!(used, [0, 90]);
 }
+
+/// On a node with a driver: `GPU_TESTS=1`.
+#[tokio::test]
+async fn the_real_driver_is_read() {
+    if std::env::var("GPU_TESTS").as_deref() != Ok("1") {
+        eprintln!("skipped: set GPU_TESTS=1 on a node with an NVIDIA GPU");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut config = config(&dir, "");
+    config.gpus = GpuSource::Nvml { lib: None };
+    let gpus = Gpus::find(&config).await.expect("the driver answers");
+    println!("{:#?}", to_wire(&config, &gpus));
+    println!("{:#?}", telemetry(&gpus.sample(&[])));
+    let sample = gpus.sample(&[]);
+    assert!(!gpus.facts().is_empty(), "GPU_TESTS=1 promises a GPU");
+    for (facts, sample) in gpus.facts().iter().zip(sample.iter()) {
+        assert!(facts.uuid.starts_with("GPU-") && facts.memory_mib > 1_000 && !facts.model.is_empty(), "{facts:?}");
+        let telemetry = &sample.telemetry;
+        assert!(telemetry.power_mw > 0 && telemetry.temperature_c > 0 && telemetry.sm_clock_mhz > 0, "{telemetry:?}");
+        assert_eq!(sample.health, Health::default());
+    }
+}

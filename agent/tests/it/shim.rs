@@ -30,7 +30,7 @@ fn spec(dir: &Path, script: &str, limits: (u64, u64)) {
 fn cgroup() -> Option<String> {
     let root = Path::new("/sys/fs/cgroup/unified");
     let dir = root.join(format!("dure-test-{}-{:?}", std::process::id(), std::thread::current().id()));
-    let usable = root.join("cgroup.procs").exists() && fs::create_dir(&dir).is_ok();
+    let usable = root.join("cgroup.procs").exists() && fs::create_dir(&dir).and_then(|()| fs::remove_dir(&dir)).is_ok();
     if !usable {
         eprintln!("no cgroup v2 that this test may use: the cgroup half is skipped");
     }
@@ -85,6 +85,8 @@ async fn the_time_limit_reaches_descendants_in_sessions_of_their_own() {
     let exit = json_in(&dir.path().join("exit.json"));
     assert_eq!((&exit["timed_out"], &exit["signal"]), (&json!(true), &json!(15)));
     assert!(!lives(pid));
+    let spec = json_in(&dir.path().join("spec.json"));
+    assert!(spec["cgroup"].as_str().is_none_or(|path| !Path::new(path).exists()), "its cgroup is removed with it");
 }
 
 #[tokio::test]
