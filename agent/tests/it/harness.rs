@@ -186,6 +186,19 @@ impl Session {
         }
     }
 
+    /// The next report, acknowledged; none when the agent has gone.
+    pub(crate) async fn report_or_end(&mut self) -> Option<Report> {
+        loop {
+            if let agent_message::Kind::Report(report) = self.next().await? {
+                let ack = ReportAck { report_ids: vec![report.report_id] };
+                let kind = Some(scheduler_message::Kind::ReportAck(ack));
+                // An agent that is gone needs no acknowledgement.
+                self.to.send(Ok(SchedulerMessage { kind })).await.ok();
+                return Some(report);
+            }
+        }
+    }
+
     /// The stream ends from the agent's side.
     pub(crate) async fn closed(&mut self) {
         while self.next().await.is_some() {}

@@ -1,6 +1,6 @@
 //! The agent dies, the node reboots, the scheduler changes: nothing runs twice, nothing is forgotten.
 
-use std::fs;
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use dure_proto::v1::{LeasePhase, exit::How, order::What};
 
@@ -231,6 +231,55 @@ async fn the_agent_comes_back_to_a_scheduler_that_was_away() {
     go.epoch = 2;
     session.order(go).await;
     assert_eq!(how(&session.gone().await), How::Code(2));
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_at_any_moment_starts_each_member_once_and_reports_each_end() {
+    const JOBS: u64 = 8;
+    const KILLS: u64 = 25;
+    let mut scheduler = Scheduler::start().await;
+    let node = Node::new(&scheduler);
+    let starts = node.dir.path().join("starts");
+    fs::create_dir(&starts).expect("makes it");
+    let wanted = |job: u64| {
+        let text = format!("echo $$ >> {}/{job}; sleep 0.{job}; exit {job}", starts.display());
+        let mut wanted = script(&text);
+        wanted.gpus = vec![u32::try_from(job - 1).expect("small")];
+        launch(job, wanted)
+    };
+    let mut ended = BTreeMap::new();
+    for round in 0..=KILLS {
+        let agent = node.spawn();
+        let mut session = scheduler.accept().await;
+        let settled = ended.keys().map(|job| key(*job)).collect();
+        let open = (1..=JOBS).filter(|job| !ended.contains_key(job)).map(wanted).collect();
+        session.welcome(1, open, settled).await;
+        // Later each time, so that every stage is met.
+        let (mut survivor, mut kill) = (Some(agent), None);
+        if round < KILLS {
+            let agent = survivor.take().expect("it was put there");
+            kill = Some(tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(3 * round)).await;
+                agent.kill();
+            }));
+        }
+        while ended.len() < JOBS as usize || kill.is_some() {
+            let Some(report) = session.report_or_end().await else { break };
+            if let Some(dure_proto::v1::report::What::Gone(exit)) = report.what {
+                let before = ended.insert(report.job_id, how(&exit));
+                assert!(before.is_none_or(|before| before == how(&exit)), "an end does not change");
+            }
+        }
+        if let Some(kill) = kill {
+            kill.await.expect("kills");
+        }
+        drop(survivor);
+    }
+    for job in 1..=JOBS {
+        assert_eq!(ended[&job], How::Code(i32::try_from(job).expect("small")), "job {job}");
+        let started = fs::read_to_string(starts.join(job.to_string())).expect("it has started");
+        assert_eq!(started.lines().count(), 1, "job {job} started by processes {started:?}");
+    }
 }
 
 #[tokio::test]
