@@ -5,6 +5,7 @@
 pub(crate) mod quota;
 pub(crate) mod tenant;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use petgraph::algo::toposort;
@@ -69,12 +70,13 @@ pub(crate) fn submit(
     }
     check_order_in_call(drafts)?;
     let first = cluster.next_job;
+    let mut call = InCall { first, count: drafts.len(), checked: BTreeMap::new() };
     let mut new_users: Vec<Box<str>> = Vec::new();
     let mut specs = Vec::with_capacity(drafts.len());
     for (at, draft) in drafts.iter().enumerate() {
         let of_job = |why: Refusal| Rejected { job: Some(at as u32), why };
         let user = resolve_user(cluster, &draft.user, &mut new_users).map_err(of_job)?;
-        specs.push(resolve(cluster, draft, user, first, drafts.len()).map_err(of_job)?);
+        specs.push(resolve(cluster, draft, user, &mut call).map_err(of_job)?);
     }
     for name in new_users {
         let user = UserIndex::of(cluster.users.len());
@@ -141,20 +143,24 @@ fn check_name(field: &'static str, name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn resolve(
-    cluster: &Cluster,
-    draft: &JobDraft,
-    user: UserIndex,
+/// What the jobs of one call share.
+struct InCall {
+    /// The id of the first of them.
     first: JobId,
+    /// How many they are.
     count: usize,
-) -> Result<JobSpec, Refusal> {
+    /// Requests of this call that were found to fit somewhere.
+    checked: BTreeMap<ClassKey, Arc<Request>>,
+}
+
+fn resolve(cluster: &Cluster, draft: &JobDraft, user: UserIndex, call: &mut InCall) -> Result<JobSpec, Refusal> {
     let policy = &cluster.policy;
     check_name("name", &draft.name)?;
     let tenant = find_tenant(cluster, &draft.tenant)?;
     if tenant == TenantIndex::ROOT || !cluster.tenant(tenant).children.is_empty() {
         return Err(Refusal::TenantHasChildren { name: draft.tenant.clone() });
     }
-    let request = resolve_request(cluster, draft, tenant)?;
+    let request = resolve_request(cluster, draft, tenant, call)?;
     let priority = resolve_priority(cluster, &draft.priority)?;
     let inherited = || cluster.chain(tenant).find_map(|tenant| tenant.default_time_limit);
     let time_limit = match draft.time_limit {
@@ -187,7 +193,7 @@ fn resolve(
         time_limit,
         grace,
         array: draft.array,
-        after: resolve_dependencies(cluster, draft, first, count)?,
+        after: resolve_dependencies(cluster, draft, call)?,
         max_retries: draft.max_retries,
         payload: draft.payload,
     })
@@ -206,12 +212,8 @@ fn resolve_priority(cluster: &Cluster, name: &str) -> Result<PriorityIndex, Refu
     Ok(PriorityIndex::of(at))
 }
 
-fn resolve_dependencies(
-    cluster: &Cluster,
-    draft: &JobDraft,
-    first: JobId,
-    count: usize,
-) -> Result<Box<[Dependency]>, Refusal> {
+fn resolve_dependencies(cluster: &Cluster, draft: &JobDraft, call: &InCall) -> Result<Box<[Dependency]>, Refusal> {
+    let InCall { first, count, .. } = *call;
     let limit = cluster.policy.max_dependencies;
     if draft.after.len() > limit as usize {
         return Err(Refusal::TooManyDependencies { count: draft.after.len(), limit });
@@ -252,7 +254,12 @@ fn one_per_job(mut after: Vec<Dependency>) -> Result<Box<[Dependency]>, Refusal>
     Ok(after.into_boxed_slice())
 }
 
-fn resolve_request(cluster: &Cluster, draft: &JobDraft, tenant: TenantIndex) -> Result<Arc<Request>, Refusal> {
+fn resolve_request(
+    cluster: &Cluster,
+    draft: &JobDraft,
+    tenant: TenantIndex,
+    call: &mut InCall,
+) -> Result<Arc<Request>, Refusal> {
     check_shape(cluster, &draft.shape)?;
     if let (Some(required), Some(preferred)) = (draft.required, draft.preferred)
         && preferred > required
@@ -274,12 +281,17 @@ fn resolve_request(cluster: &Cluster, draft: &JobDraft, tenant: TenantIndex) -> 
         // Jobs like this one wait already: that they fit somewhere was checked.
         return Ok(cluster.classes.get(class).key.request.clone());
     }
+    if let Some(known) = call.checked.get(&key) {
+        return Ok(known.clone());
+    }
     let limit = cluster.policy.max_classes;
-    if cluster.classes.len() >= limit as usize {
+    if cluster.classes.len() + call.checked.len() >= limit as usize {
         return Err(Refusal::TooManyClasses { limit });
     }
     check_fits_somewhere(cluster, &key.request)?;
-    Ok(key.request)
+    let request = key.request.clone();
+    call.checked.insert(key, request.clone());
+    Ok(request)
 }
 
 /// Unequal members that are all alike are equal members.
