@@ -1,0 +1,150 @@
+//! The permission table: method -> verb, and verb x role -> scope. Everything that is not in it is denied.
+
+use super::identity::Role;
+
+/// What is done.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Verb {
+    /// Submit jobs.
+    Submit,
+    /// See jobs, why they wait and what happens to them.
+    ReadJobs,
+    /// See scripts and environments.
+    ReadPayload,
+    /// See the output of jobs.
+    ReadLogs,
+    /// Cancel, hold and release jobs.
+    ControlJobs,
+    /// See tenants, their quotas and usage.
+    ReadTenants,
+    /// Define tenants, set quotas, limits and weights.
+    SetTenants,
+    /// Stop new starts and let them go on.
+    Pause,
+    /// See nodes.
+    ReadNodes,
+    /// Cordon, drain, resume nodes, and vouch for dead ones.
+    KeepNodes,
+    /// Get a node its certificate.
+    Join,
+    /// Speak for a node.
+    Session,
+}
+
+impl Verb {
+    /// All of them.
+    pub const ALL: [Verb; 12] = [
+        Verb::Submit,
+        Verb::ReadJobs,
+        Verb::ReadPayload,
+        Verb::ReadLogs,
+        Verb::ControlJobs,
+        Verb::ReadTenants,
+        Verb::SetTenants,
+        Verb::Pause,
+        Verb::ReadNodes,
+        Verb::KeepNodes,
+        Verb::Join,
+        Verb::Session,
+    ];
+
+    /// In a sentence: "may not ... tenant".
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Submit => "submit jobs to",
+            Verb::ReadJobs => "see jobs of",
+            Verb::ReadPayload => "see the script and environment of",
+            Verb::ReadLogs => "read the output of",
+            Verb::ControlJobs => "cancel, hold or release",
+            Verb::ReadTenants => "see quota and usage of",
+            Verb::SetTenants => "define or change",
+            Verb::Pause => "pause or resume",
+            Verb::ReadNodes => "see nodes of",
+            Verb::KeepNodes => "cordon, drain or resume",
+            Verb::Join => "join",
+            Verb::Session => "speak for",
+        }
+    }
+}
+
+/// How far a role reaches with a verb.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Scope {
+    /// Not at all.
+    Nothing,
+    /// The own jobs, in the own missions.
+    OwnJobs,
+    /// The own missions and all below them.
+    OwnMission,
+    /// What is below the own missions, not the missions themselves.
+    BelowOwnMission,
+    /// The own node.
+    OwnNode,
+    /// Everything.
+    Any,
+}
+
+/// How far `role` reaches with `verb`.
+pub fn grant(role: Role, verb: Verb) -> Scope {
+    use Scope::{Any, BelowOwnMission, Nothing, OwnJobs, OwnMission, OwnNode};
+    #[rustfmt::skip]
+    let row: [Scope; 5] = match verb {
+        //                    pd               member      operator auditor  agent
+        Verb::Submit      => [OwnMission,      OwnMission, Any,     Nothing, Nothing],
+        Verb::ReadJobs    => [OwnMission,      OwnMission, Any,     Any,     Nothing],
+        Verb::ReadPayload => [OwnMission,      OwnJobs,    Any,     Any,     Nothing],
+        Verb::ReadLogs    => [OwnMission,      OwnMission, Any,     Any,     Nothing],
+        Verb::ControlJobs => [OwnMission,      OwnJobs,    Any,     Nothing, Nothing],
+        Verb::ReadTenants => [OwnMission,      OwnMission, Any,     Any,     Nothing],
+        Verb::SetTenants  => [BelowOwnMission, Nothing,    Any,     Nothing, Nothing],
+        Verb::Pause       => [OwnMission,      Nothing,    Any,     Nothing, Nothing],
+        Verb::ReadNodes   => [Any,             Any,        Any,     Any,     Nothing],
+        Verb::KeepNodes   => [Nothing,         Nothing,    Any,     Nothing, Nothing],
+        Verb::Join        => [Nothing,         Nothing,    Nothing, Nothing, OwnNode],
+        Verb::Session     => [Nothing,         Nothing,    Nothing, Nothing, OwnNode],
+    };
+    match role {
+        Role::Pd => row[0],
+        Role::Member => row[1],
+        Role::Operator => row[2],
+        Role::Auditor => row[3],
+        Role::Agent => row[4],
+    }
+}
+
+/// What a method asks of its caller.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Access {
+    /// Nothing: whether the server lives is no secret.
+    Public,
+    /// Any identity.
+    Known,
+    /// An identity whose role has this verb; the service checks on what.
+    Needs(Verb),
+}
+
+/// The rule of a method, by its path; a path without a rule reaches no service.
+pub fn access(path: &str) -> Option<Access> {
+    use Access::{Known, Needs, Public};
+    Some(match path {
+        "/dure.v1.Jobs/Submit" => Needs(Verb::Submit),
+        "/dure.v1.Jobs/Get" | "/dure.v1.Jobs/List" | "/dure.v1.Jobs/Explain" | "/dure.v1.Jobs/Watch" => {
+            Needs(Verb::ReadJobs)
+        }
+        "/dure.v1.Jobs/Logs" => Needs(Verb::ReadLogs),
+        "/dure.v1.Jobs/Cancel" | "/dure.v1.Jobs/Hold" | "/dure.v1.Jobs/Release" => Needs(Verb::ControlJobs),
+        "/dure.v1.Tenants/List" | "/dure.v1.Tenants/Usage" => Needs(Verb::ReadTenants),
+        "/dure.v1.Tenants/Set" => Needs(Verb::SetTenants),
+        "/dure.v1.Tenants/Pause" | "/dure.v1.Tenants/Resume" => Needs(Verb::Pause),
+        "/dure.v1.Nodes/List" | "/dure.v1.Nodes/Get" => Needs(Verb::ReadNodes),
+        "/dure.v1.Nodes/Cordon" | "/dure.v1.Nodes/Drain" | "/dure.v1.Nodes/Resume" | "/dure.v1.Nodes/ConfirmDead" => {
+            Needs(Verb::KeepNodes)
+        }
+        "/dure.v1.Agents/Join" => Needs(Verb::Join),
+        "/dure.v1.Agents/Session" => Needs(Verb::Session),
+        "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch" | "/grpc.health.v1.Health/List" => Public,
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+        | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Known,
+        _ => return None,
+    })
+}

@@ -1,0 +1,128 @@
+//! Core events -> what watchers see. Kind and phase follow from the event itself, so that an event that is read from the
+//! journal later looks as it did when it happened.
+
+use std::fmt::Write as _;
+
+use dure_core::Cluster;
+use dure_core::event::Event;
+use dure_core::ids::{AttemptNumber, JobId, MemberIndex};
+use dure_core::placement::Members;
+use dure_core::units::Time;
+use dure_proto::v1;
+use dure_proto::v1::JobPhase;
+
+use super::{ended_phase, outcome_word, stop_text};
+use crate::grpc::text::moment;
+
+/// Nodes of a placement that are written out; the rest is counted.
+const MAX_NODES_SHOWN: usize = 8;
+
+/// What watchers see of `event`; none when it says nothing of a job, or its job has left memory. `cluster` stands at the
+/// event or later.
+pub fn job_event(cluster: &Cluster, seq: u64, time: Time, event: &Event) -> Option<v1::JobEvent> {
+    let Shown { job, kind, phase, attempt, detail } = shown(cluster, time, event)?;
+    let entry = cluster.job(job)?;
+    Some(v1::JobEvent {
+        seq,
+        time_ms: time.0,
+        job_id: job.0,
+        tenant: super::tenant_name(cluster, entry.spec.tenant).to_owned(),
+        user: cluster.user(entry.spec.user).to_owned(),
+        kind: kind.to_owned(),
+        phase: phase.into(),
+        attempt: attempt.0,
+        detail,
+    })
+}
+
+struct Shown {
+    job: JobId,
+    kind: &'static str,
+    phase: JobPhase,
+    attempt: AttemptNumber,
+    detail: String,
+}
+
+fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
+    let before = AttemptNumber(0);
+    let of = |job: &JobId, kind, phase, attempt: &AttemptNumber, detail: String| {
+        Some(Shown { job: *job, kind, phase, attempt: *attempt, detail })
+    };
+    match event {
+        Event::JobSubmitted { job, held: true, .. } => of(job, "submitted", JobPhase::Held, &before, String::new()),
+        Event::JobSubmitted { job, .. } => of(job, "submitted", JobPhase::Pending, &before, String::new()),
+        Event::ArrayIndexStarted { array, index, job } => {
+            of(job, "submitted", JobPhase::Pending, &before, format!("index {index} of array {array}"))
+        }
+        Event::JobHeld { job } => of(job, "held", JobPhase::Held, &before, String::new()),
+        Event::JobReleased { job } => of(job, "released", JobPhase::Pending, &before, String::new()),
+        Event::JobPlaced { job, attempt, members, .. } => {
+            of(job, "placed", JobPhase::Launching, attempt, places(cluster, members))
+        }
+        Event::MemberStarted { job, attempt, member } => all_run(cluster, *job, *attempt, *member, time)
+            .then(|| of(job, "running", JobPhase::Running, attempt, String::new()))?,
+        Event::AttemptStopping { job, attempt, reason, beneficiary } => {
+            let mut detail = stop_text(*reason).to_owned();
+            if let Some(beneficiary) = beneficiary {
+                let _ = write!(detail, ": job {beneficiary} gets them");
+            }
+            of(job, "stopping", JobPhase::Stopping, attempt, detail)
+        }
+        Event::AttemptEnded { job, attempt, outcome } => {
+            of(job, "attempt_ended", JobPhase::AwaitingProof, attempt, outcome_word(*outcome).to_owned())
+        }
+        Event::JobRequeued { job, not_before, .. } => {
+            let detail = not_before.map_or_else(String::new, |time| format!("not before {}", moment(time)));
+            of(job, "requeued", JobPhase::Pending, &before, detail)
+        }
+        Event::JobEnded { job, outcome } => {
+            of(job, "ended", ended_phase(*outcome), &before, outcome_word(*outcome).to_owned())
+        }
+        Event::PoolDefined { .. }
+        | Event::TenantDefined { .. }
+        | Event::TenantChanged { .. }
+        | Event::Paused { .. }
+        | Event::UserSeen { .. }
+        | Event::NodeJoined { .. }
+        | Event::NodeChanged { .. }
+        | Event::NodeContact { .. }
+        | Event::NodeRebooted { .. }
+        | Event::NodeCordoned { .. }
+        | Event::GpusFenced { .. }
+        | Event::JobEligible { .. }
+        | Event::ArrayStopped { .. }
+        | Event::MemberPrepared { .. }
+        | Event::GangReleased { .. }
+        | Event::MemberGone { .. }
+        | Event::MemberProven { .. }
+        | Event::JobForgotten { .. }
+        | Event::RequestAnswered { .. }
+        | Event::CountersRestored { .. }
+        | Event::TenantRestored { .. }
+        | Event::UserRestored { .. }
+        | Event::NodeRestored { .. }
+        | Event::JobRestored { .. } => None,
+    }
+}
+
+/// Whether the start of `member` was that of the last one. Of an attempt that is no longer remembered the first member
+/// stands for all.
+fn all_run(cluster: &Cluster, job: JobId, attempt: AttemptNumber, member: MemberIndex, time: Time) -> bool {
+    match cluster.job(job).and_then(|job| job.attempt.as_deref()) {
+        Some(known) if known.number == attempt => known.started_at == Some(time),
+        Some(_) | None => member == MemberIndex(0),
+    }
+}
+
+/// As `n0[0-3] n1[0-7]`.
+fn places(cluster: &Cluster, members: &Members) -> String {
+    let mut text = String::new();
+    for placed in members.iter().take(MAX_NODES_SHOWN) {
+        let separator = if text.is_empty() { "" } else { " " };
+        let _ = write!(text, "{separator}{}[{:?}]", cluster.node(placed.node).name, placed.gpus);
+    }
+    if members.len() > MAX_NODES_SHOWN {
+        let _ = write!(text, " and {} more", members.len() - MAX_NODES_SHOWN);
+    }
+    text
+}

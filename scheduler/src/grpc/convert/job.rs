@@ -1,0 +1,179 @@
+//! A job of the core -> the wire.
+
+use dure_core::Cluster;
+use dure_core::explain::Explanation;
+use dure_core::ids::JobId;
+use dure_core::job::{Attempt, DependencyKind, ExitHow, Job, Member, MemberPhase, Outcome, Phase};
+use dure_core::request::Shape;
+use dure_core::units::Time;
+use dure_proto::v1;
+use dure_proto::v1::dependency::On;
+
+use super::{gpu_time, ms, outcome_word, phase, stop_text, tenant_name, usage_of};
+use crate::grpc::text;
+
+/// A job as it is at `now`. Its position is for the caller to fill in.
+pub fn job(cluster: &Cluster, job: &Job, now: Time) -> v1::Job {
+    let spec = &job.spec;
+    let (reason, reason_code) = reason(cluster, job);
+    let exit = if matches!(job.phase, Phase::Ended(_)) { job.exit() } else { None };
+    let attempt = job.attempt.as_deref();
+    v1::Job {
+        id: job.id.0,
+        array_job_id: job.index_of.map_or(0, |(array, _)| array.0),
+        array_index: job.index_of.map(|(_, index)| index),
+        tenant: tenant_name(cluster, spec.tenant).to_owned(),
+        user: cluster.user(spec.user).to_owned(),
+        name: spec.name.to_string(),
+        phase: phase(job).into(),
+        shape: Some(shape(job)),
+        gpus: job.gpus().0,
+        priority: cluster
+            .policy()
+            .priorities
+            .get(spec.priority.at())
+            .map_or_else(String::new, |class| class.name.to_string()),
+        time_limit_ms: spec.time_limit.0,
+        submitted_ms: job.submitted_at.0,
+        started_ms: ms(attempt.and_then(|attempt| attempt.started_at)),
+        ended_ms: ms(job.ended_at),
+        attempt: attempt.map(|attempt| self::attempt(cluster, attempt)),
+        attempts: job.attempts,
+        reason,
+        reason_code,
+        usage: Some(gpu_time(usage_of(job, now))),
+        array: array(job),
+        dependencies: spec.after.iter().map(|on| dependency(on.job, on.kind)).collect(),
+        non_preemptible: !spec.preemptible,
+        exit_code: exit.and_then(|exit| code_of(&exit.how)),
+        signal: exit.and_then(|exit| signal_of(&exit.how)),
+        position: None,
+        payload: None,
+    }
+}
+
+fn shape(job: &Job) -> v1::Shape {
+    let request = &job.spec.request;
+    let mut shape = v1::Shape {
+        cpu_milli_per_member: request.cpu.0,
+        memory_mib_per_member: request.memory.0,
+        distinct_nodes: request.distinct_nodes,
+        ..Default::default()
+    };
+    match &request.shape {
+        Shape::Equal { members, gpus } => {
+            shape.members = *members;
+            shape.gpus_per_member = u32::from(*gpus);
+        }
+        Shape::Unequal(list) => shape.unequal = list.iter().map(|gpus| u32::from(*gpus)).collect(),
+    }
+    shape
+}
+
+fn attempt(cluster: &Cluster, attempt: &Attempt) -> v1::Attempt {
+    v1::Attempt {
+        number: attempt.number.0,
+        members: attempt.members.iter().map(|member| self::member(cluster, member)).collect(),
+        placed_ms: attempt.placed_at.0,
+        started_ms: ms(attempt.started_at),
+        ended_ms: ms(attempt.ended_at),
+        outcome: attempt.outcome.map_or("", outcome_word).to_owned(),
+        borrowed: attempt.borrowed,
+    }
+}
+
+fn member(cluster: &Cluster, member: &Member) -> v1::MemberPlacement {
+    let phase = match member.phase {
+        MemberPhase::Ordered => "ordered",
+        MemberPhase::Prepared => "prepared",
+        MemberPhase::Running => "running",
+        MemberPhase::Gone => "gone",
+    };
+    v1::MemberPlacement {
+        node: cluster.node(member.placed.node).name.to_string(),
+        gpus: member.placed.gpus.iter().map(|gpu| gpu as u32).collect(),
+        phase: phase.to_owned(),
+        exit_code: member.exit.as_ref().and_then(|exit| code_of(&exit.how)),
+        signal: member.exit.as_ref().and_then(|exit| signal_of(&exit.how)),
+    }
+}
+
+fn array(job: &Job) -> Option<v1::ArrayStatus> {
+    let (array, progress) = (job.spec.array?, job.progress.as_deref()?);
+    Some(v1::ArrayStatus {
+        size: array.size,
+        max_running: array.cap,
+        waiting: job.waiting_count(),
+        active: u32::try_from(progress.live.len()).unwrap_or(u32::MAX),
+        completed: progress.completed,
+        failed: progress.failed,
+    })
+}
+
+fn dependency(job: JobId, kind: DependencyKind) -> v1::Dependency {
+    let kind = match kind {
+        DependencyKind::AfterOk => v1::DependencyKind::AfterOk,
+        DependencyKind::AfterAny => v1::DependencyKind::AfterAny,
+        DependencyKind::AfterNotOk => v1::DependencyKind::AfterNotOk,
+    };
+    v1::Dependency { kind: kind.into(), on: Some(On::JobId(job.0)) }
+}
+
+fn code_of(how: &ExitHow) -> Option<i32> {
+    match how {
+        ExitHow::Code(code) => Some(*code),
+        ExitHow::Signal(_) | ExitHow::LaunchFailed(_) | ExitHow::Unknown(_) => None,
+    }
+}
+
+fn signal_of(how: &ExitHow) -> Option<i32> {
+    match how {
+        ExitHow::Signal(signal) => Some(*signal),
+        ExitHow::Code(_) | ExitHow::LaunchFailed(_) | ExitHow::Unknown(_) => None,
+    }
+}
+
+/// Why a job is where it is, in one line and as a token; both empty when there is nothing to say.
+fn reason(cluster: &Cluster, job: &Job) -> (String, String) {
+    match job.phase {
+        Phase::Waiting => cluster.first_blocker(job.id).map_or_else(Default::default, |blocker| {
+            let found = text::blocker(cluster, &blocker);
+            (found.message, found.code)
+        }),
+        Phase::Stopping(reason) => (stop_text(reason).to_owned(), String::new()),
+        Phase::AwaitingProof(outcome) => (
+            format!("its attempt is over ({}), but a lost node under it is not proven dead", outcome_word(outcome)),
+            "AWAITING_PROOF".to_owned(),
+        ),
+        Phase::Ended(outcome) => (end_text(job, outcome), outcome_word(outcome).to_uppercase()),
+        Phase::Launching | Phase::Running | Phase::Spread => Default::default(),
+    }
+}
+
+/// How an ended job ended, when it did not complete.
+fn end_text(job: &Job, outcome: Outcome) -> String {
+    if outcome == Outcome::DependencyFailed {
+        return "a job that it depends on ended in the other way".to_owned();
+    }
+    match job.exit().map(|exit| &exit.how) {
+        _ if outcome == Outcome::Completed => String::new(),
+        Some(ExitHow::Code(0)) | None => String::new(),
+        Some(ExitHow::Code(code)) => format!("a member ended with exit code {code}"),
+        Some(ExitHow::Signal(signal)) => format!("a member was ended by signal {signal}"),
+        Some(ExitHow::LaunchFailed(why)) => format!("a member could not be started: {why}"),
+        Some(ExitHow::Unknown(why)) => format!("a member is gone: {why}"),
+    }
+}
+
+/// Why a job waits. Its position is for the caller to fill in.
+pub fn explanation(cluster: &Cluster, job: &Job, explained: &Explanation) -> v1::Explanation {
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    v1::Explanation {
+        job_id: job.id.0,
+        phase: phase(job).into(),
+        blockers: explained.blockers.iter().map(|blocker| text::blocker(cluster, blocker)).collect(),
+        position_in_tenant: explained.before.map_or(0, |before| count(before + 1)),
+        pending_in_tenant: count(explained.queued),
+        position: None,
+    }
+}

@@ -1,0 +1,53 @@
+//! A node of the core, and what is known of it beyond the journal -> the wire.
+
+use dure_core::Cluster;
+use dure_core::node::{Contact, Node};
+use dure_proto::v1;
+
+use crate::live::LiveNode;
+
+/// A node. Its position is for the caller to fill in.
+pub fn node(cluster: &Cluster, node: &Node, live: Option<&LiveNode>, with_telemetry: bool) -> v1::Node {
+    let state = match node.contact {
+        Contact::Ready => v1::NodeState::Ready,
+        Contact::Suspect => v1::NodeState::Suspect,
+        Contact::Lost => v1::NodeState::Lost,
+    };
+    v1::Node {
+        name: node.name.to_string(),
+        state: state.into(),
+        cordoned: node.cordoned,
+        draining: node.draining,
+        pool: cluster.pool(node.pool).name.to_string(),
+        gpus: node.capacity.gpus.count().0,
+        gpus_free: node.free().count().0,
+        gpus_bad: node.bad.count().0,
+        site: node.location.site.to_string(),
+        spine: node.location.spine.to_string(),
+        leaf: node.location.leaf.to_string(),
+        nvlink_domain: node.location.nvlink.to_string(),
+        boot_id: node.boot_id.to_string(),
+        last_heard_ms: live.map_or(0, |live| live.last_heard.0),
+        connected: live.is_some_and(|live| live.connected),
+        jobs: residents(cluster, node),
+        telemetry: live.filter(|_| with_telemetry).and_then(|live| live.telemetry.clone()),
+        cpu_milli: node.capacity.cpu.0,
+        memory_mib: node.capacity.memory.0,
+        agent_version: live.map_or_else(String::new, |live| live.agent_version.clone()),
+        position: None,
+    }
+}
+
+fn residents(cluster: &Cluster, node: &Node) -> Vec<v1::NodeJob> {
+    let of_resident = |resident: &dure_core::node::Resident| {
+        let attempt = cluster.job(resident.job)?.attempt.as_deref()?;
+        let member = attempt.members.get(resident.member.at())?;
+        Some(v1::NodeJob {
+            job_id: resident.job.0,
+            attempt: attempt.number.0,
+            member: resident.member.0,
+            gpus: member.placed.gpus.iter().map(|gpu| gpu as u32).collect(),
+        })
+    };
+    node.residents.iter().filter_map(of_resident).collect()
+}

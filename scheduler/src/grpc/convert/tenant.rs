@@ -1,0 +1,134 @@
+//! Tenants of the core -> the wire, with what runs and waits counted up the tree.
+
+use std::collections::BTreeMap;
+
+use dure_core::Cluster;
+use dure_core::ids::{PoolIndex, TenantIndex, UserIndex};
+use dure_core::job::Usage;
+use dure_core::tenant::{Quota, Tenant};
+use dure_core::units::Time;
+use dure_proto::v1;
+
+use super::{accrued, gpu_time};
+
+/// What is not kept per tenant but counted when asked for. O(running attempts + kinds of queued jobs).
+pub struct Sums {
+    /// By tenant: used since it was last charged, everything below included.
+    running: Vec<Usage>,
+    /// The same by tenant and user, nothing below included.
+    by_user: BTreeMap<(TenantIndex, UserIndex), Usage>,
+    /// By tenant: GPUs that queued jobs ask for, everything below included; of an array those of one index.
+    pending_gpus: Vec<u64>,
+    /// By tenant: jobs submitted, everything below included.
+    jobs: Vec<u64>,
+}
+
+impl Sums {
+    /// Counts at `now`.
+    pub fn count(cluster: &Cluster, now: Time) -> Self {
+        let tenants = cluster.tenants();
+        let mut sums = Self {
+            running: vec![Usage::default(); tenants.len()],
+            by_user: BTreeMap::new(),
+            pending_gpus: vec![0; tenants.len()],
+            jobs: vec![0; tenants.len()],
+        };
+        for key in tenants.iter().flat_map(|tenant| &tenant.attempts) {
+            let Some(job) = cluster.job(key.job) else { continue };
+            let more = accrued(job, now);
+            add(sums.by_user.entry((job.spec.tenant, job.spec.user)).or_default(), more);
+            for above in cluster.chain(job.spec.tenant) {
+                add(&mut sums.running[above.index.at()], more);
+            }
+        }
+        for tenant in tenants {
+            let gpus = queued_gpus(cluster, tenant);
+            let jobs: u64 = tenant.users.values().map(|ledger| ledger.jobs).sum();
+            for above in cluster.chain(tenant.index) {
+                sums.pending_gpus[above.index.at()] += gpus;
+                sums.jobs[above.index.at()] += jobs;
+            }
+        }
+        sums
+    }
+}
+
+fn add(usage: &mut Usage, more: Usage) {
+    usage.own += more.own;
+    usage.borrowed += more.borrowed;
+}
+
+fn queued_gpus(cluster: &Cluster, tenant: &Tenant) -> u64 {
+    let users = tenant.queue.levels.values().flat_map(|level| level.values());
+    let buckets = users.flat_map(|user| &user.buckets);
+    buckets
+        .map(|(class, jobs)| u64::from(cluster.classes().get(*class).key.request.shape.total().0) * jobs.len() as u64)
+        .sum()
+}
+
+/// A tenant. Its position is for the caller to fill in.
+pub fn tenant(cluster: &Cluster, tenant: &Tenant, sums: &Sums) -> v1::Tenant {
+    let mut total = tenant.total;
+    add(&mut total, sums.running[tenant.index.at()]);
+    let pools = || cluster.pools().iter().enumerate().map(|(at, pool)| (PoolIndex::of(at), pool.name.to_string()));
+    let usage = pools().map(|(at, pool)| {
+        let held = tenant.held_in(at);
+        let own = held.used.less(held.borrowed);
+        v1::PoolUsage { pool, used: held.used.0, own: own.0, borrowed: held.borrowed.0 }
+    });
+    v1::Tenant {
+        name: tenant.name.to_string(),
+        weight: tenant.weight,
+        default_time_limit_ms: tenant.default_time_limit.map_or(0, |limit| limit.0),
+        quotas: pools().filter_map(|(at, pool)| quota(pool, tenant.quota_in(at))).collect(),
+        usage: usage.collect(),
+        paused: tenant.paused,
+        pending_jobs: tenant.queued as u64,
+        pending_gpus: sums.pending_gpus[tenant.index.at()],
+        running_jobs: u64::from(tenant.running),
+        total: Some(gpu_time(total)),
+        position: None,
+    }
+}
+
+/// None where nothing is set.
+fn quota(pool: String, quota: Quota) -> Option<v1::PoolQuota> {
+    (quota != Quota::default()).then(|| v1::PoolQuota {
+        pool,
+        quota: quota.quota.unwrap_or_default().0,
+        limit: quota.limit.map(|limit| limit.0),
+        lend_limit: quota.lend_limit.map(|limit| limit.0),
+    })
+}
+
+/// The row of a tenant, everything below it included.
+pub fn usage(tenant: &Tenant, sums: &Sums) -> v1::UsageRow {
+    let mut total = tenant.total;
+    add(&mut total, sums.running[tenant.index.at()]);
+    v1::UsageRow {
+        tenant: tenant.name.to_string(),
+        user: String::new(),
+        total: Some(gpu_time(total)),
+        jobs: sums.jobs[tenant.index.at()],
+        gpus_now: tenant.used().0,
+    }
+}
+
+/// The rows of a tenant's own users.
+pub fn usage_by_user<'a>(
+    cluster: &'a Cluster,
+    tenant: &'a Tenant,
+    sums: &'a Sums,
+) -> impl Iterator<Item = v1::UsageRow> + 'a {
+    tenant.users.iter().map(move |(user, ledger)| {
+        let mut total = ledger.total;
+        add(&mut total, sums.by_user.get(&(tenant.index, *user)).copied().unwrap_or_default());
+        v1::UsageRow {
+            tenant: tenant.name.to_string(),
+            user: cluster.user(*user).to_owned(),
+            total: Some(gpu_time(total)),
+            jobs: ledger.jobs,
+            gpus_now: ledger.used.0,
+        }
+    })
+}

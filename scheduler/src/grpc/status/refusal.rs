@@ -1,0 +1,261 @@
+//! A refusal of the core in words: its code, the field at fault, what is wrong with the values, what to do about it.
+//! Each is one exhaustive match.
+
+use dure_core::ids::JobId;
+use dure_core::rejected::Refusal;
+use dure_core::units::Span;
+use tonic::Code;
+
+use crate::grpc::text::{gpus, level_name};
+
+/// Names that are listed before the rest is counted.
+const MAX_LISTED: usize = 12;
+
+/// The code: `NotFound` and `FailedPrecondition` where the state could have been another, `InvalidArgument` where the
+/// request itself is at fault, `ResourceExhausted` for what is full now.
+pub(super) fn code(why: &Refusal) -> Code {
+    match why {
+        Refusal::QueueFull { .. }
+        | Refusal::TooManyTenants { .. }
+        | Refusal::TooManyUsers { .. }
+        | Refusal::TooManyClasses { .. } => Code::ResourceExhausted,
+        Refusal::RequestIdReused { .. } => Code::AlreadyExists,
+        Refusal::UnknownTenant { .. }
+        | Refusal::UnknownJob { .. }
+        | Refusal::UnknownNode { .. }
+        | Refusal::UnknownDependency { .. } => Code::NotFound,
+        Refusal::TenantHasChildren { .. }
+        | Refusal::TenantHasJobs { .. }
+        | Refusal::NoPool
+        | Refusal::GangTooLarge { .. }
+        | Refusal::GangNeverFits { .. }
+        | Refusal::OverLimitForEver { .. }
+        | Refusal::NonPreemptibleOverQuota { .. }
+        | Refusal::DependencyNeverSatisfied { .. }
+        | Refusal::WrongPhase { .. }
+        | Refusal::NodeNotLost { .. }
+        | Refusal::ChildrenAboveParent { .. } => Code::FailedPrecondition,
+        Refusal::NoJobs
+        | Refusal::TooManyJobs { .. }
+        | Refusal::BadTenantName { .. }
+        | Refusal::NoMembers
+        | Refusal::NoGpus { .. }
+        | Refusal::TooManyMembers { .. }
+        | Refusal::MemberTooLarge { .. }
+        | Refusal::UnknownModel { .. }
+        | Refusal::UnknownPool { .. }
+        | Refusal::UnknownPriority { .. }
+        | Refusal::TimeLimitTooLong { .. }
+        | Refusal::GraceTooLong { .. }
+        | Refusal::EmptyArray
+        | Refusal::ArrayTooLarge { .. }
+        | Refusal::TooManyDependencies { .. }
+        | Refusal::DependencyOutsideCall { .. }
+        | Refusal::DependencyCycle { .. }
+        | Refusal::PreferredAboveRequired
+        | Refusal::NameTooLong { .. }
+        | Refusal::BadNode { .. }
+        | Refusal::ZeroWeight
+        | Refusal::QuotaTooLarge { .. }
+        | Refusal::LimitBelowQuota { .. }
+        | Refusal::LendLimitAboveQuota { .. } => Code::InvalidArgument,
+    }
+}
+
+/// Path of the field in its message; empty when no single field is at fault.
+pub(super) fn field(why: &Refusal) -> &'static str {
+    match why {
+        Refusal::NoJobs | Refusal::TooManyJobs { .. } | Refusal::QueueFull { .. } => "jobs",
+        Refusal::UnknownTenant { .. }
+        | Refusal::TenantHasChildren { .. }
+        | Refusal::TenantHasJobs { .. }
+        | Refusal::BadTenantName { .. }
+        | Refusal::TooManyTenants { .. }
+        | Refusal::OverLimitForEver { .. } => "tenant",
+        Refusal::TooManyUsers { .. } => "user",
+        Refusal::NoMembers | Refusal::TooManyMembers { .. } => "shape.members",
+        Refusal::NoGpus { .. } | Refusal::MemberTooLarge { .. } => "shape.gpus_per_member",
+        Refusal::GangTooLarge { .. } | Refusal::GangNeverFits { .. } | Refusal::TooManyClasses { .. } => "shape",
+        Refusal::NonPreemptibleOverQuota { .. } => "non_preemptible",
+        Refusal::UnknownModel { .. } | Refusal::NoPool => "gpu_models",
+        Refusal::UnknownPool { .. } => "quotas.pool",
+        Refusal::UnknownPriority { .. } => "priority",
+        Refusal::TimeLimitTooLong { .. } => "time_limit_ms",
+        Refusal::GraceTooLong { .. } => "grace_ms",
+        Refusal::EmptyArray | Refusal::ArrayTooLarge { .. } => "array.size",
+        Refusal::TooManyDependencies { .. }
+        | Refusal::UnknownDependency { .. }
+        | Refusal::DependencyOutsideCall { .. }
+        | Refusal::DependencyCycle { .. }
+        | Refusal::DependencyNeverSatisfied { .. } => "dependencies",
+        Refusal::PreferredAboveRequired => "preferred_level",
+        Refusal::NameTooLong { field, .. } => field,
+        Refusal::UnknownJob { .. } | Refusal::WrongPhase { .. } => "job_id",
+        Refusal::UnknownNode { .. } | Refusal::NodeNotLost { .. } | Refusal::BadNode { .. } => "name",
+        Refusal::ZeroWeight => "weight",
+        Refusal::QuotaTooLarge { .. } | Refusal::ChildrenAboveParent { .. } => "quotas.quota",
+        Refusal::LimitBelowQuota { .. } => "quotas.limit",
+        Refusal::LendLimitAboveQuota { .. } => "quotas.lend_limit",
+        Refusal::RequestIdReused { .. } => "request_id",
+    }
+}
+
+/// What is wrong, with the values.
+pub(super) fn problem(why: &Refusal) -> String {
+    match why {
+        Refusal::NoJobs => "the call holds no job".to_owned(),
+        Refusal::TooManyJobs { count, limit } => format!("{count} jobs in one call, at most {limit}"),
+        Refusal::QueueFull { limit } => format!("{limit} jobs wait already, which is the limit"),
+        Refusal::UnknownTenant { name } => format!("there is no tenant {name:?}"),
+        Refusal::TenantHasChildren { name } => {
+            format!("tenant {name:?} has tenants below it, and jobs belong to leaves")
+        }
+        Refusal::TenantHasJobs { name } => {
+            format!("tenant {name:?} has jobs of its own, so nothing can be defined below it")
+        }
+        Refusal::BadTenantName { name, why } => format!("{name:?} is no name for a tenant: {why}"),
+        Refusal::TooManyTenants { limit } => format!("there are {limit} tenants, which is the limit"),
+        Refusal::TooManyUsers { limit } => format!("{limit} users have been seen, which is the limit"),
+        Refusal::NoMembers => "a gang of 0 members".to_owned(),
+        Refusal::NoGpus { member } => format!("member {member} asks for 0 GPUs"),
+        Refusal::TooManyMembers { members, limit } => format!("{members} members, at most {limit}"),
+        Refusal::MemberTooLarge { gpus: asked, largest } => {
+            format!("a member asks for {}, the largest node has {largest}", gpus(*asked))
+        }
+        Refusal::GangTooLarge { want, capacity } => {
+            format!("the gang asks for {}, the pools that it may use have {capacity}", gpus(want.0))
+        }
+        Refusal::GangNeverFits { want, best, level } => {
+            let place = level.map_or("the cluster", level_name);
+            format!("{want} members, but even when empty no {place} has room for more than {best}")
+        }
+        Refusal::OverLimitForEver { tenant, want, limit } => {
+            format!("the gang asks for {}, the limit of {tenant:?} is {limit}", gpus(want.0))
+        }
+        Refusal::NonPreemptibleOverQuota { tenant, want, quota } => {
+            format!("a non-preemptible gang of {}, the quota of {tenant:?} is {quota}", gpus(want.0))
+        }
+        Refusal::UnknownModel { name, known } => format!("no pool has GPU model {name:?}, there is {}", list(known)),
+        Refusal::NoPool => "the cluster has no pool yet".to_owned(),
+        Refusal::UnknownPool { name, known } => format!("there is no pool {name:?}, there is {}", list(known)),
+        Refusal::UnknownPriority { name, known } => format!("no priority class {name:?}, there is {}", list(known)),
+        Refusal::TimeLimitTooLong { limit, longest } => format!("{} is longer than {}", span(*limit), span(*longest)),
+        Refusal::GraceTooLong { grace, longest } => format!("{} is longer than {}", span(*grace), span(*longest)),
+        Refusal::EmptyArray => "an array of 0 indices".to_owned(),
+        Refusal::ArrayTooLarge { size, limit } => format!("an array of {size} indices, at most {limit}"),
+        Refusal::TooManyDependencies { count, limit } => format!("{count} dependencies, at most {limit}"),
+        Refusal::UnknownDependency { job } => format!("there is no job {job}"),
+        Refusal::DependencyOutsideCall { index, count } => format!("job {index} of a call that holds {count}"),
+        Refusal::DependencyCycle { jobs } => {
+            format!("jobs {} of the call wait for each other in a circle", circle(jobs))
+        }
+        Refusal::DependencyNeverSatisfied { job } => {
+            format!("job {job} has ended in the other way: this one could never start")
+        }
+        Refusal::PreferredAboveRequired => "the preferred level is wider than the required one".to_owned(),
+        Refusal::TooManyClasses { limit } => {
+            format!("{limit} different kinds of requests wait already, which is the limit")
+        }
+        Refusal::NameTooLong { length, limit, .. } => format!("{length} bytes, at most {limit}"),
+        Refusal::UnknownJob { job } => unknown_job(*job),
+        Refusal::WrongPhase { job, phase, verb } => format!("job {job} is {phase}: {verb} is for jobs that wait"),
+        Refusal::UnknownNode { name } => format!("there is no node {name:?}"),
+        Refusal::NodeNotLost { name } => format!("node {name:?} is not lost: its agent is heard"),
+        Refusal::BadNode { name, why } => format!("node {name:?} cannot join: {why}"),
+        Refusal::ZeroWeight => "a weight of 0".to_owned(),
+        Refusal::QuotaTooLarge { gpus, limit } => format!("{gpus} GPUs, at most {limit}"),
+        Refusal::LimitBelowQuota { limit, quota } => format!("a limit of {limit} below the quota of {quota}"),
+        Refusal::LendLimitAboveQuota { lend_limit, quota } => format!("{lend_limit} to lend of a quota of {quota}"),
+        Refusal::ChildrenAboveParent { parent, children, quota } => {
+            format!("the quotas below {} would be {children}, its own is {quota}", parent_name(parent))
+        }
+        Refusal::RequestIdReused { id } => format!("{id:?} was used for a request with another content"),
+    }
+}
+
+/// What to do about it.
+pub(super) fn remedy(why: &Refusal) -> &'static str {
+    match why {
+        Refusal::NoJobs => "put in at least one",
+        Refusal::TooManyJobs { .. } => "split the call",
+        Refusal::QueueFull { .. } | Refusal::TooManyClasses { .. } => "wait for jobs to start, or cancel some",
+        Refusal::UnknownTenant { .. } => {
+            "see the tenants: dure quota show; an operator defines a new one: dure quota set --create"
+        }
+        Refusal::TenantHasChildren { .. } => "name one of the tenants below it",
+        Refusal::TenantHasJobs { .. } => "cancel them or let them end first",
+        Refusal::BadTenantName { .. } => "use a path as in fusion/plasma",
+        Refusal::TooManyTenants { .. } | Refusal::TooManyUsers { .. } => {
+            "raise the limit in [policy] of the scheduler's configuration"
+        }
+        Refusal::NoMembers | Refusal::NoGpus { .. } | Refusal::EmptyArray | Refusal::ZeroWeight => "use at least 1",
+        Refusal::TooManyMembers { .. } => "ask for fewer, larger members",
+        Refusal::MemberTooLarge { .. } => "spread the GPUs over more members",
+        Refusal::GangTooLarge { .. } => "ask for fewer GPUs, or allow other GPU models",
+        Refusal::GangNeverFits { .. } => "ask for fewer or smaller members, or require a wider level",
+        Refusal::OverLimitForEver { .. } => "ask for fewer GPUs, or have the limit raised: dure quota set",
+        Refusal::NonPreemptibleOverQuota { .. } => {
+            "submit it as preemptible, ask for fewer GPUs, or have the quota raised"
+        }
+        Refusal::UnknownModel { .. } | Refusal::UnknownPool { .. } | Refusal::UnknownPriority { .. } => {
+            "use one of these"
+        }
+        Refusal::NoPool => "define a [[pool]] in the scheduler's configuration, or let the first node join",
+        Refusal::TimeLimitTooLong { .. } | Refusal::GraceTooLong { .. } => "ask for less",
+        Refusal::ArrayTooLarge { .. } => "split the array",
+        Refusal::TooManyDependencies { .. } => "let a job in between wait for some of them",
+        Refusal::UnknownDependency { .. } => "check the id: a job that ended long ago is forgotten",
+        Refusal::DependencyOutsideCall { .. } => "count the jobs of the call from 0",
+        Refusal::DependencyCycle { .. } => "take one of the dependencies out",
+        Refusal::DependencyNeverSatisfied { .. } => {
+            "take the dependency out, or depend on its end in any way: afterany"
+        }
+        Refusal::PreferredAboveRequired => "prefer a level at or below the required one",
+        Refusal::NameTooLong { .. } => "shorten it",
+        Refusal::UnknownJob { .. } => "check the id: a job that ended long ago is forgotten",
+        Refusal::WrongPhase { .. } => "cancel it instead: dure cancel",
+        Refusal::UnknownNode { .. } => "see the nodes: dure nodes",
+        Refusal::NodeNotLost { .. } => "drain it instead: dure node drain",
+        Refusal::BadNode { .. } => "correct the agent's configuration and start it again",
+        Refusal::QuotaTooLarge { .. } => "check the number",
+        Refusal::LimitBelowQuota { .. } => "set the limit to the quota or above, or leave it out",
+        Refusal::LendLimitAboveQuota { .. } => "lend at most the quota, or leave it out to lend all",
+        Refusal::ChildrenAboveParent { .. } => "lower another quota below it, or raise its own first",
+        Refusal::RequestIdReused { .. } => "use a new request id for a new request",
+    }
+}
+
+/// As for a job that is not in memory.
+pub(super) fn unknown_job(job: JobId) -> String {
+    format!("there is no job {job}")
+}
+
+fn parent_name(name: &str) -> String {
+    if name.is_empty() { "the whole cluster".to_owned() } else { format!("{name:?}") }
+}
+
+fn list(names: &[Box<str>]) -> String {
+    let listed = names.iter().take(MAX_LISTED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => "none".to_owned(),
+        count if count > MAX_LISTED => format!("{listed} and {} more", count - MAX_LISTED),
+        _ => listed,
+    }
+}
+
+/// As `0 > 3 > 0`.
+fn circle(jobs: &[u32]) -> String {
+    let shown = jobs.iter().take(MAX_LISTED).chain(jobs.first());
+    shown.map(u32::to_string).collect::<Vec<_>>().join(" > ")
+}
+
+/// As `1d 2h`, `90s`, `1500ms`.
+fn span(span: Span) -> String {
+    let (seconds, ms) = (span.0 / 1000, span.0 % 1000);
+    if ms > 0 {
+        return format!("{}ms", span.0);
+    }
+    let parts = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let shown: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect();
+    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
+}

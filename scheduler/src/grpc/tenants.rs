@@ -1,0 +1,143 @@
+//! The Tenants service: the division and what it has come to.
+
+use dure_core::Cluster;
+use dure_core::input::{Input, QuotaDraft, TenantDraft};
+use dure_core::rejected::Refusal;
+use dure_core::reply::Reply;
+use dure_core::tenant::Tenant;
+use dure_core::units::{Gpus, Span};
+use dure_proto::v1;
+use dure_proto::v1::tenants_server::Tenants;
+use tonic::{Request, Response, Status};
+
+use super::convert::tenant::{Sums, tenant, usage, usage_by_user};
+use super::limits::MAX_USAGE_ROWS;
+use super::server::Services;
+use super::{convert, request, status};
+use crate::auth::{self, Identity, Target, Verb, Visible};
+
+#[tonic::async_trait]
+impl Tenants for Services {
+    async fn list(
+        &self,
+        request: Request<v1::ListTenantsRequest>,
+    ) -> Result<Response<v1::ListTenantsResponse>, Status> {
+        let visible = auth::of(&request)?.visible(Verb::ReadTenants)?;
+        let below = request.into_inner().tenant;
+        let now = self.clock.now();
+        let look = move |cluster: &Cluster| {
+            let sums = Sums::count(cluster, now);
+            let shown = shown(cluster, &visible, &below)?;
+            let tenants = shown.map(|found| tenant(cluster, found, &sums)).collect::<Vec<_>>();
+            Ok::<_, Status>((tenants, cluster.tenants()[0].paused))
+        };
+        let (found, position) = self.handle.read(move |cluster, _| look(cluster)).await?;
+        let (tenants, cluster_paused) = found?;
+        let position = Some(convert::position(position));
+        Ok(Response::new(v1::ListTenantsResponse { tenants, cluster_paused, position }))
+    }
+
+    async fn set(&self, request: Request<v1::SetTenantRequest>) -> Result<Response<v1::Tenant>, Status> {
+        let identity = auth::of(&request)?;
+        let mut request = request.into_inner();
+        identity.may(Verb::SetTenants, Target::Tenant(&request.tenant))?;
+        request::name("tenant", &request.tenant)?;
+        let id = std::mem::take(&mut request.request_id);
+        let key = request::key(&identity, id, "Tenants/Set", &request)?;
+        tracing::info!(user = %identity.user, tenant = request.tenant, "tenant is set");
+        let now = self.clock.now();
+        let after = move |cluster: &Cluster, reply: Reply| match reply {
+            Reply::Tenant(at) => Some(tenant(cluster, cluster.tenant(at), &Sums::count(cluster, now))),
+            Reply::Submitted { .. } | Reply::Job(_) | Reply::Node(_) | Reply::Done => None,
+        };
+        let input = Input::SetTenant(draft(request));
+        let (found, position) = self.handle.mutate(input, key, Vec::new(), after).await?;
+        let mut tenant = found.ok_or_else(|| Status::internal("the scheduler answered with something else"))?;
+        tenant.position = Some(convert::position(position));
+        Ok(Response::new(tenant))
+    }
+
+    async fn pause(&self, request: Request<v1::PauseRequest>) -> Result<Response<v1::PauseResponse>, Status> {
+        let identity = auth::of(&request)?;
+        let mut request = request.into_inner();
+        let id = std::mem::take(&mut request.request_id);
+        let key = request::key(&identity, id, "Tenants/Pause", &request)?;
+        self.set_paused(&identity, request.tenant, true, key).await
+    }
+
+    async fn resume(&self, request: Request<v1::ResumeRequest>) -> Result<Response<v1::PauseResponse>, Status> {
+        let identity = auth::of(&request)?;
+        let mut request = request.into_inner();
+        let id = std::mem::take(&mut request.request_id);
+        let key = request::key(&identity, id, "Tenants/Resume", &request)?;
+        self.set_paused(&identity, request.tenant, false, key).await
+    }
+
+    async fn usage(&self, request: Request<v1::UsageRequest>) -> Result<Response<v1::UsageResponse>, Status> {
+        let visible = auth::of(&request)?.visible(Verb::ReadTenants)?;
+        let v1::UsageRequest { tenant: below, by_user } = request.into_inner();
+        let now = self.clock.now();
+        let look = move |cluster: &Cluster| {
+            let sums = Sums::count(cluster, now);
+            let shown = shown(cluster, &visible, &below)?;
+            let rows: Vec<_> = if by_user {
+                shown.flat_map(|found| usage_by_user(cluster, found, &sums)).take(MAX_USAGE_ROWS + 1).collect()
+            } else {
+                shown.map(|found| usage(found, &sums)).take(MAX_USAGE_ROWS + 1).collect()
+            };
+            Ok::<_, Status>(rows)
+        };
+        let (found, position) = self.handle.read(move |cluster, _| look(cluster)).await?;
+        let rows = found?;
+        if rows.len() > MAX_USAGE_ROWS {
+            let why = format!("more than {MAX_USAGE_ROWS} rows; name a tenant, or leave by_user out");
+            return Err(status::Violation::new("tenant", why).into());
+        }
+        Ok(Response::new(v1::UsageResponse { rows, position: Some(convert::position(position)) }))
+    }
+}
+
+impl Services {
+    async fn set_paused(
+        &self,
+        identity: &Identity,
+        tenant: String,
+        paused: bool,
+        key: Option<dure_core::input::RequestKey>,
+    ) -> Result<Response<v1::PauseResponse>, Status> {
+        identity.may(Verb::Pause, Target::Tenant(&tenant))?;
+        tracing::info!(user = %identity.user, tenant, paused, "pause is set");
+        let input = Input::Pause { tenant: tenant.as_str().into(), paused };
+        let ((), position) = self.handle.mutate(input, key, Vec::new(), |_, _| ()).await?;
+        Ok(Response::new(v1::PauseResponse { tenant, paused, position: Some(convert::position(position)) }))
+    }
+}
+
+/// The tenants of a listing, without the root, parents before their children.
+fn shown<'a>(
+    cluster: &'a Cluster,
+    visible: &'a Visible,
+    below: &'a str,
+) -> Result<impl Iterator<Item = &'a Tenant>, Status> {
+    if cluster.find_tenant(below).is_none() {
+        return Err(status::refused(&Refusal::UnknownTenant { name: below.into() }.into()));
+    }
+    let tenants = cluster.tenants().iter().skip(1);
+    Ok(tenants.filter(move |tenant| visible.shows(&tenant.name) && convert::is_within(&tenant.name, below)))
+}
+
+fn draft(request: v1::SetTenantRequest) -> TenantDraft {
+    let quota = |quota: v1::PoolQuota| QuotaDraft {
+        pool: quota.pool.into(),
+        quota: Gpus(quota.quota),
+        limit: quota.limit.map(Gpus),
+        lend_limit: quota.lend_limit.map(Gpus),
+    };
+    TenantDraft {
+        name: request.tenant.into(),
+        create: request.create,
+        weight: request.weight,
+        default_time_limit: request.default_time_limit_ms.map(Span),
+        quotas: request.quotas.into_iter().map(quota).collect(),
+    }
+}

@@ -1,0 +1,237 @@
+//! Why a job waits, in words: code, a sentence with the numbers, what would help. One exhaustive match.
+
+use std::collections::BTreeMap;
+
+use dure_core::Cluster;
+use dure_core::blocked::{Blocked, Gate};
+use dure_core::explain::Blocker;
+use dure_core::ids::{PoolIndex, TenantIndex};
+use dure_core::request::Level;
+use dure_core::units::Time;
+use dure_proto::v1;
+
+/// All codes that `code` gives.
+pub const CODES: [&str; 15] = [
+    "HELD",
+    "DEPENDENCY",
+    "NOT_BEFORE",
+    "ARRAY_CAP",
+    "NOT_ENOUGH_GPUS",
+    "NOT_ENOUGH_SLOTS",
+    "NO_DOMAIN",
+    "NOT_ENOUGH_CPU_OR_MEMORY",
+    "SEARCH_LIMIT",
+    "OVER_LIMIT",
+    "OVER_QUOTA",
+    "NON_PREEMPTIBLE_OVER_QUOTA",
+    "PAUSED",
+    "CYCLE_LIMIT",
+    "NOT_TRIED",
+];
+
+/// The machine-readable token of a reason.
+pub fn code(blocker: &Blocker) -> &'static str {
+    match blocker {
+        Blocker::Gate(gate) => match gate {
+            Gate::Held => "HELD",
+            Gate::Dependencies { .. } => "DEPENDENCY",
+            Gate::NotBefore { .. } => "NOT_BEFORE",
+            Gate::ArrayCap { .. } => "ARRAY_CAP",
+        },
+        Blocker::Blocked(blocked) => match blocked {
+            Blocked::NotEnoughGpus { .. } => "NOT_ENOUGH_GPUS",
+            Blocked::NotEnoughSlots { .. } => "NOT_ENOUGH_SLOTS",
+            Blocked::NoDomain { .. } => "NO_DOMAIN",
+            Blocked::NotEnoughCpuOrMemory { .. } => "NOT_ENOUGH_CPU_OR_MEMORY",
+            Blocked::SearchLimit { .. } => "SEARCH_LIMIT",
+            Blocked::OverLimit { .. } => "OVER_LIMIT",
+            Blocked::OverQuota { .. } => "OVER_QUOTA",
+            Blocked::NonPreemptibleOverQuota { .. } => "NON_PREEMPTIBLE_OVER_QUOTA",
+            Blocked::Paused { .. } => "PAUSED",
+            Blocked::CycleLimit { .. } => "CYCLE_LIMIT",
+        },
+        Blocker::NotTried => "NOT_TRIED",
+    }
+}
+
+/// The reason in full.
+pub fn blocker(cluster: &Cluster, blocker: &Blocker) -> v1::Blocker {
+    let (message, remedy, numbers) = match blocker {
+        Blocker::Gate(gate) => (gate_message(*gate), gate_remedy(*gate), gate_numbers(*gate)),
+        Blocker::Blocked(why) => (blocked_message(cluster, *why), blocked_remedy(*why), blocked_numbers(*why)),
+        Blocker::NotTried => {
+            let message = "nothing is known to stand in its way; it waits for its turn".to_owned();
+            (message, "nothing: it is looked at in the next cycle", Vec::new())
+        }
+    };
+    let number = |(name, value): (&str, u64)| (name.to_owned(), i64::try_from(value).unwrap_or(i64::MAX));
+    let numbers: BTreeMap<String, i64> = numbers.into_iter().map(number).collect();
+    v1::Blocker { code: code(blocker).to_owned(), message, remedy: remedy.to_owned(), numbers }
+}
+
+fn gate_message(gate: Gate) -> String {
+    match gate {
+        Gate::Held => "it is held".to_owned(),
+        Gate::Dependencies { open: 1 } => "1 job that it depends on has not ended as it asks for".to_owned(),
+        Gate::Dependencies { open } => format!("{open} jobs that it depends on have not ended as it asks for"),
+        Gate::NotBefore { time } => format!("it is not to start before {}", moment(time)),
+        Gate::ArrayCap { cap: 0 } => "all indices of the array have started".to_owned(),
+        Gate::ArrayCap { cap } => format!("the array has as many indices under way as its cap of {cap} allows"),
+    }
+}
+
+fn gate_remedy(gate: Gate) -> &'static str {
+    match gate {
+        Gate::Held => "release it: dure release",
+        Gate::Dependencies { .. } => "it goes on by itself when they have",
+        Gate::NotBefore { .. } => "it goes on by itself at that time",
+        Gate::ArrayCap { .. } => "it goes on when one of them ends; a higher cap lets more run at once",
+    }
+}
+
+fn gate_numbers(gate: Gate) -> Vec<(&'static str, u64)> {
+    match gate {
+        Gate::Held => Vec::new(),
+        Gate::Dependencies { open } => vec![("open", u64::from(open))],
+        Gate::NotBefore { time } => vec![("not_before_ms", time.0)],
+        Gate::ArrayCap { cap } => vec![("cap", u64::from(cap))],
+    }
+}
+
+fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
+    let pool_of = |pool| pool_name(cluster, pool);
+    match blocked {
+        Blocked::NotEnoughGpus { pool, want, free } => {
+            format!("it needs {}, {} free in pool {}", gpus(want.0), are(free.0), pool_of(pool))
+        }
+        Blocked::NotEnoughSlots { pool, want, free, gpus_per_member } => format!(
+            "it needs room for {} of {} each, there is room for {free} in pool {}",
+            plural(want, "member"),
+            gpus(u32::from(gpus_per_member)),
+            pool_of(pool)
+        ),
+        Blocked::NoDomain { pool, level, want, best } => format!(
+            "it needs room for {} inside one {}, the best one of pool {} has room for {best}",
+            plural(want, "member"),
+            level_name(level),
+            pool_of(pool)
+        ),
+        Blocked::NotEnoughCpuOrMemory { pool, want, fit } => format!(
+            "it needs CPU and memory beside the GPUs for {}, pool {} has room for {fit}",
+            plural(want, "member"),
+            pool_of(pool)
+        ),
+        Blocked::SearchLimit { pool, steps } => {
+            format!("the search for a place in pool {} was ended after {}", pool_of(pool), plural(steps, "step"))
+        }
+        Blocked::OverLimit { tenant, pool, limit, used, want } => format!(
+            "{} holds {used} of its limit of {limit} in pool {}; this job needs {want}",
+            tenant_name(cluster, tenant),
+            pool_of(pool)
+        ),
+        Blocked::OverQuota { tenant, pool, quota, used, available, want } => format!(
+            "{} holds {} (its quota is {quota}) in pool {} and could get {available} more, lent ones included; this job \
+             needs {want}",
+            tenant_name(cluster, tenant),
+            gpus(used.0),
+            pool_of(pool)
+        ),
+        Blocked::NonPreemptibleOverQuota { tenant, pool, quota, used, want } => format!(
+            "non-preemptible jobs of {} hold {used} of its quota of {quota} in pool {}; this one needs {want}",
+            tenant_name(cluster, tenant),
+            pool_of(pool)
+        ),
+        Blocked::Paused { tenant } => format!("{} is paused", tenant_name(cluster, tenant)),
+        Blocked::CycleLimit { limit } => format!("the last cycle placed {}, as many as one may", plural(limit, "job")),
+    }
+}
+
+fn blocked_remedy(blocked: Blocked) -> &'static str {
+    match blocked {
+        Blocked::NotEnoughGpus { .. } => "wait for running jobs to end, ask for fewer GPUs, or allow other GPU models",
+        Blocked::NotEnoughSlots { .. } => "ask for smaller members, which fit more nodes, or wait for nodes to empty",
+        Blocked::NoDomain { .. } => "prefer the level instead of requiring it, or require a wider one",
+        Blocked::NotEnoughCpuOrMemory { .. } => "ask for less CPU or memory per member",
+        Blocked::SearchLimit { .. } => "make the members more alike; it is searched for again when something is freed",
+        Blocked::OverLimit { .. } => "wait for its other jobs to end, or have the limit raised: dure quota set",
+        Blocked::OverQuota { .. } => {
+            "wait for its other jobs or for lent GPUs, ask for fewer, or have the quota raised"
+        }
+        Blocked::NonPreemptibleOverQuota { .. } => {
+            "submit it as preemptible to run on lent GPUs, or wait for the others to end"
+        }
+        Blocked::Paused { .. } => "it goes on when new starts are allowed again: dure resume",
+        Blocked::CycleLimit { .. } => "nothing: the next cycle goes on where it stopped",
+    }
+}
+
+fn blocked_numbers(blocked: Blocked) -> Vec<(&'static str, u64)> {
+    let n = u64::from;
+    match blocked {
+        Blocked::NotEnoughGpus { want, free, .. } => vec![("want", n(want.0)), ("free", n(free.0))],
+        Blocked::NotEnoughSlots { want, free, gpus_per_member, .. } => {
+            vec![("want", n(want)), ("free", n(free)), ("gpus_per_member", u64::from(gpus_per_member))]
+        }
+        Blocked::NoDomain { want, best, .. } => vec![("want", n(want)), ("best", n(best))],
+        Blocked::NotEnoughCpuOrMemory { want, fit, .. } => vec![("want", n(want)), ("fit", n(fit))],
+        Blocked::SearchLimit { steps, .. } => vec![("steps", n(steps))],
+        Blocked::OverLimit { limit, used, want, .. } => {
+            vec![("limit", n(limit.0)), ("used", n(used.0)), ("want", n(want.0))]
+        }
+        Blocked::OverQuota { quota, used, available, want, .. } => {
+            vec![("quota", n(quota.0)), ("used", n(used.0)), ("available", n(available.0)), ("want", n(want.0))]
+        }
+        Blocked::NonPreemptibleOverQuota { quota, used, want, .. } => {
+            vec![("quota", n(quota.0)), ("used", n(used.0)), ("want", n(want.0))]
+        }
+        Blocked::Paused { .. } => Vec::new(),
+        Blocked::CycleLimit { limit } => vec![("limit", n(limit))],
+    }
+}
+
+/// A level in a sentence.
+pub fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Node => "node",
+        Level::Nvlink => "NVLink domain",
+        Level::Leaf => "leaf",
+        Level::Spine => "spine",
+        Level::Site => "site",
+    }
+}
+
+/// A moment as `2026-11-22T03:04:05Z`.
+pub fn moment(time: Time) -> String {
+    i64::try_from(time.0)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| "the end of time".to_owned(), |moment| moment.to_string())
+}
+
+/// `1 GPU`, `2 GPUs`.
+pub fn gpus(count: u32) -> String {
+    plural(count, "GPU")
+}
+
+fn plural(count: u32, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+fn are(count: u32) -> String {
+    if count == 1 { "1 is".to_owned() } else { format!("{count} are") }
+}
+
+fn pool_name(cluster: &Cluster, pool: PoolIndex) -> &str {
+    &cluster.pool(pool).name
+}
+
+fn tenant_name(cluster: &Cluster, tenant: TenantIndex) -> String {
+    if tenant == TenantIndex::ROOT {
+        "the cluster".to_owned()
+    } else {
+        format!("tenant {}", cluster.tenant(tenant).name)
+    }
+}
+
+#[cfg(test)]
+mod tests;
