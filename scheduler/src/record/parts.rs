@@ -1,0 +1,250 @@
+//! The parts that events are made of, both ways, each beside its counterpart.
+
+use std::sync::Arc;
+
+use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
+use dure_core::ids::{BlobId, JobId, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
+use dure_core::job::{ArraySpec, Dependency, DependencyKind, Exit, ExitHow, JobSpec};
+use dure_core::node::{Capacity, Location};
+use dure_core::placement::Placed;
+use dure_core::reply::Reply;
+use dure_core::request::{Level, Request, Shape};
+use dure_core::tenant::Quota;
+use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span};
+use dure_proto::journal::v1;
+use dure_proto::journal::v1::{exit, reply};
+
+use super::fault::{Fault, needed, within};
+use super::words::{Word, or_none};
+
+/// The most that a count of GPUs of one member can be.
+const MOST_GPUS: u64 = MAX_GPUS_PER_NODE as u64;
+
+/// A pool's index.
+pub(super) fn pool(field: &'static str, value: u32) -> Result<PoolIndex, Fault> {
+    byte(field, value).map(PoolIndex)
+}
+
+/// A number of one byte.
+pub(super) fn byte(field: &'static str, value: u32) -> Result<u8, Fault> {
+    within(field, u64::from(value), 0, u64::from(u8::MAX)).map(|value| value as u8)
+}
+
+/// A tenant's index.
+pub(super) fn tenant(field: &'static str, value: u32) -> Result<TenantIndex, Fault> {
+    within(field, u64::from(value), 0, u64::from(u16::MAX)).map(|value| TenantIndex(value as u16))
+}
+
+fn member_gpus(field: &'static str, value: u32) -> Result<u8, Fault> {
+    within(field, u64::from(value), 1, MOST_GPUS).map(|value| value as u8)
+}
+
+fn not_empty<T>(field: &'static str, list: &[T]) -> Result<(), Fault> {
+    within(field, list.len() as u64, 1, u64::MAX).map(drop)
+}
+
+pub(super) fn quota_to_wire(pool: PoolIndex, quota: &Quota) -> v1::PoolQuota {
+    let gpus = |gpus: Option<Gpus>| gpus.map(|gpus| gpus.0);
+    v1::PoolQuota {
+        pool: u32::from(pool.0),
+        quota_gpus: gpus(quota.quota),
+        limit_gpus: gpus(quota.limit),
+        lend_limit_gpus: gpus(quota.lend_limit),
+    }
+}
+
+pub(super) fn quota_from_wire(wire: &v1::PoolQuota) -> Result<(PoolIndex, Quota), Fault> {
+    let quota = Quota {
+        quota: wire.quota_gpus.map(Gpus),
+        limit: wire.limit_gpus.map(Gpus),
+        lend_limit: wire.lend_limit_gpus.map(Gpus),
+    };
+    Ok((pool("PoolQuota.pool", wire.pool)?, quota))
+}
+
+pub(super) fn location_to_wire(location: &Location) -> v1::Location {
+    v1::Location {
+        site: (*location.site).to_owned(),
+        spine: (*location.spine).to_owned(),
+        leaf: (*location.leaf).to_owned(),
+        nvlink: (*location.nvlink).to_owned(),
+    }
+}
+
+pub(super) fn location_from_wire(wire: v1::Location) -> Location {
+    Location { site: wire.site.into(), spine: wire.spine.into(), leaf: wire.leaf.into(), nvlink: wire.nvlink.into() }
+}
+
+pub(super) fn capacity_to_wire(capacity: &Capacity) -> v1::Capacity {
+    v1::Capacity {
+        gpus: capacity.gpus.0,
+        islands: capacity.islands.iter().map(|island| island.0).collect(),
+        cpu_milli: capacity.cpu.0,
+        memory_mib: capacity.memory.0,
+    }
+}
+
+pub(super) fn capacity_from_wire(wire: v1::Capacity) -> Result<Capacity, Fault> {
+    within("Capacity.islands", wire.islands.len() as u64, 0, MOST_GPUS)?;
+    Ok(Capacity {
+        gpus: GpuSet(wire.gpus),
+        islands: wire.islands.into_iter().map(GpuSet).collect(),
+        cpu: CpuMilli(wire.cpu_milli),
+        memory: MemoryMib(wire.memory_mib),
+    })
+}
+
+fn shape_to_wire(shape: &Shape) -> v1::Shape {
+    match shape {
+        Shape::Equal { members, gpus } => {
+            v1::Shape { members: *members, gpus: u32::from(*gpus), member_gpus: Vec::new() }
+        }
+        Shape::Unequal(list) => {
+            v1::Shape { members: 0, gpus: 0, member_gpus: list.iter().map(|gpus| u32::from(*gpus)).collect() }
+        }
+    }
+}
+
+fn shape_from_wire(wire: v1::Shape) -> Result<Shape, Fault> {
+    if !wire.member_gpus.is_empty() {
+        let list = wire.member_gpus.into_iter().map(|gpus| member_gpus("Shape.member_gpus", gpus));
+        return Ok(Shape::Unequal(list.collect::<Result<_, _>>()?));
+    }
+    let gpus = member_gpus("Shape.gpus", wire.gpus)?;
+    // All GPUs together are counted in 32 bits.
+    let most = u64::from(u32::MAX) / u64::from(gpus);
+    within("Shape.members", u64::from(wire.members), 1, most)?;
+    Ok(Shape::Equal { members: wire.members, gpus })
+}
+
+fn request_to_wire(request: &Request) -> v1::Request {
+    v1::Request {
+        shape: Some(shape_to_wire(&request.shape)),
+        pools: request.pools.iter().map(|pool| u32::from(pool.0)).collect(),
+        cpu_milli: request.cpu.0,
+        memory_mib: request.memory.0,
+        required: or_none(request.required),
+        preferred: or_none(request.preferred),
+        distinct_nodes: request.distinct_nodes,
+    }
+}
+
+fn request_from_wire(wire: v1::Request) -> Result<Request, Fault> {
+    not_empty("Request.pools", &wire.pools)?;
+    Ok(Request {
+        shape: shape_from_wire(needed("Request.shape", wire.shape)?)?,
+        pools: wire.pools.into_iter().map(|value| pool("Request.pools", value)).collect::<Result<_, _>>()?,
+        cpu: CpuMilli(wire.cpu_milli),
+        memory: MemoryMib(wire.memory_mib),
+        required: Level::optional("Request.required", wire.required)?,
+        preferred: Level::optional("Request.preferred", wire.preferred)?,
+        distinct_nodes: wire.distinct_nodes,
+    })
+}
+
+pub(super) fn spec_to_wire(spec: &JobSpec) -> v1::JobSpec {
+    let dependency = |after: &Dependency| v1::Dependency { job: after.job.0, kind: after.kind.to_wire() };
+    v1::JobSpec {
+        tenant: u32::from(spec.tenant.0),
+        user: spec.user.0,
+        name: (*spec.name).to_owned(),
+        request: Some(request_to_wire(&spec.request)),
+        priority: u32::from(spec.priority.0),
+        preemptible: spec.preemptible,
+        time_limit_ms: spec.time_limit.0,
+        grace_ms: spec.grace.0,
+        array: spec.array.map(|array| v1::ArraySpec { size: array.size, cap: array.cap }),
+        after: spec.after.iter().map(dependency).collect(),
+        max_retries: spec.max_retries,
+        payload: spec.payload.0.to_vec(),
+    }
+}
+
+pub(super) fn spec_from_wire(wire: v1::JobSpec) -> Result<JobSpec, Fault> {
+    let dependency = |after: v1::Dependency| {
+        let kind = DependencyKind::from_wire("Dependency.kind", after.kind)?;
+        Ok(Dependency { job: JobId(after.job), kind })
+    };
+    Ok(JobSpec {
+        tenant: tenant("JobSpec.tenant", wire.tenant)?,
+        user: UserIndex(wire.user),
+        name: wire.name.into(),
+        request: Arc::new(request_from_wire(needed("JobSpec.request", wire.request)?)?),
+        priority: PriorityIndex(byte("JobSpec.priority", wire.priority)?),
+        preemptible: wire.preemptible,
+        time_limit: Span(wire.time_limit_ms),
+        grace: Span(wire.grace_ms),
+        array: wire.array.map(|array| ArraySpec { size: array.size, cap: array.cap }),
+        after: wire.after.into_iter().map(dependency).collect::<Result<_, Fault>>()?,
+        max_retries: wire.max_retries,
+        payload: blob_id(&wire.payload)?,
+    })
+}
+
+fn blob_id(bytes: &[u8]) -> Result<BlobId, Fault> {
+    let wrong = |_| {
+        let size = size_of::<BlobId>() as u64;
+        Fault::OutOfRange { field: "JobSpec.payload (bytes)", value: bytes.len() as u64, least: size, most: size }
+    };
+    bytes.try_into().map(BlobId).map_err(wrong)
+}
+
+pub(super) fn placed_to_wire(placed: &Placed) -> v1::Placed {
+    v1::Placed { node: placed.node.0, gpus: placed.gpus.0 }
+}
+
+pub(super) fn placed_from_wire(wire: &v1::Placed) -> Result<Placed, Fault> {
+    within("Placed.gpus", u64::from(wire.gpus), 1, u64::from(u32::MAX))?;
+    Ok(Placed { node: NodeIndex(wire.node), gpus: GpuSet(wire.gpus) })
+}
+
+/// The members of a gang: at least one.
+pub(super) fn members_from_wire<M, T, L: FromIterator<T>>(
+    field: &'static str,
+    wire: Vec<M>,
+    member: impl Fn(M) -> Result<T, Fault>,
+) -> Result<L, Fault> {
+    not_empty(field, &wire)?;
+    wire.into_iter().map(member).collect()
+}
+
+pub(super) fn exit_to_wire(exit: &Exit) -> v1::Exit {
+    let how = match &exit.how {
+        ExitHow::Code(code) => exit::How::Code(*code),
+        ExitHow::Signal(signal) => exit::How::Signal(*signal),
+        ExitHow::LaunchFailed(why) => exit::How::LaunchFailed((**why).to_owned()),
+        ExitHow::Unknown(why) => exit::How::Unknown((**why).to_owned()),
+    };
+    v1::Exit { how: Some(how), timed_out: exit.timed_out }
+}
+
+pub(super) fn exit_from_wire(wire: v1::Exit) -> Result<Exit, Fault> {
+    let how = match needed("Exit.how", wire.how)? {
+        exit::How::Code(code) => ExitHow::Code(code),
+        exit::How::Signal(signal) => ExitHow::Signal(signal),
+        exit::How::LaunchFailed(why) => ExitHow::LaunchFailed(why.into()),
+        exit::How::Unknown(why) => ExitHow::Unknown(why.into()),
+    };
+    Ok(Exit { how, timed_out: wire.timed_out })
+}
+
+pub(super) fn reply_to_wire(reply: Reply) -> v1::Reply {
+    let reply = match reply {
+        Reply::Submitted { first, count } => reply::Reply::Submitted(v1::Submitted { first: first.0, count }),
+        Reply::Job(job) => reply::Reply::Job(job.0),
+        Reply::Tenant(tenant) => reply::Reply::Tenant(u32::from(tenant.0)),
+        Reply::Node(node) => reply::Reply::Node(node.0),
+        Reply::Done => reply::Reply::Done(v1::Nothing {}),
+    };
+    v1::Reply { reply: Some(reply) }
+}
+
+pub(super) fn reply_from_wire(wire: &v1::Reply) -> Result<Reply, Fault> {
+    Ok(match needed("Reply.reply", wire.reply)? {
+        reply::Reply::Submitted(v1::Submitted { first, count }) => Reply::Submitted { first: JobId(first), count },
+        reply::Reply::Job(job) => Reply::Job(JobId(job)),
+        reply::Reply::Tenant(value) => Reply::Tenant(tenant("Reply.tenant", value)?),
+        reply::Reply::Node(node) => Reply::Node(NodeIndex(node)),
+        reply::Reply::Done(v1::Nothing {}) => Reply::Done,
+    })
+}

@@ -1,0 +1,290 @@
+//! The golden file: bytes of this version as they were written once. They decode to the same events for ever.
+//!
+//! `v1.bin` is one payload with an event of every kind, `v1.txt` what it says. Bytes are only ever added to it: a payload
+//! may be continued by another one, so that `extend_the_golden_file` appends the kinds that are new.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dure_core::decay::Meter;
+use dure_core::event::TenantChange;
+use dure_core::gpu::GpuSet;
+use dure_core::ids::{
+    AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
+};
+use dure_core::job::{
+    ArrayProgress, ArraySpec, Attempt, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member, MemberPhase,
+    Outcome, Phase, StopReason, Usage,
+};
+use dure_core::node::{Capacity, Contact, Location, Node};
+use dure_core::placement::Placed;
+use dure_core::reply::Reply;
+use dure_core::request::{Level, Request, Shape};
+use dure_core::tenant::{Quota, UserLedger};
+use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span};
+use expect_test::expect_file;
+
+use super::*;
+
+const GOLDEN: &[u8] = include_bytes!("../golden/v1.bin");
+const WRITTEN_AT: Time = Time(1_700_000_000_000);
+
+#[test]
+fn old_bytes_mean_what_they_meant() {
+    let (time, events) = decode(GOLDEN).expect("a payload of this version decodes for ever");
+    assert_eq!(time, WRITTEN_AT);
+    assert_eq!(events, samples());
+    let text: String = events.iter().map(|event| format!("{event:#?}\n")).collect();
+    expect_file!["../golden/v1.txt"].assert_eq(&text);
+}
+
+#[test]
+fn the_golden_file_holds_every_kind() {
+    let (_, events) = decode(GOLDEN).expect("it decodes");
+    let kinds: BTreeSet<&str> = events.iter().map(kind).collect();
+    assert_eq!(kinds.len(), KINDS, "append the missing kinds with extend_the_golden_file: {kinds:?}");
+}
+
+/// Run by hand after a kind of event was added; what is there stays as it is.
+#[test]
+#[ignore = "writes the golden file"]
+fn extend_the_golden_file() {
+    let (_, known) = decode(GOLDEN).expect("it decodes");
+    let samples = samples();
+    assert_eq!(known[..], samples[..known.len()], "samples are only ever added, at the end");
+    let mut bytes = GOLDEN.to_vec();
+    bytes.extend(encode(WRITTEN_AT, &samples[known.len()..]));
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/record/golden/v1.bin");
+    std::fs::write(path, bytes).expect("written");
+}
+
+fn location() -> Location {
+    Location { site: "seoul".into(), spine: "s1".into(), leaf: "l3".into(), nvlink: "".into() }
+}
+
+fn capacity() -> Capacity {
+    Capacity {
+        gpus: GpuSet::first(4),
+        islands: [GpuSet(0b0011), GpuSet(0b0011), GpuSet(0b1100), GpuSet(0b1100)].into(),
+        cpu: CpuMilli(64_000),
+        memory: MemoryMib(512 << 10),
+    }
+}
+
+fn spec(shape: Shape) -> JobSpec {
+    JobSpec {
+        tenant: TenantIndex(3),
+        user: UserIndex(1),
+        name: "학습".into(),
+        request: Arc::new(Request {
+            shape,
+            pools: [PoolIndex(1), PoolIndex(0)].into(),
+            cpu: CpuMilli(8000),
+            memory: MemoryMib(65_536),
+            required: Some(Level::Spine),
+            preferred: Some(Level::Leaf),
+            distinct_nodes: true,
+        }),
+        priority: PriorityIndex(2),
+        preemptible: true,
+        time_limit: Span::seconds(3600),
+        grace: Span::seconds(30),
+        array: Some(ArraySpec { size: 100, cap: 8 }),
+        after: [
+            Dependency { job: JobId(5), kind: DependencyKind::AfterOk },
+            Dependency { job: JobId(6), kind: DependencyKind::AfterNotOk },
+        ]
+        .into(),
+        max_retries: 2,
+        payload: BlobId([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]),
+    }
+}
+
+fn placed(node: u32, gpus: u32) -> Placed {
+    Placed { node: NodeIndex(node), gpus: GpuSet(gpus) }
+}
+
+fn usage() -> Usage {
+    Usage { own: GpuTime(123_456), borrowed: GpuTime(789) }
+}
+
+fn meter() -> Meter {
+    Meter { amount: 1 << 40, rate: Gpus(12), at: Time(1_699_999_999_000) }
+}
+
+fn division() -> Vec<Event> {
+    let quota = Quota { quota: Some(Gpus(64)), limit: Some(Gpus(128)), lend_limit: Some(Gpus(0)) };
+    let change = TenantChange {
+        weight: Some(3),
+        default_time_limit: Some(Span::seconds(7200)),
+        quotas: vec![(PoolIndex(0), quota), (PoolIndex(1), Quota::default())],
+    };
+    vec![
+        Event::PoolDefined { pool: PoolIndex(1), name: "b200".into(), model: "NVIDIA B200".into(), gpus_per_node: 8 },
+        Event::TenantDefined { tenant: TenantIndex(3), parent: TenantIndex(1), name: "fusion/plasma".into() },
+        Event::TenantChanged { tenant: TenantIndex(3), change },
+        Event::Paused { tenant: TenantIndex::ROOT, paused: true },
+        Event::UserSeen { user: UserIndex(1), name: "kim".into() },
+    ]
+}
+
+fn nodes() -> Vec<Event> {
+    let node = NodeIndex(300);
+    vec![
+        Event::NodeJoined {
+            node,
+            name: "gpu-300".into(),
+            pool: PoolIndex(1),
+            location: location(),
+            capacity: capacity(),
+            boot_id: "b-1".into(),
+        },
+        Event::NodeChanged { node, pool: PoolIndex(0), location: location(), capacity: capacity() },
+        Event::NodeContact { node, contact: Contact::Suspect },
+        Event::NodeRebooted { node, boot_id: "b-2".into() },
+        Event::NodeCordoned { node, cordoned: true, draining: true },
+        Event::GpusFenced { node, bad: GpuSet(0b1000) },
+    ]
+}
+
+fn jobs() -> Vec<Event> {
+    let job = JobId(1000);
+    vec![
+        Event::JobSubmitted {
+            job,
+            spec: Box::new(spec(Shape::Equal { members: 4, gpus: 8 })),
+            held: true,
+            not_before: Some(Time(1_700_000_060_000)),
+        },
+        Event::JobHeld { job },
+        Event::JobReleased { job },
+        Event::JobEligible { job },
+        Event::ArrayIndexStarted { array: job, index: 7, job: JobId(1001) },
+        Event::ArrayStopped { array: job },
+        Event::JobRequeued {
+            job,
+            front: true,
+            not_before: Some(Time(1_700_000_002_000)),
+            avoid: Some(NodeIndex(300)),
+            own_fault: true,
+        },
+        Event::JobEnded { job, outcome: Outcome::DependencyFailed },
+        Event::JobForgotten { job },
+    ]
+}
+
+fn attempts() -> Vec<Event> {
+    let (job, attempt, member) = (JobId(1000), AttemptNumber(2), MemberIndex(1));
+    vec![
+        Event::JobPlaced {
+            job,
+            attempt,
+            pool: PoolIndex(1),
+            members: [placed(300, 0b1111), placed(301, 0b0101)].into_iter().collect(),
+        },
+        Event::MemberPrepared { job, attempt, member },
+        Event::GangReleased { job, attempt },
+        Event::MemberStarted { job, attempt, member },
+        Event::MemberGone { job, attempt, member, exit: Exit { how: ExitHow::Code(-1), timed_out: false } },
+        Event::MemberProven { job, attempt, member },
+        Event::AttemptStopping { job, attempt, reason: StopReason::Evicted, beneficiary: Some(JobId(999)) },
+        Event::AttemptEnded { job, attempt, outcome: Outcome::Evicted },
+    ]
+}
+
+fn restored() -> Vec<Event> {
+    let node = Node {
+        index: NodeIndex(300),
+        name: "gpu-300".into(),
+        pool: PoolIndex(1),
+        location: location(),
+        capacity: capacity(),
+        boot_id: "b-2".into(),
+        contact: Contact::Lost,
+        contact_since: Time(1_699_999_990_000),
+        cordoned: true,
+        draining: false,
+        bad: GpuSet(0b1000),
+        taken: GpuSet::EMPTY,
+        cpu_taken: CpuMilli::ZERO,
+        memory_taken: MemoryMib::ZERO,
+        residents: Vec::new(),
+    };
+    let member = |node, phase, exit| Member { placed: placed(node, 0b11), phase, exit };
+    let killed = Exit { how: ExitHow::Signal(9), timed_out: true };
+    let unknown = Exit { how: ExitHow::Unknown("node lost".into()), timed_out: false };
+    let never_ran = Exit { how: ExitHow::LaunchFailed("no image".into()), timed_out: false };
+    let attempt = Attempt {
+        number: AttemptNumber(2),
+        pool: PoolIndex(1),
+        members: [
+            member(300, MemberPhase::Gone, Some(killed)),
+            member(301, MemberPhase::Gone, Some(unknown)),
+            member(302, MemberPhase::Gone, Some(never_ran)),
+            member(303, MemberPhase::Prepared, None),
+        ]
+        .into_iter()
+        .collect(),
+        placed_at: Time(1_699_999_000_000),
+        start_order: 41,
+        started_at: Some(Time(1_699_999_001_000)),
+        ended_at: Some(Time(1_699_999_900_000)),
+        released: true,
+        borrowed: true,
+        charged_at: Time(1_699_999_900_000),
+        broken: Some(Outcome::Failed),
+        suspect: Some(NodeIndex(302)),
+        outcome: Some(Outcome::NodeLost),
+    };
+    let job = Job {
+        id: JobId(1000),
+        spec: spec(Shape::Unequal([2, 2, 1].into())),
+        phase: Phase::AwaitingProof(Outcome::NodeLost),
+        submitted_at: Time(1_699_990_000_000),
+        ended_at: None,
+        held: false,
+        not_before: Some(Time(1_700_000_002_000)),
+        open_dependencies: 1,
+        front: true,
+        queued: None,
+        attempts: 2,
+        failures: 1,
+        attempt: Some(Box::new(attempt)),
+        avoid: [NodeIndex(300), NodeIndex(7)].into_iter().collect(),
+        progress: Some(Box::new(ArrayProgress {
+            next: 3,
+            live: [JobId(1001), JobId(1002)].into(),
+            completed: 1,
+            failed: 0,
+            cancelled: true,
+        })),
+        index_of: Some((JobId(900), 4)),
+        usage: usage(),
+    };
+    let ledger = UserLedger { used: Gpus(8), recent: meter(), total: usage(), jobs: 17 };
+    vec![
+        Event::CountersRestored { next_job: JobId(2000), next_start: 42 },
+        Event::TenantRestored { tenant: TenantIndex(3), total: usage(), excess: meter() },
+        Event::UserRestored { tenant: TenantIndex(3), user: UserIndex(1), ledger },
+        Event::NodeRestored { node: Box::new(node) },
+        Event::JobRestored { job: Box::new(job) },
+    ]
+}
+
+/// One event of every kind, in the order of the file. New ones go to the end.
+fn samples() -> Vec<Event> {
+    let answered = Event::RequestAnswered {
+        user: "kim".into(),
+        id: "r-1".into(),
+        digest: 0xdead_beef,
+        reply: Reply::Submitted { first: JobId(1000), count: 2 },
+    };
+    let mut samples = division();
+    samples.extend(nodes());
+    samples.extend(jobs());
+    samples.extend(attempts());
+    samples.push(answered);
+    samples.extend(restored());
+    samples
+}

@@ -1,0 +1,419 @@
+//! Random events: every kind, every part, within what the core can hold.
+
+use std::sync::Arc;
+
+use dure_core::decay::Meter;
+use dure_core::event::{Event, TenantChange};
+use dure_core::gpu::GpuSet;
+use dure_core::ids::{
+    AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
+};
+use dure_core::job::{
+    ArrayProgress, ArraySpec, Attempt, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member, MemberPhase,
+    Outcome, Phase, StopReason, Usage,
+};
+use dure_core::node::{Capacity, Contact, Location, Node};
+use dure_core::placement::Placed;
+use dure_core::reply::Reply;
+use dure_core::request::{Level, Request, Shape};
+use dure_core::tenant::{Quota, UserLedger};
+use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span, Time};
+use proptest::collection::{btree_set, vec};
+use proptest::option::of;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// Short, empty, or of letters that take more than one byte.
+fn text() -> impl Strategy<Value = Box<str>> {
+    "[a-z/한0-9]{0,12}".prop_map(String::into_boxed_str)
+}
+
+fn job() -> impl Strategy<Value = JobId> {
+    any::<u64>().prop_map(JobId)
+}
+
+fn attempt_number() -> impl Strategy<Value = AttemptNumber> {
+    any::<u32>().prop_map(AttemptNumber)
+}
+
+fn member_index() -> impl Strategy<Value = MemberIndex> {
+    any::<u32>().prop_map(MemberIndex)
+}
+
+fn node() -> impl Strategy<Value = NodeIndex> {
+    any::<u32>().prop_map(NodeIndex)
+}
+
+fn pool() -> impl Strategy<Value = PoolIndex> {
+    any::<u8>().prop_map(PoolIndex)
+}
+
+fn tenant() -> impl Strategy<Value = TenantIndex> {
+    any::<u16>().prop_map(TenantIndex)
+}
+
+fn user() -> impl Strategy<Value = UserIndex> {
+    any::<u32>().prop_map(UserIndex)
+}
+
+fn time() -> impl Strategy<Value = Time> {
+    any::<u64>().prop_map(Time)
+}
+
+fn span() -> impl Strategy<Value = Span> {
+    any::<u64>().prop_map(Span)
+}
+
+fn gpus() -> impl Strategy<Value = Gpus> {
+    any::<u32>().prop_map(Gpus)
+}
+
+fn gpu_set() -> impl Strategy<Value = GpuSet> {
+    any::<u32>().prop_map(GpuSet)
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    use Outcome::{Cancelled, Completed, DependencyFailed, Drained, Evicted, Failed, LaunchFailed, NodeLost, TimedOut};
+    let all = [Completed, Failed, Cancelled, TimedOut, LaunchFailed, NodeLost, Evicted, Drained, DependencyFailed];
+    select(all.to_vec())
+}
+
+fn stop_reason() -> impl Strategy<Value = StopReason> {
+    use StopReason::{Cancelled, Drained, Evicted, GangBroken, LaunchDeadline, NodeLost, TimeLimit};
+    select(vec![Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained])
+}
+
+fn contact() -> impl Strategy<Value = Contact> {
+    select(vec![Contact::Ready, Contact::Suspect, Contact::Lost])
+}
+
+fn level() -> impl Strategy<Value = Level> {
+    select(Level::ALL.to_vec())
+}
+
+fn quota() -> impl Strategy<Value = Quota> {
+    (of(gpus()), of(gpus()), of(gpus())).prop_map(|(quota, limit, lend_limit)| Quota { quota, limit, lend_limit })
+}
+
+fn usage() -> impl Strategy<Value = Usage> {
+    (any::<u64>(), any::<u64>()).prop_map(|(own, borrowed)| Usage { own: GpuTime(own), borrowed: GpuTime(borrowed) })
+}
+
+fn meter() -> impl Strategy<Value = Meter> {
+    (any::<u64>(), gpus(), time()).prop_map(|(amount, rate, at)| Meter { amount, rate, at })
+}
+
+fn location() -> impl Strategy<Value = Location> {
+    (text(), text(), text(), text()).prop_map(|(site, spine, leaf, nvlink)| Location { site, spine, leaf, nvlink })
+}
+
+fn capacity() -> impl Strategy<Value = Capacity> {
+    (gpu_set(), vec(gpu_set(), 0..=32), any::<u64>(), any::<u64>()).prop_map(|(gpus, islands, cpu, memory)| Capacity {
+        gpus,
+        islands: islands.into(),
+        cpu: CpuMilli(cpu),
+        memory: MemoryMib(memory),
+    })
+}
+
+fn placed() -> impl Strategy<Value = Placed> {
+    (node(), 1..=u32::MAX).prop_map(|(node, gpus)| Placed { node, gpus: GpuSet(gpus) })
+}
+
+fn exit() -> impl Strategy<Value = Exit> {
+    let how = prop_oneof![
+        any::<i32>().prop_map(ExitHow::Code),
+        any::<i32>().prop_map(ExitHow::Signal),
+        text().prop_map(ExitHow::LaunchFailed),
+        text().prop_map(ExitHow::Unknown),
+    ];
+    (how, any::<bool>()).prop_map(|(how, timed_out)| Exit { how, timed_out })
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    prop_oneof![
+        (1..100_000u32, 1..=32u8).prop_map(|(members, gpus)| Shape::Equal { members, gpus }),
+        vec(1..=32u8, 2..10).prop_map(|list| Shape::Unequal(list.into())),
+    ]
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let limits = (any::<u64>(), any::<u64>());
+    (shape(), vec(pool(), 1..4), limits, of(level()), of(level()), any::<bool>()).prop_map(
+        |(shape, pools, (cpu, memory), required, preferred, distinct_nodes)| Request {
+            shape,
+            pools: pools.into(),
+            cpu: CpuMilli(cpu),
+            memory: MemoryMib(memory),
+            required,
+            preferred,
+            distinct_nodes,
+        },
+    )
+}
+
+fn dependency() -> impl Strategy<Value = Dependency> {
+    let kinds = vec![DependencyKind::AfterOk, DependencyKind::AfterAny, DependencyKind::AfterNotOk];
+    (job(), select(kinds)).prop_map(|(job, kind)| Dependency { job, kind })
+}
+
+fn spec() -> impl Strategy<Value = JobSpec> {
+    let who = (tenant(), user(), text(), any::<u8>());
+    let how = (request(), any::<bool>(), span(), span(), any::<u32>());
+    let array = of((any::<u32>(), any::<u32>()).prop_map(|(size, cap)| ArraySpec { size, cap }));
+    (who, how, array, vec(dependency(), 0..4), any::<[u8; 16]>()).prop_map(|(who, how, array, after, payload)| {
+        let (tenant, user, name, priority) = who;
+        let (request, preemptible, time_limit, grace, max_retries) = how;
+        JobSpec {
+            tenant,
+            user,
+            name,
+            request: Arc::new(request),
+            priority: PriorityIndex(priority),
+            preemptible,
+            time_limit,
+            grace,
+            array,
+            after: after.into(),
+            max_retries,
+            payload: BlobId(payload),
+        }
+    })
+}
+
+fn restored_node() -> impl Strategy<Value = Node> {
+    let names = (text(), location(), text());
+    let state = (contact(), time(), any::<bool>(), any::<bool>(), gpu_set());
+    (node(), pool(), names, capacity(), state).prop_map(|(index, pool, names, capacity, state)| {
+        let (name, location, boot_id) = names;
+        let (contact, contact_since, cordoned, draining, bad) = state;
+        Node {
+            index,
+            name,
+            pool,
+            location,
+            capacity,
+            boot_id,
+            contact,
+            contact_since,
+            cordoned,
+            draining,
+            bad,
+            // Comes with the jobs.
+            taken: GpuSet::EMPTY,
+            cpu_taken: CpuMilli::ZERO,
+            memory_taken: MemoryMib::ZERO,
+            residents: Vec::new(),
+        }
+    })
+}
+
+fn member() -> impl Strategy<Value = Member> {
+    use MemberPhase::{Gone, Ordered, Prepared, Running};
+    (placed(), select(vec![Ordered, Prepared, Running, Gone]), of(exit())).prop_map(|(placed, phase, exit)| Member {
+        placed,
+        phase,
+        exit,
+    })
+}
+
+fn attempt() -> impl Strategy<Value = Attempt> {
+    let times = (time(), of(time()), of(time()), time());
+    let ends = (of(outcome()), of(outcome()), of(node()));
+    let flags = (any::<bool>(), any::<bool>());
+    (attempt_number(), pool(), vec(member(), 1..4), times, any::<u64>(), flags, ends).prop_map(
+        |(number, pool, members, times, start_order, (released, borrowed), (broken, outcome, suspect))| {
+            let (placed_at, started_at, ended_at, charged_at) = times;
+            Attempt {
+                number,
+                pool,
+                members: members.into(),
+                placed_at,
+                start_order,
+                started_at,
+                ended_at,
+                released,
+                borrowed,
+                charged_at,
+                broken,
+                suspect,
+                outcome,
+            }
+        },
+    )
+}
+
+fn phase() -> impl Strategy<Value = Phase> {
+    prop_oneof![
+        select(vec![Phase::Waiting, Phase::Launching, Phase::Running, Phase::Spread]),
+        stop_reason().prop_map(Phase::Stopping),
+        outcome().prop_map(Phase::AwaitingProof),
+        outcome().prop_map(Phase::Ended),
+    ]
+}
+
+fn progress() -> impl Strategy<Value = ArrayProgress> {
+    (any::<u32>(), btree_set(job(), 0..4), any::<u32>(), any::<u32>(), any::<bool>()).prop_map(
+        |(next, live, completed, failed, cancelled)| ArrayProgress { next, live, completed, failed, cancelled },
+    )
+}
+
+fn restored_job() -> impl Strategy<Value = Job> {
+    let times = (time(), of(time()), of(time()));
+    let flags = (any::<bool>(), any::<bool>());
+    let counts = (any::<u32>(), any::<u32>(), any::<u32>());
+    let array = (of(progress()), of((job(), any::<u32>())));
+    let past = (of(attempt()), vec(node(), 0..4), usage());
+    (job(), spec(), phase(), times, flags, counts, array, past).prop_map(
+        |(id, spec, phase, times, (held, front), counts, (progress, index_of), (attempt, avoid, usage))| {
+            let (submitted_at, ended_at, not_before) = times;
+            let (open_dependencies, attempts, failures) = counts;
+            Job {
+                id,
+                spec,
+                phase,
+                submitted_at,
+                ended_at,
+                held,
+                not_before,
+                open_dependencies,
+                front,
+                // Follows from the rest.
+                queued: None,
+                attempts,
+                failures,
+                attempt: attempt.map(Box::new),
+                avoid: avoid.into(),
+                progress: progress.map(Box::new),
+                index_of,
+                usage,
+            }
+        },
+    )
+}
+
+fn reply() -> impl Strategy<Value = Reply> {
+    prop_oneof![
+        (job(), any::<u32>()).prop_map(|(first, count)| Reply::Submitted { first, count }),
+        job().prop_map(Reply::Job),
+        tenant().prop_map(Reply::Tenant),
+        node().prop_map(Reply::Node),
+        Just(Reply::Done),
+    ]
+}
+
+fn tenant_change() -> impl Strategy<Value = TenantChange> {
+    (of(any::<u32>()), of(span()), vec((pool(), quota()), 0..4))
+        .prop_map(|(weight, default_time_limit, quotas)| TenantChange { weight, default_time_limit, quotas })
+}
+
+fn division_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (pool(), text(), text(), any::<u8>()).prop_map(|(pool, name, model, gpus_per_node)| Event::PoolDefined {
+            pool,
+            name,
+            model,
+            gpus_per_node
+        }),
+        (tenant(), tenant(), text()).prop_map(|(tenant, parent, name)| Event::TenantDefined { tenant, parent, name }),
+        (tenant(), tenant_change()).prop_map(|(tenant, change)| Event::TenantChanged { tenant, change }),
+        (tenant(), any::<bool>()).prop_map(|(tenant, paused)| Event::Paused { tenant, paused }),
+        (user(), text()).prop_map(|(user, name)| Event::UserSeen { user, name }),
+        (text(), text(), any::<u64>(), reply()).prop_map(|(user, id, digest, reply)| Event::RequestAnswered {
+            user,
+            id,
+            digest,
+            reply
+        }),
+    ]
+}
+
+fn node_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (node(), text(), pool(), location(), capacity(), text()).prop_map(
+            |(node, name, pool, location, capacity, boot_id)| {
+                Event::NodeJoined { node, name, pool, location, capacity, boot_id }
+            }
+        ),
+        (node(), pool(), location(), capacity()).prop_map(|(node, pool, location, capacity)| Event::NodeChanged {
+            node,
+            pool,
+            location,
+            capacity
+        }),
+        (node(), contact()).prop_map(|(node, contact)| Event::NodeContact { node, contact }),
+        (node(), text()).prop_map(|(node, boot_id)| Event::NodeRebooted { node, boot_id }),
+        (node(), any::<bool>(), any::<bool>()).prop_map(|(node, cordoned, draining)| Event::NodeCordoned {
+            node,
+            cordoned,
+            draining
+        }),
+        (node(), gpu_set()).prop_map(|(node, bad)| Event::GpusFenced { node, bad }),
+    ]
+}
+
+fn job_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (job(), spec().prop_map(Box::new), any::<bool>(), of(time()))
+            .prop_map(|(job, spec, held, not_before)| Event::JobSubmitted { job, spec, held, not_before }),
+        job().prop_map(|job| Event::JobHeld { job }),
+        job().prop_map(|job| Event::JobReleased { job }),
+        job().prop_map(|job| Event::JobEligible { job }),
+        (job(), any::<u32>(), job()).prop_map(|(array, index, job)| Event::ArrayIndexStarted { array, index, job }),
+        job().prop_map(|array| Event::ArrayStopped { array }),
+        (job(), any::<bool>(), of(time()), of(node()), any::<bool>()).prop_map(
+            |(job, front, not_before, avoid, own_fault)| {
+                Event::JobRequeued { job, front, not_before, avoid, own_fault }
+            }
+        ),
+        (job(), outcome()).prop_map(|(job, outcome)| Event::JobEnded { job, outcome }),
+        job().prop_map(|job| Event::JobForgotten { job }),
+    ]
+}
+
+fn attempt_event() -> impl Strategy<Value = Event> {
+    let one = || (job(), attempt_number(), member_index());
+    prop_oneof![
+        (job(), attempt_number(), pool(), vec(placed(), 1..6)).prop_map(|(job, attempt, pool, members)| {
+            Event::JobPlaced { job, attempt, pool, members: members.into() }
+        }),
+        one().prop_map(|(job, attempt, member)| Event::MemberPrepared { job, attempt, member }),
+        (job(), attempt_number()).prop_map(|(job, attempt)| Event::GangReleased { job, attempt }),
+        one().prop_map(|(job, attempt, member)| Event::MemberStarted { job, attempt, member }),
+        (one(), exit()).prop_map(|((job, attempt, member), exit)| Event::MemberGone { job, attempt, member, exit }),
+        one().prop_map(|(job, attempt, member)| Event::MemberProven { job, attempt, member }),
+        (job(), attempt_number(), stop_reason(), of(job())).prop_map(|(job, attempt, reason, beneficiary)| {
+            Event::AttemptStopping { job, attempt, reason, beneficiary }
+        }),
+        (job(), attempt_number(), outcome()).prop_map(|(job, attempt, outcome)| Event::AttemptEnded {
+            job,
+            attempt,
+            outcome
+        }),
+    ]
+}
+
+fn restored_event() -> impl Strategy<Value = Event> {
+    let ledger = (gpus(), meter(), usage(), any::<u64>()).prop_map(|(used, recent, total, jobs)| UserLedger {
+        used,
+        recent,
+        total,
+        jobs,
+    });
+    prop_oneof![
+        (job(), any::<u64>()).prop_map(|(next_job, next_start)| Event::CountersRestored { next_job, next_start }),
+        (tenant(), usage(), meter()).prop_map(|(tenant, total, excess)| Event::TenantRestored {
+            tenant,
+            total,
+            excess
+        }),
+        (tenant(), user(), ledger).prop_map(|(tenant, user, ledger)| Event::UserRestored { tenant, user, ledger }),
+        restored_node().prop_map(|node| Event::NodeRestored { node: Box::new(node) }),
+        restored_job().prop_map(|job| Event::JobRestored { job: Box::new(job) }),
+    ]
+}
+
+/// Any event.
+pub(super) fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![division_event(), node_event(), job_event(), attempt_event(), restored_event()]
+}
