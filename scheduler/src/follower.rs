@@ -163,7 +163,7 @@ impl Follower {
             cluster: recovered.cluster.clone(),
             head: recovered.head,
             time: recovered.time,
-            last: (snapshot, recovered.time),
+            last: (snapshot, (recovered.head > Seq(0)).then_some(recovered.time)),
             config,
             source,
             sink,

@@ -34,8 +34,8 @@ pub(super) struct Pump {
     pub(super) cluster: Cluster,
     pub(super) head: Seq,
     pub(super) time: Time,
-    /// Where the last snapshot stands, and when it was made.
-    pub(super) last: (Seq, Time),
+    /// Where the last snapshot stands, and since when the next one is waited for; an empty journal has no time.
+    pub(super) last: (Seq, Option<Time>),
     pub(super) config: FollowerConfig,
     pub(super) source: Box<dyn Source + Send>,
     pub(super) sink: Sink,
@@ -113,7 +113,7 @@ impl Pump {
         self.head = turn.last();
         self.time = turn.time;
         self.shared.applied.store(self.head.0, Ordering::SeqCst);
-        let (seq, time) = self.last;
+        let (seq, time) = (self.last.0, *self.last.1.get_or_insert(turn.time));
         if self.head.0 - seq.0 >= self.config.snapshot_events || self.time.since(time) >= self.config.snapshot_span {
             match self.snapshot() {
                 Ok(_) => {}
@@ -131,7 +131,7 @@ impl Pump {
             return Ok(seq);
         }
         // Also when it turns out too large: the next try comes when the next one is due, not with every turn.
-        self.last = (seq, time);
+        self.last = (seq, Some(time));
         let bytes = encode_snapshot(&self.cluster, seq, time)?;
         (self.sink)(Snapshot { seq: seq.0, created_ms: time.0, bytes })?;
         self.shared.snapshot.store(seq.0, Ordering::SeqCst);
