@@ -1,3 +1,31 @@
-//! Skeleton.
+//! The scheduler process: the shell around the core. All of the clock, the disk and the network is here, and no decision.
+//!
+//! `turn` is the synchronous heart (messages in, a batch of events and effects out), `run` pumps it, `handle` is how gRPC
+//! services talk to it, `agents` are the sessions of the nodes, `journal` makes turns durable, `grpc` is the face.
 
+pub mod agents;
+pub mod auth;
+pub mod clock;
+pub mod config;
+pub mod effect;
+pub mod export;
+pub mod follower;
+pub mod grpc;
+pub mod handle;
+pub mod history;
 pub mod journal;
+pub mod live;
+pub mod metrics;
+pub mod perform;
+#[cfg(test)]
+mod random_turns;
+pub mod record;
+pub mod recover;
+pub mod run;
+pub mod source;
+pub mod start;
+pub mod turn;
+
+pub use config::Config;
+pub use run::Stopped;
+pub use start::{Running, StartError, start, start_with};

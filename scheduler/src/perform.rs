@@ -9,7 +9,7 @@ use dure_proto::v1::order::What;
 use dure_proto::v1::scheduler_message::Kind;
 use prost::Message as _;
 
-use crate::agents::message;
+use crate::agents::say;
 use crate::effect::Effect;
 use crate::grpc::watch::Watchers;
 use crate::handle::Position;
@@ -78,13 +78,13 @@ impl Performer {
                 Effect::Tell(node, message) => tell(scheduler, node, message),
                 Effect::Order(node, order, payload) => {
                     if let Some(order) = self.complete(*order, payload) {
-                        tell(scheduler, node, message(Kind::Order(order)));
+                        tell(scheduler, node, say(Kind::Order(order)));
                     }
                 }
                 Effect::Welcome(node, mut welcome, wanted) => {
                     let complete = |(order, payload)| self.complete(order, payload);
                     welcome.wanted = wanted.into_iter().filter_map(complete).collect();
-                    tell(scheduler, node, message(Kind::Welcome(*welcome)));
+                    tell(scheduler, node, say(Kind::Welcome(*welcome)));
                 }
                 Effect::Hang(_, outgoing) => {
                     outgoing.cut(tonic::Status::aborted("a later session of the same node has taken this one's place"));

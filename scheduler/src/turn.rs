@@ -16,7 +16,7 @@ use dure_proto::v1;
 use dure_proto::v1::scheduler_message::Kind;
 
 use crate::agents::liveness::{Deadlines, Liveness};
-use crate::agents::{FromAgent, Outgoing, inventory, message, orders, report_of, welcome};
+use crate::agents::{FromAgent, Outgoing, inventory, orders, report_of, say, welcome};
 use crate::effect::Effect;
 use crate::grpc::convert::job_event;
 use crate::handle::{Call, Position};
@@ -287,7 +287,7 @@ impl Scheduler {
                     self.decide(Input::MemberReported { node, job, attempt, member, report: what }, turn);
                 }
                 let ack = v1::ReportAck { report_ids: vec![report.report_id] };
-                turn.effects.push(Effect::Tell(node, message(Kind::ReportAck(ack))));
+                turn.effects.push(Effect::Tell(node, say(Kind::ReportAck(ack))));
             }
             FromAgent::Closed { session, node } => {
                 if let Some(node) = self.of_session(session, &node) {
@@ -330,7 +330,7 @@ impl Scheduler {
     fn open(&mut self, number: u64, hello: &v1::Hello, outgoing: Outgoing, turn: &mut Turn) {
         let refuse = |reason: String| {
             let refusal = v1::Refusal { reason, retry_after_ms: 30_000 };
-            drop(outgoing.tell(message(Kind::Refusal(refusal))));
+            drop(outgoing.tell(say(Kind::Refusal(refusal))));
             outgoing.cut(tonic::Status::failed_precondition("refused: see the Refusal"));
         };
         let draft = match self.check_hello(hello).and_then(|()| inventory::node_draft(hello, &self.settings.topology)) {
@@ -423,4 +423,3 @@ struct Turn {
     blobs: Vec<Blob>,
     effects: Vec<Effect>,
 }
-

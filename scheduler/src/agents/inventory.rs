@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn islands_follow_links_in_either_direction() {
-        let gpu = |index: u32, peers: &[u32]| GpuInventory { index, nvlink_peers: peers.to_vec(), ..Default::default() };
+        let gpu =
+            |index: u32, peers: &[u32]| GpuInventory { index, nvlink_peers: peers.to_vec(), ..Default::default() };
         let found = islands(&[gpu(0, &[1]), gpu(1, &[]), gpu(2, &[3]), gpu(3, &[2]), gpu(4, &[])]);
         assert_eq!(format!("{found:?}"), "[0-1, 0-1, 2-3, 2-3, 4]");
     }

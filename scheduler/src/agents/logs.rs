@@ -10,7 +10,7 @@ use dure_proto::v1;
 use dure_proto::v1::scheduler_message::Kind;
 use tokio::sync::mpsc;
 
-use super::{Outgoing, message};
+use super::{Outgoing, say};
 
 /// Chunks that wait for a reader; a slower one is cut off.
 const MAX_WAITING_CHUNKS: usize = 64;
@@ -92,7 +92,7 @@ impl LogDesk {
         }
         let not_connected = || LogError::NotConnected(node.to_owned());
         let (_, outgoing) = desk.agents.get(node).ok_or_else(not_connected)?;
-        outgoing.tell(message(Kind::LogRead(read))).map_err(|_| not_connected())?;
+        outgoing.tell(say(Kind::LogRead(read))).map_err(|_| not_connected())?;
         desk.reads.insert(read_id, sender);
         drop(desk);
         Ok(LogReading { chunks, read_id, node: node.to_owned(), desk: self.clone() })
@@ -106,7 +106,7 @@ impl Drop for LogReading {
             && let Some((_, outgoing)) = desk.agents.get(&self.node)
         {
             // A full or closed session is about to be renewed; the agent forgets its reads with it.
-            drop(outgoing.tell(message(Kind::LogStop(v1::LogStop { read_id: self.read_id }))));
+            drop(outgoing.tell(say(Kind::LogStop(v1::LogStop { read_id: self.read_id }))));
         }
     }
 }

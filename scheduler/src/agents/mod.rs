@@ -58,7 +58,7 @@ pub enum FromAgent {
 }
 
 /// Wraps what is said to an agent.
-pub(crate) fn message(kind: Kind) -> v1::SchedulerMessage {
+pub(crate) fn say(kind: Kind) -> v1::SchedulerMessage {
     v1::SchedulerMessage { kind: Some(kind) }
 }
 

@@ -50,14 +50,7 @@ pub fn of_member(cluster: &Cluster, live: &Live, job: JobId, member: MemberIndex
 /// An order and the payload that it lacks.
 pub type Ordered = (v1::Order, Option<BlobId>);
 
-fn order(
-    cluster: &Cluster,
-    live: &Live,
-    job: &Job,
-    attempt: &Attempt,
-    member: MemberIndex,
-    term: Term,
-) -> Ordered {
+fn order(cluster: &Cluster, live: &Live, job: &Job, attempt: &Attempt, member: MemberIndex, term: Term) -> Ordered {
     let bare = |sequence, what| v1::Order {
         epoch: term.epoch,
         seq: term.seq,

@@ -134,7 +134,10 @@ impl AgentService {
             Err(_) => return Err(Status::deadline_exceeded("no Hello came within 10 seconds")),
         };
         if !identity.allows(&hello.node) {
-            let why = format!("this credential does not speak for node {:?}; join the node with a token of its own", hello.node);
+            let why = format!(
+                "this credential does not speak for node {:?}; join the node with a token of its own",
+                hello.node
+            );
             return Err(Status::permission_denied(why));
         }
         let node = hello.node.clone();

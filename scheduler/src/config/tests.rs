@@ -1,0 +1,137 @@
+//! The examples are good, and what is wrong is named with its place and its remedy.
+
+use std::path::Path;
+
+use dure_core::units::{Gpus, Span, Time};
+use dure_core::{Cluster, decide};
+use expect_test::{Expect, expect};
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../deploy/scheduler.toml");
+const DEV: &str = include_str!("../../../deploy/dev.toml");
+
+fn parsed(text: &str) -> Config {
+    Config::parse(Path::new("/etc/dure/scheduler.toml"), text).expect("it is good TOML")
+}
+
+fn check(text: &str, expected: Expect) {
+    let path = Path::new("/etc/dure/scheduler.toml");
+    let found = Config::parse(path, text).and_then(|config| config.check().map(|()| config));
+    expected.assert_eq(&found.expect_err("it must be refused").to_string());
+}
+
+/// A good file with `more` at its end.
+fn with(more: &str) -> String {
+    format!("data_dir = \"/d\"\n[[pool]]\nname = \"h200\"\nmodel = \"NVIDIA H200\"\ngpus_per_node = 8\n{more}")
+}
+
+fn built(config: &Config) -> Cluster {
+    config.check().expect("it is good");
+    let mut cluster = Cluster::new(config.core_policy());
+    for input in config.inputs(&cluster) {
+        decide(&mut cluster, input, None, Time(1), &mut Vec::new()).expect("the core takes what the check lets pass");
+    }
+    assert!(config.inputs(&cluster).is_empty(), "what is known is not defined again");
+    cluster
+}
+
+fn quotas(cluster: &Cluster) -> Gpus {
+    cluster.tenants().iter().filter(|tenant| tenant.depth == 1).map(|tenant| tenant.quota()).sum()
+}
+
+#[test]
+fn the_example_divides_the_pool_and_leaves_spares_out() {
+    let config = parsed(EXAMPLE);
+    assert!(config.uses_tls() && !config.is_loopback());
+    assert_eq!(config.auth_policy(), AuthPolicy::Credentials);
+    assert_eq!(config.core_policy().priorities.len(), 4);
+    let cluster = built(&config);
+    assert_eq!(quotas(&cluster), Gpus(7680), "of 8,000, less 320 spares");
+    assert_eq!(cluster.tenants().iter().filter(|tenant| tenant.depth == 1).count(), 12);
+    let screening = cluster.find_tenant("drug-discovery/screening").expect("it was defined");
+    assert_eq!(cluster.tenant(screening).quota(), Gpus(512));
+}
+
+#[test]
+fn the_small_cluster_is_divided_whole() {
+    let config = parsed(DEV);
+    assert!(config.is_loopback() && !config.uses_tls());
+    assert_eq!(config.deadlines().heartbeat, Span(200));
+    assert_eq!(config.core_policy().keep_ended, Span::seconds(86_400));
+    assert_eq!(config.auth_policy(), AuthPolicy::LocalOperator { user: "dev".into() });
+    assert_eq!(quotas(&built(&config)), Gpus(32));
+}
+
+#[test]
+fn bad_toml_is_named_with_its_line() {
+    check(
+        "data_dir = \"/d\"\nlisten = \"somewhere\"\n",
+        expect![[r#"
+            /etc/dure/scheduler.toml: TOML parse error at line 2, column 10
+              |
+            2 | listen = "somewhere"
+              |          ^^^^^^^^^^^
+            invalid socket address syntax
+        "#]],
+    );
+    check(
+        "data_dir = \"/d\"\n[policy]\nmax_member = 5\n",
+        expect![[""]],
+    );
+    check("data_dir = \"/d\"\n[liveness]\nheartbeat = \"1 s\"\n", expect![[""]]);
+    check("listen = \"127.0.0.1:1\"\n", expect![[""]]);
+}
+
+#[test]
+fn access_from_outside_needs_tokens() {
+    check("data_dir = \"/d\"\nlisten = \"0.0.0.0:7070\"\n", expect![[""]]);
+    check("data_dir = \"/d\"\nlisten = \"0.0.0.0:7070\"\ntokens = \"t\"\nlocal_operator = \"me\"\n", expect![[""]]);
+    check("data_dir = \"/d\"\nmetrics_listen = \"0.0.0.0:1\"\nlocal_operator = \"me\"\n", expect![[""]]);
+    check("data_dir = \"/d\"\n[tls]\ncert = \"c\"\n", expect![[""]]);
+}
+
+#[test]
+fn a_division_that_cannot_be_is_refused() {
+    check(&with("[[tenant]]\nname = \"a\"\nquota = 8\nlimit = 4\n"), expect![[""]]);
+    check(&with("[[tenant]]\nname = \"a\"\nquota = 8\nlend_limit = 9\n"), expect![[""]]);
+    check(&with("[[tenant]]\nname = \"a\"\nlimit = 9\n"), expect![[""]]);
+    check(&with("[[tenant]]\nname = \"a\"\nquota = 1\npool = \"b200\"\n"), expect![[""]]);
+    check(&with("[[tenant]]\nname = \"a/b\"\nquota = 1\n"), expect![[""]]);
+    check(&with("[[tenant]]\nname = \"a\"\n[[tenant]]\nname = \"a\"\n"), expect![[""]]);
+    check(
+        &with("[[tenant]]\nname = \"a\"\nquota = 8\n[[tenant]]\nname = \"a/b\"\nquota = 5\n[[tenant]]\nname = \"a/c\"\nquota = 4\n"),
+        expect![[""]],
+    );
+    check(&with("[[pool]]\nname = \"h200\"\nmodel = \"x\"\ngpus_per_node = 8\n"), expect![[""]]);
+    check("data_dir = \"/d\"\n[[pool]]\nname = \"p\"\nmodel = \"x\"\ngpus_per_node = 33\n", expect![[""]]);
+}
+
+#[test]
+fn rules_and_deadlines_that_cannot_be_are_refused() {
+    check(&with("[policy]\ndefault_time_limit = \"60d\"\n"), expect![[""]]);
+    check(&with("[policy]\npriorities = [\"a\", \"b\"]\n"), expect![[""]]);
+    check(&with("[policy]\ndefault_priority = \"top\"\n"), expect![[""]]);
+    check(&with("[policy]\nmax_attempts = 0\n"), expect![[""]]);
+    check(&with("[liveness]\nsuspect_after = \"1500ms\"\n"), expect![[""]]);
+    check(&with("[liveness]\nlost_after = \"15s\"\n"), expect![[""]]);
+    check(&with("[snapshot]\nevery_events = 0\n"), expect![[""]]);
+}
+
+#[test]
+fn paths_are_relative_to_the_file_and_the_topology_is_checked() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("scheduler.toml");
+    std::fs::write(&file, "data_dir = \"data\"\ntopology = \"topology.toml\"\n").expect("it is written");
+    let topology = dir.path().join("topology.toml");
+    let text = "[nodes]\nn0 = { site = \"a\", spine = \"s0\", leaf = \"l0\" }\nn1 = { site = \"a\", leaf = \"l1\" }\n";
+    std::fs::write(&topology, text).expect("it is written");
+    let config = Config::load(&file).expect("it is good");
+    assert_eq!(config.data_dir, dir.path().join("data"));
+    let locations = config.locations().expect("it is good");
+    assert_eq!((locations.len(), &*locations["n0"].leaf), (2, "l0"));
+    std::fs::write(&topology, "[nodes]\nn0 = { leaf = \"l 0\" }\n").expect("it is written");
+    let refused = Config::load(&file).expect_err("white space in a name").to_string();
+    assert!(refused.ends_with("topology.toml: node \"n0\": the name \"l 0\" of its Leaf domain holds white space, a control character or '/': leave it out"), "{refused}");
+    assert!(Config::load(&dir.path().join("none.toml")).expect_err("no file").to_string().contains("name a readable file"));
+}
