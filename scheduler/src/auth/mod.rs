@@ -10,7 +10,8 @@ pub mod layer;
 pub mod table;
 pub mod token;
 
+pub use ca::{Authority, CaError};
 pub use identity::{Credential, Denied, Identity, NodeName, Role, Target, Visible, node_of, of};
 pub use layer::{AuthPolicy, Authenticator, Guard};
 pub use table::{Access, Scope, Verb};
-pub use token::Tokens;
+pub use token::{TokenError, Tokens};
