@@ -11,7 +11,7 @@ pub enum Effect {
     /// Answer a call.
     Answer(WhenDurable),
     /// Tell the agent of a node something; lost when it has no session, since its next Hello is answered from the state.
-    Tell(NodeIndex, SchedulerMessage),
+    Tell(NodeIndex, Box<SchedulerMessage>),
     /// As `Tell`, an order; a launch still lacks its payload.
     Order(NodeIndex, Box<Order>, Option<BlobId>),
     /// As `Tell`, the answer to a Hello; the orders that it is to carry come beside it.

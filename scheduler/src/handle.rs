@@ -50,16 +50,19 @@ pub enum Call {
     /// Looks at the state.
     Read(InTurn),
     /// Changes it.
-    Mutate {
-        /// What.
-        input: Input,
-        /// Makes it idempotent.
-        key: Option<RequestKey>,
-        /// Blobs that become durable with it.
-        blobs: Vec<Blob>,
-        /// What to answer.
-        then: Decided,
-    },
+    Mutate(Box<Mutation>),
+}
+
+/// A call that changes the state.
+pub struct Mutation {
+    /// What happens.
+    pub input: Input,
+    /// Makes it idempotent.
+    pub key: Option<RequestKey>,
+    /// Blobs that become durable with it.
+    pub blobs: Vec<Blob>,
+    /// What to answer.
+    pub then: Decided,
 }
 
 /// A way to the owner of the cluster. Cheap to clone.
@@ -109,7 +112,7 @@ impl Handle {
             let seen = decided.map(|reply| look(cluster, reply));
             Box::new(move |durable| drop(answer.send(durable.map(|position| (seen, position)))))
         });
-        self.send(Call::Mutate { input, key, blobs, then })?;
+        self.send(Call::Mutate(Box::new(Mutation { input, key, blobs, then })))?;
         let (seen, position) = answered.await.map_err(|_| stopped())?.map_err(CallError::Stopped)?;
         Ok((seen.map_err(CallError::Rejected)?, position))
     }

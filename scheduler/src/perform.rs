@@ -75,7 +75,7 @@ impl Performer {
         for effect in effects {
             match effect {
                 Effect::Answer(answer) => answer(Ok(position)),
-                Effect::Tell(node, message) => tell(scheduler, node, message),
+                Effect::Tell(node, message) => tell(scheduler, node, *message),
                 Effect::Order(node, order, payload) => {
                     if let Some(order) = self.complete(*order, payload) {
                         tell(scheduler, node, say(Kind::Order(order)));

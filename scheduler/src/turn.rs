@@ -19,7 +19,7 @@ use crate::agents::liveness::{Deadlines, Liveness};
 use crate::agents::{FromAgent, Outgoing, inventory, orders, report_of, say, welcome};
 use crate::effect::Effect;
 use crate::grpc::convert::job_event;
-use crate::handle::{Call, Position};
+use crate::handle::{Call, Mutation, Position};
 use crate::journal::Blob;
 use crate::live::Live;
 
@@ -192,7 +192,8 @@ impl Scheduler {
         for call in calls {
             match call {
                 Call::Read(look) => reads.push(look),
-                Call::Mutate { input, key, blobs, then } => {
+                Call::Mutate(mutation) => {
+                    let Mutation { input, key, blobs, then } = *mutation;
                     let from = turn.events.len();
                     let decided = decide(&mut self.cluster, input, key.as_ref(), now, &mut turn.events);
                     if turn.events.len() > from {
@@ -287,7 +288,7 @@ impl Scheduler {
                     self.decide(Input::MemberReported { node, job, attempt, member, report: what }, turn);
                 }
                 let ack = v1::ReportAck { report_ids: vec![report.report_id] };
-                turn.effects.push(Effect::Tell(node, say(Kind::ReportAck(ack))));
+                turn.effects.push(Effect::Tell(node, Box::new(say(Kind::ReportAck(ack)))));
             }
             FromAgent::Closed { session, node } => {
                 if let Some(node) = self.of_session(session, &node) {
