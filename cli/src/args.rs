@@ -5,15 +5,18 @@ use std::ffi::OsString;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
+    bench::BenchCommand,
     context::Flags,
+    dev::DevArgs,
     jobs::{ActionArgs, JobArgs, QueueArgs},
     logs::LogsArgs,
     nodes::{NodeCommand, NodesArgs},
-    offline::{BackupArgs, RestoreArgs},
+    offline::{BackupArgs, ExportCommand, RestoreArgs},
     serve::ServeArgs,
     show::{Format, View},
     submit::SubmitArgs,
     tenants::{PauseArgs, QuotaCommand, UsageArgs},
+    token::TokenCommand,
     watch::WatchArgs,
 };
 
@@ -81,8 +84,22 @@ pub(crate) enum Command {
     Scheduler(ServeArgs),
     /// Run the agent of this node
     Agent(ServeArgs),
+    Dev(Box<DevArgs>),
+    /// Measure the scheduler on this machine
+    Bench {
+        #[command(flatten)]
+        view: View,
+        #[command(subcommand)]
+        command: BenchCommand,
+    },
     Backup(BackupArgs),
     Restore(RestoreArgs),
+    /// Write what happened, for other tools
+    #[command(subcommand)]
+    Export(ExportCommand),
+    /// Make tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Print the completions of a shell
     Completions {
         /// Which shell
@@ -106,14 +123,17 @@ impl Cli {
             Command::Cancel(with) | Command::Hold(with) | Command::Release(with) => with.view,
             Command::Watch(with) => with.view,
             Command::Nodes(with) => with.view,
-            Command::Node { view, .. } | Command::Quota { view, .. } => *view,
+            Command::Node { view, .. } | Command::Quota { view, .. } | Command::Bench { view, .. } => *view,
             Command::Usage(with) => with.view,
             Command::Pause(with) | Command::Resume(with) => with.view,
             Command::Submit(_)
             | Command::Scheduler(_)
             | Command::Agent(_)
+            | Command::Dev(_)
             | Command::Backup(_)
             | Command::Restore(_)
+            | Command::Export(_)
+            | Command::Token(_)
             | Command::Completions { .. }
             | Command::Shim { .. } => View::default(),
         };

@@ -8,7 +8,10 @@
 #![warn(missing_docs)]
 
 mod args;
+mod bench;
 mod context;
+mod demo;
+mod dev;
 mod draft;
 mod failure;
 mod jobid;
@@ -17,12 +20,15 @@ mod logs;
 mod nodes;
 mod offline;
 mod phase;
+mod progress;
+mod replay;
 mod script;
 mod serve;
 mod show;
 mod span;
 mod submit;
 mod tenants;
+mod token;
 mod watch;
 mod when;
 
@@ -64,8 +70,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Shim { .. } => Err(Failure::Usage("the shim is started by the agent".to_owned())),
         Command::Scheduler(args) => serve::scheduler(args),
         Command::Agent(args) => serve::agent(args),
+        Command::Dev(args) => dev::run(*args, Out::new(format)),
+        Command::Bench { view: _, command } => bench::run(command, Out::new(format)),
         Command::Backup(args) => offline::backup(args),
         Command::Restore(args) => offline::restore(args),
+        Command::Export(command) => offline::export(command),
+        Command::Token(command) => token::run(command, Out::new(format)),
         command => {
             let context = Context::find(&cli.flags)?;
             client_runtime()?.block_on(speak(command, &context, Out::new(format)))
@@ -100,7 +110,11 @@ async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Fail
         | Command::Shim { .. }
         | Command::Scheduler(_)
         | Command::Agent(_)
+        | Command::Dev(_)
+        | Command::Bench { .. }
         | Command::Backup(_)
-        | Command::Restore(_) => Err(Failure::Usage("this command needs no scheduler".to_owned())),
+        | Command::Restore(_)
+        | Command::Export(_)
+        | Command::Token(_) => Err(Failure::Usage("this command needs no scheduler".to_owned())),
     }
 }

@@ -1,14 +1,23 @@
-//! `dure backup | restore`: on the files of a scheduler, on its own node.
+//! `dure backup | restore | export`: on the files of a scheduler, on its own node.
 
-use std::path::PathBuf;
+use std::{
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
 
-use clap::Args;
-use dure_scheduler::journal::{self, JournalReader, RestoreOptions};
+use clap::{Args, Subcommand};
+use dure_scheduler::{
+    export::{ExportOptions, ExportedJob, placements},
+    journal::{self, JournalReader, RestoreOptions},
+};
 
 use crate::failure::Failure;
 
 /// Copy the journal of a scheduler, running or not
 #[derive(Debug, Args)]
+#[command(
+    after_help = "The folder `ca` beside the journal signs the nodes' certificates: copy it yourself, to a safe place."
+)]
 pub(crate) struct BackupArgs {
     /// Where to: an empty or new folder
     #[arg(value_name = "DIR")]
@@ -35,13 +44,36 @@ pub(crate) struct RestoreArgs {
     min_epoch: u64,
 }
 
+/// What can be exported.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExportCommand {
+    /// Who ran where and when, as CSV
+    Placements {
+        /// The scheduler's folder; it may run
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// Where to [default: standard output]
+        #[arg(short, long = "out", value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Jobs by their names instead of their ids
+        #[arg(long)]
+        names: bool,
+    },
+}
+
+/// Where a scheduler keeps its journal.
+fn journal_of(data_dir: &Path) -> PathBuf {
+    data_dir.join("journal")
+}
+
 fn failed(err: impl std::fmt::Display) -> Failure {
     Failure::Failed(err.to_string())
 }
 
 /// `dure backup`.
 pub(crate) fn backup(args: BackupArgs) -> Result<(), Failure> {
-    let report = JournalReader::open(&args.data_dir).and_then(|reader| reader.backup(&args.to)).map_err(failed)?;
+    let reader = JournalReader::open(&journal_of(&args.data_dir)).map_err(failed)?;
+    let report = reader.backup(&args.to).map_err(failed)?;
     println!(
         "backup of {} in {}: whole up to position {}",
         args.data_dir.display(),
@@ -54,15 +86,51 @@ pub(crate) fn backup(args: BackupArgs) -> Result<(), Failure> {
 /// `dure restore`.
 pub(crate) fn restore(args: RestoreArgs) -> Result<(), Failure> {
     let options = RestoreOptions { force: args.force, min_epoch: args.min_epoch };
-    let report = journal::restore(&args.from, &args.data_dir, options).map_err(failed)?;
-    println!(
-        "restored {} up to position {}; what was acknowledged after it is lost",
-        args.data_dir.display(),
-        report.head.seq
-    );
+    let to = journal_of(&args.data_dir);
+    let report = journal::restore(&args.from, &to, options).map_err(failed)?;
+    println!("restored {} up to position {}; what was acknowledged after it is lost", to.display(), report.head.seq);
     if let Some(replaced) = report.replaced {
         println!("the journal that was there lies in {}", replaced.display());
     }
     println!("next: start the scheduler; agents show what they still run as unknown leases");
     Ok(())
+}
+
+/// `dure export`.
+pub(crate) fn export(command: ExportCommand) -> Result<(), Failure> {
+    let ExportCommand::Placements { data_dir, out, names } = command;
+    let reader = JournalReader::open(&journal_of(&data_dir)).map_err(failed)?;
+    let label = |job: ExportedJob<'_>| if names { job.name.to_owned() } else { job.id.to_string() };
+    let options = ExportOptions { job: &label, seconds: &|time| time.0 as f64 / 1_000.0 };
+    let to: Box<dyn Write> = match &out {
+        Some(path) => {
+            Box::new(std::fs::File::create(path).map_err(|err| failed(format!("{}: {err}", path.display())))?)
+        }
+        None => Box::new(std::io::stdout().lock()),
+    };
+    placements(&reader, BufWriter::new(to), &options).map(drop).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use dure_scheduler::journal::{Batch, EmbeddedEngine, Engine, OpenOptions};
+
+    use super::*;
+
+    #[test]
+    fn a_backup_is_restored_and_a_journal_that_is_there_is_not_overwritten() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (data_dir, copy, other) = (dir.path().join("data"), dir.path().join("copy"), dir.path().join("other"));
+        let mut engine = EmbeddedEngine::open(&journal_of(&data_dir), OpenOptions::default()).expect("opens");
+        let batch = Batch { first_seq: 1, count: 1, epoch: engine.epoch(), payload: vec![1, 2, 3] };
+        engine.append(&[batch], &[]).expect("appends");
+        // The scheduler goes on while it is copied.
+        backup(BackupArgs { to: copy.clone(), data_dir: data_dir.clone() }).expect("copies");
+        let again =
+            |data_dir: PathBuf| restore(RestoreArgs { from: copy.clone(), data_dir, force: false, min_epoch: 0 });
+        again(other.clone()).expect("restores");
+        assert_eq!(JournalReader::open(&journal_of(&other)).and_then(|reader| reader.head()).expect("reads").seq, 1);
+        assert_eq!(again(other).expect_err("is there").exit_code(), 1);
+        drop(engine);
+    }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use dure_agent::AgentConfig;
+use dure_scheduler::Config;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -45,8 +46,16 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// `dure scheduler`.
 pub(crate) fn scheduler(args: ServeArgs) -> Result<(), Failure> {
     log("info");
-    let _ = args.config;
-    Err(Failure::Failed("no scheduler in this build".to_owned()))
+    let config = Config::load(&args.config).map_err(|err| Failure::Usage(err.to_string()))?;
+    runtime()?.block_on(async {
+        let mut running = dure_scheduler::start(config).await.map_err(|err| Failure::Failed(err.to_string()))?;
+        let ended = tokio::select! {
+            () = told_to_stop() => None,
+            why = running.ended() => Some(why),
+        };
+        running.stop().await;
+        ended.map_or(Ok(()), |why| Err(Failure::Failed(why.to_string())))
+    })
 }
 
 /// `dure agent`.

@@ -1,0 +1,49 @@
+//! `dure bench`: what the machine here makes of the scheduler. A bench, not a test: it measures and judges nothing.
+//!
+//! Reading order: `report` (figures as a table or JSON), `disk` (an fdatasync of this disk, beside every latency),
+//! `submit` and `launch` (over gRPC, against a scheduler in this process), `recovery` and `memory` (the journal and the
+//! core). Run a release build; numbers of a debug build say nothing.
+
+mod disk;
+mod history;
+mod memory;
+mod recovery;
+mod report;
+
+use clap::Subcommand;
+
+use crate::{failure::Failure, show::Out};
+
+/// Measure the scheduler on this machine
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Recovery of a long journal, with a snapshot and without
+    Recovery(recovery::RecoveryArgs),
+    /// Memory per pending job
+    Memory(memory::MemoryArgs),
+}
+
+/// Runs a bench.
+pub(crate) fn run(command: BenchCommand, out: Out) -> Result<(), Failure> {
+    if cfg!(debug_assertions) {
+        eprintln!("note: this is a debug build; measure with cargo run --release");
+    }
+    let report = match command {
+        BenchCommand::Recovery(args) => recovery::run(&args)?,
+        BenchCommand::Memory(args) => memory::run(&args)?,
+    };
+    report.print(out)
+}
+
+/// A folder for a bench, on the disk that is to be measured.
+fn folder(dir: Option<&std::path::Path>) -> Result<tempfile::TempDir, Failure> {
+    let made = match dir {
+        Some(dir) => tempfile::Builder::new().prefix("dure-bench-").tempdir_in(dir),
+        None => tempfile::Builder::new().prefix("dure-bench-").tempdir(),
+    };
+    made.map_err(|err| Failure::Failed(format!("no folder for the bench: {err}: name another with --dir")))
+}
+
+fn failed(err: impl std::fmt::Display) -> Failure {
+    Failure::Failed(err.to_string())
+}
