@@ -6,17 +6,24 @@
 
 mod disk;
 mod history;
+mod launch;
+mod load;
 mod memory;
 mod recovery;
 mod report;
+mod submit;
 
 use clap::Subcommand;
 
-use crate::{failure::Failure, show::Out};
+use crate::{dev::cluster, failure::Failure, serve, show::Out};
 
 /// Measure the scheduler on this machine
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
+    /// Durable submits per second, one by one and in batches
+    Submit(submit::SubmitArgs),
+    /// From submit to launched, with many agents
+    Launch(launch::LaunchArgs),
     /// Recovery of a long journal, with a snapshot and without
     Recovery(recovery::RecoveryArgs),
     /// Memory per pending job
@@ -28,11 +35,16 @@ pub(crate) fn run(command: BenchCommand, out: Out) -> Result<(), Failure> {
     if cfg!(debug_assertions) {
         eprintln!("note: this is a debug build; measure with cargo run --release");
     }
+    serve::log("error");
+    let runtime = serve::runtime()?;
     let report = match command {
-        BenchCommand::Recovery(args) => recovery::run(&args)?,
-        BenchCommand::Memory(args) => memory::run(&args)?,
+        BenchCommand::Submit(args) => runtime.block_on(submit::run(&args)),
+        BenchCommand::Launch(args) => runtime.block_on(launch::run(&args)),
+        BenchCommand::Recovery(args) => recovery::run(&args),
+        BenchCommand::Memory(args) => runtime.block_on(memory::run(&args)),
     };
-    report.print(out)
+    runtime.shutdown_timeout(cluster::STOP_WITHIN);
+    report?.print(out)
 }
 
 /// A folder for a bench, on the disk that is to be measured.

@@ -129,9 +129,12 @@ fn most_at_once(spans: impl Iterator<Item = (u64, u64)>) -> usize {
     most
 }
 
+/// From when to when a job held something, and which job.
+type Held = (u64, u64, u64);
+
 /// GPUs that two jobs held at once.
 pub(super) fn shared_gpus(seen: &[Seen]) -> Vec<String> {
-    let mut spans: BTreeMap<(&str, u32), Vec<(u64, u64, u64)>> = BTreeMap::new();
+    let mut spans: BTreeMap<(&str, u32), Vec<Held>> = BTreeMap::new();
     for job in seen.iter().map(|seen| &seen.job) {
         let (Some((from, to)), Some(attempt)) = (held(job), &job.attempt) else { continue };
         for member in &attempt.members {
