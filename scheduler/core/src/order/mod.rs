@@ -22,6 +22,8 @@ struct Turn {
     share: u64,
     key: QueueKey,
     user: UserIndex,
+    /// How many refusals there had been when it was worked out: it is still right while there are no more.
+    refusals: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -39,6 +41,8 @@ pub(crate) struct Order {
     leaves: Vec<Leaf>,
     /// Jobs that keep away from nodes and found no room, though their class may.
     skipped: Vec<JobId>,
+    /// Classes and jobs refused so far.
+    refusals: u32,
     /// What `next` gave last.
     current: Option<(TenantIndex, Turn)>,
 }
@@ -53,6 +57,7 @@ impl Order {
             exhausted: cluster.tenants.iter().map(|tenant| tenant.queued == 0 || tenant.paused).collect(),
             leaves: vec![Leaf::default(); tenants],
             skipped: Vec::new(),
+            refusals: 0,
             current: None,
         }
     }
@@ -81,6 +86,7 @@ impl Order {
 
     /// The class of the job that `next` gave was refused: its user goes on with another.
     pub(crate) fn refused(&mut self, cluster: &Cluster) {
+        self.refusals += 1;
         let Some((tenant, turn)) = self.current.take() else { return };
         self.push(cluster, tenant, turn.priority.0, turn.user);
     }
@@ -114,11 +120,11 @@ impl Order {
             }
         }
         while let Some(Reverse(turn)) = self.leaves[tenant.at()].turns.pop() {
-            match self.turn(cluster, tenant, turn.priority.0, turn.user) {
-                Some(fresh) if fresh == turn => return Some(turn),
-                Some(fresh) => self.leaves[tenant.at()].turns.push(Reverse(fresh)),
-                None => {}
+            let is_fresh = turn.refusals == self.refusals && turn.share == self.share(cluster, tenant, turn.user);
+            if is_fresh {
+                return Some(turn);
             }
+            self.push(cluster, tenant, turn.priority.0, turn.user);
         }
         None
     }
@@ -139,7 +145,13 @@ impl Order {
             .without(refused.unplaceable(), refused.inadmissible(tenant))
             .filter_map(|class| queue.buckets[&class].iter().find(|key| !self.skipped.contains(&key.job)))
             .min()?;
-        let share = entry.users.get(&user).map_or(0, |ledger| share::of_user(ledger, self.now, cluster.policy.half_life));
-        Some(Turn { priority: Reverse(priority), back: oldest.back, share, key: *oldest, user })
+        let share = self.share(cluster, tenant, user);
+        Some(Turn { priority: Reverse(priority), back: oldest.back, share, key: *oldest, user, refusals: self.refusals })
+    }
+
+    /// What a user holds and held in a tenant; it grows with each of the user's starts, whatever their priority.
+    fn share(&self, cluster: &Cluster, tenant: TenantIndex, user: UserIndex) -> u64 {
+        let ledger = cluster.tenant(tenant).users.get(&user);
+        ledger.map_or(0, |ledger| share::of_user(ledger, self.now, cluster.policy.half_life))
     }
 }
