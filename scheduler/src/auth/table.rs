@@ -148,3 +148,6 @@ pub fn access(path: &str) -> Option<Access> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,9 +48,10 @@ impl Config {
         if let Some(tls) = &self.tls
             && tls.cert.is_some() != tls.key.is_some()
         {
+            let missing = if tls.cert.is_none() { "tls.cert" } else { "tls.key" };
             let remedy =
                 "set cert and key together, or leave both out for a certificate of the cluster's own authority";
-            return Err(bad("tls.cert", &tls.cert, remedy));
+            return Err(bad(missing, format_args!("absent"), remedy));
         }
         Ok(())
     }
@@ -98,7 +99,11 @@ impl Config {
                 return Err(bad(field("name"), &tenant.name, format!("define {above:?} as well")));
             }
             if tenant.quota.is_none() && (tenant.limit.is_some() || tenant.lend_limit.is_some()) {
-                return Err(bad(field("quota"), "absent", "a limit or lend_limit needs a quota beside it; 0 is one"));
+                return Err(bad(
+                    field("quota"),
+                    format_args!("absent"),
+                    "a limit or lend_limit needs a quota beside it; 0 is one",
+                ));
             }
             for quota in self.quotas(tenant) {
                 self.check_quota(&quota, &field)?;
@@ -120,15 +125,11 @@ impl Config {
         if !self.pools.iter().any(|known| known.name == *quota.pool) {
             return Err(bad(field("pool"), quota.pool, "name one of the [[pool]]s of this file"));
         }
-        if quota.limit.is_some_and(|limit| limit < quota.quota) {
-            return Err(bad(field("limit"), quota.limit, format!("use the quota of {} or more", quota.quota)));
+        if let Some(limit) = quota.limit.filter(|limit| *limit < quota.quota) {
+            return Err(bad(field("limit"), limit.0, format!("use the quota of {} or more", quota.quota)));
         }
-        if quota.lend_limit.is_some_and(|lend| lend > quota.quota) {
-            return Err(bad(
-                field("lend_limit"),
-                quota.lend_limit,
-                format!("use at most the quota of {}", quota.quota),
-            ));
+        if let Some(lend) = quota.lend_limit.filter(|lend| *lend > quota.quota) {
+            return Err(bad(field("lend_limit"), lend.0, format!("use at most the quota of {}", quota.quota)));
         }
         Ok(())
     }

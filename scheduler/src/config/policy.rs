@@ -119,7 +119,11 @@ impl PolicyConfig {
             return Err(bad("policy.default_priority", name, "name one of policy.priorities"));
         }
         if self.priorities.is_some() && self.default_priority.is_none() {
-            return Err(bad("policy.default_priority", "absent", "name the class of jobs that name none"));
+            return Err(bad(
+                "policy.default_priority",
+                format_args!("absent"),
+                "name the class of jobs that name none",
+            ));
         }
         let counts = [
             ("max_jobs_per_submit", policy.max_jobs_per_submit),

@@ -77,45 +77,130 @@ fn bad_toml_is_named_with_its_line() {
     );
     check(
         "data_dir = \"/d\"\n[policy]\nmax_member = 5\n",
-        expect![[""]],
+        expect![[r#"
+            /etc/dure/scheduler.toml: TOML parse error at line 3, column 1
+              |
+            3 | max_member = 5
+              | ^^^^^^^^^^
+            unknown field `max_member`, expected one of `priorities`, `default_priority`, `max_jobs_per_submit`, `max_pending_jobs`, `max_members`, `max_array_size`, `max_dependencies`, `max_classes`, `max_placements_per_cycle`, `max_members_per_cycle`, `max_time_limit`, `default_time_limit`, `default_grace`, `max_grace`, `max_attempts`, `launch_deadline`, `time_limit_slack`, `backoff`, `max_backoff`, `keep_ended`, `max_ended`, `max_requests`, `half_life`, `search_steps`, `max_tenant_depth`, `max_tenants`, `max_users`, `max_quota`
+        "#]],
     );
-    check("data_dir = \"/d\"\n[liveness]\nheartbeat = \"1 s\"\n", expect![[""]]);
-    check("listen = \"127.0.0.1:1\"\n", expect![[""]]);
+    check(
+        "data_dir = \"/d\"\n[liveness]\nheartbeat = \"1 s\"\n",
+        expect![[r#"
+        /etc/dure/scheduler.toml: TOML parse error at line 3, column 13
+          |
+        3 | heartbeat = "1 s"
+          |             ^^^^^
+        invalid value: string "1 s", expected a span with its unit, as in "24h", "90s" or "1d12h"
+    "#]],
+    );
+    check(
+        "listen = \"127.0.0.1:1\"\n",
+        expect![[r#"
+        /etc/dure/scheduler.toml: TOML parse error at line 1, column 1
+          |
+        1 | listen = "127.0.0.1:1"
+          | ^
+        missing field `data_dir`
+    "#]],
+    );
 }
 
 #[test]
 fn access_from_outside_needs_tokens() {
-    check("data_dir = \"/d\"\nlisten = \"0.0.0.0:7070\"\n", expect![[""]]);
-    check("data_dir = \"/d\"\nlisten = \"0.0.0.0:7070\"\ntokens = \"t\"\nlocal_operator = \"me\"\n", expect![[""]]);
-    check("data_dir = \"/d\"\nmetrics_listen = \"0.0.0.0:1\"\nlocal_operator = \"me\"\n", expect![[""]]);
-    check("data_dir = \"/d\"\n[tls]\ncert = \"c\"\n", expect![[""]]);
+    check(
+        "data_dir = \"/d\"\nlisten = \"0.0.0.0:7070\"\n",
+        expect![[
+            r#"listen = 0.0.0.0:7070: not a loopback address, so callers must show who they are: set tokens = "tokens.toml" (make tokens with dure token create), or listen on 127.0.0.1"#
+        ]],
+    );
+    check(
+        "data_dir = \"/d\"\nlisten = \"0.0.0.0:7070\"\ntokens = \"t\"\nlocal_operator = \"me\"\n",
+        expect![[
+            r#"local_operator = "me": only where every address is a loopback one: remove it, or listen on 127.0.0.1"#
+        ]],
+    );
+    check(
+        "data_dir = \"/d\"\nmetrics_listen = \"0.0.0.0:1\"\nlocal_operator = \"me\"\n",
+        expect![[
+            r#"local_operator = "me": only where every address is a loopback one: remove it, or listen on 127.0.0.1"#
+        ]],
+    );
+    check(
+        "data_dir = \"/d\"\n[tls]\ncert = \"c\"\n",
+        expect![
+            "tls.key = absent: set cert and key together, or leave both out for a certificate of the cluster's own authority"
+        ],
+    );
 }
 
 #[test]
 fn a_division_that_cannot_be_is_refused() {
-    check(&with("[[tenant]]\nname = \"a\"\nquota = 8\nlimit = 4\n"), expect![[""]]);
-    check(&with("[[tenant]]\nname = \"a\"\nquota = 8\nlend_limit = 9\n"), expect![[""]]);
-    check(&with("[[tenant]]\nname = \"a\"\nlimit = 9\n"), expect![[""]]);
-    check(&with("[[tenant]]\nname = \"a\"\nquota = 1\npool = \"b200\"\n"), expect![[""]]);
-    check(&with("[[tenant]]\nname = \"a/b\"\nquota = 1\n"), expect![[""]]);
-    check(&with("[[tenant]]\nname = \"a\"\n[[tenant]]\nname = \"a\"\n"), expect![[""]]);
     check(
-        &with("[[tenant]]\nname = \"a\"\nquota = 8\n[[tenant]]\nname = \"a/b\"\nquota = 5\n[[tenant]]\nname = \"a/c\"\nquota = 4\n"),
-        expect![[""]],
+        &with("[[tenant]]\nname = \"a\"\nquota = 8\nlimit = 4\n"),
+        expect!["tenant[0].limit = 4: use the quota of 8 or more"],
     );
-    check(&with("[[pool]]\nname = \"h200\"\nmodel = \"x\"\ngpus_per_node = 8\n"), expect![[""]]);
-    check("data_dir = \"/d\"\n[[pool]]\nname = \"p\"\nmodel = \"x\"\ngpus_per_node = 33\n", expect![[""]]);
+    check(
+        &with("[[tenant]]\nname = \"a\"\nquota = 8\nlend_limit = 9\n"),
+        expect!["tenant[0].lend_limit = 9: use at most the quota of 8"],
+    );
+    check(
+        &with("[[tenant]]\nname = \"a\"\nlimit = 9\n"),
+        expect!["tenant[0].quota = absent: a limit or lend_limit needs a quota beside it; 0 is one"],
+    );
+    check(
+        &with("[[tenant]]\nname = \"a\"\nquota = 1\npool = \"b200\"\n"),
+        expect![[r#"tenant[0].pool = "b200": name one of the [[pool]]s of this file"#]],
+    );
+    check(&with("[[tenant]]\nname = \"a/b\"\nquota = 1\n"), expect![[r#"tenant[0].name = "a/b": define "a" as well"#]]);
+    check(
+        &with("[[tenant]]\nname = \"a\"\n[[tenant]]\nname = \"a\"\n"),
+        expect![[r#"tenant[1].name = "a": defined twice: remove one"#]],
+    );
+    check(
+        &with(
+            "[[tenant]]\nname = \"a\"\nquota = 8\n[[tenant]]\nname = \"a/b\"\nquota = 5\n[[tenant]]\nname = \"a/c\"\nquota = 4\n",
+        ),
+        expect![[r#"tenant "a" quota = 8: below the 9 of the tenants right below it: raise it, or lower theirs"#]],
+    );
+    check(
+        &with("[[pool]]\nname = \"h200\"\nmodel = \"x\"\ngpus_per_node = 8\n"),
+        expect![[r#"pool[1].name = "h200": there is another pool of this name: rename one"#]],
+    );
+    check(
+        "data_dir = \"/d\"\n[[pool]]\nname = \"p\"\nmodel = \"x\"\ngpus_per_node = 33\n",
+        expect!["pool[0].gpus_per_node = 33: use 1 to 32"],
+    );
 }
 
 #[test]
 fn rules_and_deadlines_that_cannot_be_are_refused() {
-    check(&with("[policy]\ndefault_time_limit = \"60d\"\n"), expect![[""]]);
-    check(&with("[policy]\npriorities = [\"a\", \"b\"]\n"), expect![[""]]);
-    check(&with("[policy]\ndefault_priority = \"top\"\n"), expect![[""]]);
-    check(&with("[policy]\nmax_attempts = 0\n"), expect![[""]]);
-    check(&with("[liveness]\nsuspect_after = \"1500ms\"\n"), expect![[""]]);
-    check(&with("[liveness]\nlost_after = \"15s\"\n"), expect![[""]]);
-    check(&with("[snapshot]\nevery_events = 0\n"), expect![[""]]);
+    check(
+        &with("[policy]\ndefault_time_limit = \"60d\"\n"),
+        expect!["policy.default_time_limit = 5184000000ms: longer than its maximum of 2592000000ms: lower it"],
+    );
+    check(
+        &with("[policy]\npriorities = [\"a\", \"b\"]\n"),
+        expect!["policy.default_priority = absent: name the class of jobs that name none"],
+    );
+    check(
+        &with("[policy]\ndefault_priority = \"top\"\n"),
+        expect![[r#"policy.default_priority = "top": name one of policy.priorities"#]],
+    );
+    check(&with("[policy]\nmax_attempts = 0\n"), expect!["policy.max_attempts = 0: use at least 1"]);
+    check(
+        &with("[liveness]\nsuspect_after = \"1500ms\"\n"),
+        expect!["liveness.suspect_after = 1500ms: use at least two heartbeats"],
+    );
+    check(
+        &with("[liveness]\nlost_after = \"15s\"\n"),
+        expect!["liveness.lost_after = 15000ms: use more than suspect_after"],
+    );
+    check(
+        &with("[snapshot]\nevery_events = 0\n"),
+        expect!["snapshot.every_events = 0: use at least 1, and a time above 0"],
+    );
 }
 
 #[test]
@@ -133,5 +218,7 @@ fn paths_are_relative_to_the_file_and_the_topology_is_checked() {
     std::fs::write(&topology, "[nodes]\nn0 = { leaf = \"l 0\" }\n").expect("it is written");
     let refused = Config::load(&file).expect_err("white space in a name").to_string();
     assert!(refused.ends_with("topology.toml: node \"n0\": the name \"l 0\" of its Leaf domain holds white space, a control character or '/': leave it out"), "{refused}");
-    assert!(Config::load(&dir.path().join("none.toml")).expect_err("no file").to_string().contains("name a readable file"));
+    assert!(
+        Config::load(&dir.path().join("none.toml")).expect_err("no file").to_string().contains("name a readable file")
+    );
 }

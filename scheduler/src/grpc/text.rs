@@ -85,6 +85,7 @@ fn gate_remedy(gate: Gate) -> &'static str {
         Gate::Held => "release it: dure release",
         Gate::Dependencies { .. } => "it goes on by itself when they have",
         Gate::NotBefore { .. } => "it goes on by itself at that time",
+        Gate::ArrayCap { cap: 0 } => "nothing: it ends when they have",
         Gate::ArrayCap { .. } => "it goes on when one of them ends; a higher cap lets more run at once",
     }
 }

@@ -3,6 +3,7 @@
 use dure_core::Cluster;
 use dure_core::ids::{JobId, NodeIndex, UserIndex};
 use dure_core::job::Job;
+use dure_core::rejected::Refusal;
 use dure_core::units::Time;
 use dure_proto::v1;
 use tonic::Status;
@@ -13,7 +14,7 @@ use crate::grpc::limits::{MAX_PHASES, MAX_SCAN, MAX_SCANS};
 use crate::grpc::page::Page;
 use crate::grpc::request;
 use crate::grpc::server::Services;
-use crate::grpc::status::Violation;
+use crate::grpc::status::{self, Violation};
 
 /// What is listed.
 #[derive(Clone)]
@@ -88,8 +89,8 @@ struct Wanted<'a> {
 /// Looks at most at `MAX_SCAN` jobs from `from` on.
 fn look(cluster: &Cluster, filter: &Filter, from: JobId, want: usize) -> Result<Scanned, Status> {
     if cluster.find_tenant(&filter.tenant).is_none() {
-        let problem = format!("there is no tenant {:?}; see the tenants: dure quota show", filter.tenant);
-        return Err(Violation::new("tenant", problem).into());
+        let name = filter.tenant.as_str().into();
+        return Err(status::refused(&Refusal::UnknownTenant { name }.into()));
     }
     let (user, node) = (cluster.find_user(&filter.user), cluster.find_node(&filter.node));
     let is_unseen = (user.is_none() && !filter.user.is_empty()) || (node.is_none() && !filter.node.is_empty());

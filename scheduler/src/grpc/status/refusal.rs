@@ -125,9 +125,11 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::GangTooLarge { want, capacity } => {
             format!("the gang asks for {}, the pools that it may use have {capacity}", gpus(want.0))
         }
-        Refusal::GangNeverFits { want, best, level } => {
-            let place = level.map_or("the cluster", level_name);
-            format!("{want} members, but even when empty no {place} has room for more than {best}")
+        Refusal::GangNeverFits { want, best, level: Some(level) } => {
+            format!("{want} members, but even when empty no {} has room for more than {best}", level_name(*level))
+        }
+        Refusal::GangNeverFits { want, best, level: None } => {
+            format!("{want} members, but even when empty the cluster has room for {best} only")
         }
         Refusal::OverLimitForEver { tenant, want, limit } => {
             format!("the gang asks for {}, the limit of {tenant:?} is {limit}", gpus(want.0))
@@ -166,8 +168,11 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::QuotaTooLarge { gpus, limit } => format!("{gpus} GPUs, at most {limit}"),
         Refusal::LimitBelowQuota { limit, quota } => format!("a limit of {limit} below the quota of {quota}"),
         Refusal::LendLimitAboveQuota { lend_limit, quota } => format!("{lend_limit} to lend of a quota of {quota}"),
+        Refusal::ChildrenAboveParent { parent, children, quota } if parent.is_empty() => {
+            format!("the quotas of all missions would be {children}, the cluster has {quota}")
+        }
         Refusal::ChildrenAboveParent { parent, children, quota } => {
-            format!("the quotas below {} would be {children}, its own is {quota}", parent_name(parent))
+            format!("the quotas below {parent:?} would be {children}, its own is {quota}")
         }
         Refusal::RequestIdReused { id } => format!("{id:?} was used for a request with another content"),
     }
@@ -228,10 +233,6 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
 /// As for a job that is not in memory.
 pub(super) fn unknown_job(job: JobId) -> String {
     format!("there is no job {job}")
-}
-
-fn parent_name(name: &str) -> String {
-    if name.is_empty() { "the whole cluster".to_owned() } else { format!("{name:?}") }
 }
 
 fn list(names: &[Box<str>]) -> String {

@@ -1,1 +1,151 @@
-//! Tests.
+//! Every refusal as its caller sees it, side by side; and the details that go with it.
+
+use dure_core::ids::JobId;
+use dure_core::request::Level;
+use dure_core::units::{Gpus, Span};
+use expect_test::expect;
+
+use super::*;
+
+fn of_jobs() -> Vec<Refusal> {
+    let (tenant, job) = (Box::<str>::from("fusion"), JobId(7));
+    let known: Vec<Box<str>> = (0..14).map(|at| format!("m{at}").into()).collect();
+    vec![
+        Refusal::NoJobs,
+        Refusal::TooManyJobs { count: 1001, limit: 1000 },
+        Refusal::QueueFull { limit: 2_000_000 },
+        Refusal::TooManyUsers { limit: 5 },
+        Refusal::NoMembers,
+        Refusal::NoGpus { member: 2 },
+        Refusal::TooManyMembers { members: 5000, limit: 4096 },
+        Refusal::MemberTooLarge { gpus: 9, largest: 8 },
+        Refusal::GangTooLarge { want: Gpus(24), capacity: Gpus(16) },
+        Refusal::GangNeverFits { want: 4, best: 2, level: Some(Level::Leaf) },
+        Refusal::GangNeverFits { want: 4, best: 2, level: None },
+        Refusal::OverLimitForEver { tenant: tenant.clone(), want: Gpus(24), limit: Gpus(16) },
+        Refusal::NonPreemptibleOverQuota { tenant: tenant.clone(), want: Gpus(1), quota: Gpus(0) },
+        Refusal::UnknownModel { name: "x".into(), known: known.clone() },
+        Refusal::NoPool,
+        Refusal::UnknownPriority { name: "top".into(), known: Vec::new() },
+        Refusal::TimeLimitTooLong { limit: Span(90_061_000), longest: Span(1500) },
+        Refusal::GraceTooLong { grace: Span(3_600_000), longest: Span(0) },
+        Refusal::EmptyArray,
+        Refusal::ArrayTooLarge { size: 2, limit: 1 },
+        Refusal::TooManyDependencies { count: 65, limit: 64 },
+        Refusal::UnknownDependency { job },
+        Refusal::DependencyOutsideCall { index: 3, count: 2 },
+        Refusal::DependencyCycle { jobs: vec![0, 2, 1] },
+        Refusal::DependencyNeverSatisfied { job },
+        Refusal::PreferredAboveRequired,
+        Refusal::TooManyClasses { limit: 4096 },
+        Refusal::NameTooLong { field: "name", length: 200, limit: 128 },
+        Refusal::UnknownJob { job },
+        Refusal::WrongPhase { job, phase: "running", verb: "hold" },
+        Refusal::RequestIdReused { id: "r-1".into() },
+    ]
+}
+
+fn of_the_rest() -> Vec<Refusal> {
+    let name = Box::<str>::from("fusion");
+    vec![
+        Refusal::UnknownTenant { name: name.clone() },
+        Refusal::TenantHasChildren { name: name.clone() },
+        Refusal::TenantHasJobs { name: name.clone() },
+        Refusal::BadTenantName { name: "a//b".into(), why: "each part of the path has 1 to 128 characters" },
+        Refusal::TooManyTenants { limit: 10_000 },
+        Refusal::UnknownPool { name: "x".into(), known: vec!["h200".into()] },
+        Refusal::ZeroWeight,
+        Refusal::QuotaTooLarge { gpus: Gpus(11), limit: Gpus(10) },
+        Refusal::LimitBelowQuota { limit: Gpus(1), quota: Gpus(2) },
+        Refusal::LendLimitAboveQuota { lend_limit: Gpus(3), quota: Gpus(2) },
+        Refusal::ChildrenAboveParent { parent: "".into(), children: Gpus(9), quota: Gpus(8) },
+        Refusal::UnknownNode { name: "n9".into() },
+        Refusal::NodeNotLost { name: "n1".into() },
+        Refusal::BadNode { name: "n1".into(), why: "it has no name".into() },
+    ]
+}
+
+fn lines(refusals: Vec<Refusal>) -> String {
+    refusals.into_iter().map(|why| refused(&why.into())).map(|s| format!("{:?} {}\n", s.code(), s.message())).collect()
+}
+
+#[test]
+fn refusals_of_jobs() {
+    expect![[r#"
+        InvalidArgument jobs: the call holds no job; put in at least one
+        InvalidArgument jobs: 1001 jobs in one call, at most 1000; split the call
+        ResourceExhausted jobs: 2000000 jobs wait already, which is the limit; wait for jobs to start, or cancel some
+        ResourceExhausted user: 5 users have been seen, which is the limit; raise the limit in [policy] of the scheduler's configuration
+        InvalidArgument shape.members: a gang of 0 members; use at least 1
+        InvalidArgument shape.gpus_per_member: member 2 asks for 0 GPUs; use at least 1
+        InvalidArgument shape.members: 5000 members, at most 4096; ask for fewer, larger members
+        InvalidArgument shape.gpus_per_member: a member asks for 9 GPUs, the largest node has 8; spread the GPUs over more members
+        FailedPrecondition shape: the gang asks for 24 GPUs, the pools that it may use have 16; ask for fewer GPUs, or allow other GPU models
+        FailedPrecondition shape: 4 members, but even when empty no leaf has room for more than 2; ask for fewer or smaller members, or require a wider level
+        FailedPrecondition shape: 4 members, but even when empty the cluster has room for 2 only; ask for fewer or smaller members, or require a wider level
+        FailedPrecondition tenant: the gang asks for 24 GPUs, the limit of "fusion" is 16; ask for fewer GPUs, or have the limit raised: dure quota set
+        FailedPrecondition non_preemptible: a non-preemptible gang of 1 GPU, the quota of "fusion" is 0; submit it as preemptible, ask for fewer GPUs, or have the quota raised
+        InvalidArgument gpu_models: no pool has GPU model "x", there is "m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9", "m10", "m11" and 2 more; use one of these
+        FailedPrecondition gpu_models: the cluster has no pool yet; define a [[pool]] in the scheduler's configuration, or let the first node join
+        InvalidArgument priority: no priority class "top", there is none; use one of these
+        InvalidArgument time_limit_ms: 1d 1h 1m 1s is longer than 1500ms; ask for less
+        InvalidArgument grace_ms: 1h is longer than 0s; ask for less
+        InvalidArgument array.size: an array of 0 indices; use at least 1
+        InvalidArgument array.size: an array of 2 indices, at most 1; split the array
+        InvalidArgument dependencies: 65 dependencies, at most 64; let a job in between wait for some of them
+        NotFound dependencies: there is no job 7; check the id: a job that ended long ago is forgotten
+        InvalidArgument dependencies: job 3 of a call that holds 2; count the jobs of the call from 0
+        InvalidArgument dependencies: jobs 0 > 2 > 1 > 0 of the call wait for each other in a circle; take one of the dependencies out
+        FailedPrecondition dependencies: job 7 has ended in the other way: this one could never start; take the dependency out, or depend on its end in any way: afterany
+        InvalidArgument preferred_level: the preferred level is wider than the required one; prefer a level at or below the required one
+        ResourceExhausted shape: 4096 different kinds of requests wait already, which is the limit; wait for jobs to start, or cancel some
+        InvalidArgument name: 200 bytes, at most 128; shorten it
+        NotFound job_id: there is no job 7; check the id: a job that ended long ago is forgotten
+        FailedPrecondition job_id: job 7 is running: hold is for jobs that wait; cancel it instead: dure cancel
+        AlreadyExists request_id: "r-1" was used for a request with another content; use a new request id for a new request
+    "#]].assert_eq(&lines(of_jobs()));
+}
+
+#[test]
+fn refusals_of_tenants_and_nodes() {
+    expect![[r#"
+        NotFound tenant: there is no tenant "fusion"; see the tenants: dure quota show; an operator defines a new one: dure quota set --create
+        FailedPrecondition tenant: tenant "fusion" has tenants below it, and jobs belong to leaves; name one of the tenants below it
+        FailedPrecondition tenant: tenant "fusion" has jobs of its own, so nothing can be defined below it; cancel them or let them end first
+        InvalidArgument tenant: "a//b" is no name for a tenant: each part of the path has 1 to 128 characters; use a path as in fusion/plasma
+        ResourceExhausted tenant: there are 10000 tenants, which is the limit; raise the limit in [policy] of the scheduler's configuration
+        InvalidArgument quotas.pool: there is no pool "x", there is "h200"; use one of these
+        InvalidArgument weight: a weight of 0; use at least 1
+        InvalidArgument quotas.quota: 11 GPUs, at most 10; check the number
+        InvalidArgument quotas.limit: a limit of 1 below the quota of 2; set the limit to the quota or above, or leave it out
+        InvalidArgument quotas.lend_limit: 3 to lend of a quota of 2; lend at most the quota, or leave it out to lend all
+        FailedPrecondition quotas.quota: the quotas of all missions would be 9, the cluster has 8; lower another quota below it, or raise its own first
+        NotFound name: there is no node "n9"; see the nodes: dure nodes
+        FailedPrecondition name: node "n1" is not lost: its agent is heard; drain it instead: dure node drain
+        InvalidArgument name: node "n1" cannot join: it has no name; correct the agent's configuration and start it again
+    "#]].assert_eq(&lines(of_the_rest()));
+}
+
+#[test]
+fn details_carry_the_field_or_the_time_to_come_back() {
+    let rejected = Rejected { job: Some(3), why: Refusal::EmptyArray };
+    let details = refused(&rejected).get_error_details();
+    let violation = &details.bad_request().expect("a field is at fault").field_violations[0];
+    assert_eq!(
+        (violation.field.as_str(), violation.description.as_str()),
+        ("jobs[3].array.size", "an array of 0 indices; use at least 1")
+    );
+    let busy = Status::from(CallError::Overloaded);
+    assert_eq!(busy.code(), Code::ResourceExhausted);
+    let retry = busy.get_error_details().retry_info().and_then(|info| info.retry_delay);
+    assert_eq!(retry, Some(COME_BACK_AFTER));
+    let full = refused(&Refusal::QueueFull { limit: 5 }.into());
+    assert_eq!(full.get_error_details().quota_failure().expect("a limit").violations[0].subject, "jobs");
+    let state = refused(&Refusal::ZeroWeight.into());
+    assert!(state.get_error_details().precondition_failure().is_none());
+    let stopped = Status::from(CallError::Stopped("the disk is full".into()));
+    assert_eq!(stopped.code(), Code::Unavailable);
+    assert!(stopped.message().contains("the disk is full") && stopped.message().contains("request id"));
+    let two = invalid(&[Violation::new("a", "is bad"), Violation::new("b", "too").inside("jobs[1]")]);
+    assert_eq!(two.message(), "a: is bad | jobs[1].b: too");
+}

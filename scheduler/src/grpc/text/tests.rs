@@ -1,1 +1,92 @@
-//! Tests.
+//! Every reason in words, side by side.
+
+use dure_core::input::{Input, QuotaDraft, TenantDraft};
+use dure_core::units::Gpus;
+use dure_core::{Policy, decide};
+use expect_test::expect;
+
+use super::*;
+
+fn cluster() -> Cluster {
+    let mut cluster = Cluster::new(Policy::standard());
+    let quota = QuotaDraft { quota: Gpus(8), ..Default::default() };
+    let tenant = TenantDraft { name: "fusion".into(), create: true, quotas: vec![quota], ..Default::default() };
+    for input in [
+        Input::DefinePool { name: "h200".into(), model: "NVIDIA H200".into(), gpus_per_node: 8 },
+        Input::SetTenant(tenant),
+    ] {
+        decide(&mut cluster, input, None, Time(1), &mut Vec::new()).expect("it is accepted");
+    }
+    cluster
+}
+
+fn all() -> Vec<Blocker> {
+    let (pool, tenant) = (PoolIndex(0), TenantIndex(1));
+    let (quota, limit, used, want) = (Gpus(8), Gpus(12), Gpus(7), Gpus(16));
+    let gates = [
+        Gate::Held,
+        Gate::Dependencies { open: 1 },
+        Gate::Dependencies { open: 3 },
+        Gate::NotBefore { time: Time(1_800_000_000_000) },
+        Gate::ArrayCap { cap: 10 },
+        Gate::ArrayCap { cap: 0 },
+    ];
+    let blocked = [
+        Blocked::NotEnoughGpus { pool, want, free: Gpus(1) },
+        Blocked::NotEnoughSlots { pool, want: 2, free: 1, gpus_per_member: 8 },
+        Blocked::NoDomain { pool, level: Level::Leaf, want: 4, best: 3 },
+        Blocked::NotEnoughCpuOrMemory { pool, want: 4, fit: 1 },
+        Blocked::SearchLimit { pool, steps: 20_000 },
+        Blocked::OverLimit { tenant, pool, limit, used, want },
+        Blocked::OverQuota { tenant, pool, quota, used, available: Gpus(1), want },
+        Blocked::NonPreemptibleOverQuota { tenant, pool, quota, used, want },
+        Blocked::Paused { tenant },
+        Blocked::Paused { tenant: TenantIndex::ROOT },
+        Blocked::CycleLimit { limit: 2000 },
+    ];
+    gates
+        .into_iter()
+        .map(Blocker::Gate)
+        .chain(blocked.into_iter().map(Blocker::Blocked))
+        .chain([Blocker::NotTried])
+        .collect()
+}
+
+#[test]
+fn every_reason_says_what_is_in_the_way_and_what_would_help() {
+    let cluster = cluster();
+    let line = |why: &Blocker| {
+        let v1::Blocker { code, message, remedy, numbers } = blocker(&cluster, why);
+        format!("{code}: {message} | {remedy} | {numbers:?}\n")
+    };
+    expect![[r#"
+        HELD: it is held | release it: dure release | {}
+        DEPENDENCY: 1 job that it depends on has not ended as it asks for | it goes on by itself when they have | {"open": 1}
+        DEPENDENCY: 3 jobs that it depends on have not ended as it asks for | it goes on by itself when they have | {"open": 3}
+        NOT_BEFORE: it is not to start before 2027-01-15T08:00:00Z | it goes on by itself at that time | {"not_before_ms": 1800000000000}
+        ARRAY_CAP: the array has as many indices under way as its cap of 10 allows | it goes on when one of them ends; a higher cap lets more run at once | {"cap": 10}
+        ARRAY_CAP: all indices of the array have started | nothing: it ends when they have | {"cap": 0}
+        NOT_ENOUGH_GPUS: it needs 16 GPUs, 1 is free in pool h200 | wait for running jobs to end, ask for fewer GPUs, or allow other GPU models | {"free": 1, "want": 16}
+        NOT_ENOUGH_SLOTS: it needs room for 2 members of 8 GPUs each, there is room for 1 in pool h200 | ask for smaller members, which fit more nodes, or wait for nodes to empty | {"free": 1, "gpus_per_member": 8, "want": 2}
+        NO_DOMAIN: it needs room for 4 members inside one leaf, the best one of pool h200 has room for 3 | prefer the level instead of requiring it, or require a wider one | {"best": 3, "want": 4}
+        NOT_ENOUGH_CPU_OR_MEMORY: it needs CPU and memory beside the GPUs for 4 members, pool h200 has room for 1 | ask for less CPU or memory per member | {"fit": 1, "want": 4}
+        SEARCH_LIMIT: the search for a place in pool h200 was ended after 20000 steps | make the members more alike; it is searched for again when something is freed | {"steps": 20000}
+        OVER_LIMIT: tenant fusion holds 7 of its limit of 12 in pool h200; this job needs 16 | wait for its other jobs to end, or have the limit raised: dure quota set | {"limit": 12, "used": 7, "want": 16}
+        OVER_QUOTA: tenant fusion holds 7 GPUs (its quota is 8) in pool h200 and could get 1 more, lent ones included; this job needs 16 | wait for its other jobs or for lent GPUs, ask for fewer, or have the quota raised | {"available": 1, "quota": 8, "used": 7, "want": 16}
+        NON_PREEMPTIBLE_OVER_QUOTA: non-preemptible jobs of tenant fusion hold 7 of its quota of 8 in pool h200; this one needs 16 | submit it as preemptible to run on lent GPUs, or wait for the others to end | {"quota": 8, "used": 7, "want": 16}
+        PAUSED: tenant fusion is paused | it goes on when new starts are allowed again: dure resume | {}
+        PAUSED: the cluster is paused | it goes on when new starts are allowed again: dure resume | {}
+        CYCLE_LIMIT: the last cycle placed 2000 jobs, as many as one may | nothing: the next cycle goes on where it stopped | {"limit": 2000}
+        NOT_TRIED: nothing is known to stand in its way; it waits for its turn | nothing: it is looked at in the next cycle | {}
+    "#]].assert_eq(&all().iter().map(line).collect::<String>());
+}
+
+#[test]
+fn every_code_is_listed_once() {
+    let mut given: Vec<&str> = all().iter().map(code).collect();
+    given.sort_unstable();
+    given.dedup();
+    let mut listed = CODES.to_vec();
+    listed.sort_unstable();
+    assert_eq!(given, listed);
+}
