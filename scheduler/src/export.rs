@@ -99,7 +99,7 @@ pub fn placements<S: Source + ?Sized>(
     let mut exported = Exported::default();
     for turn in Turns::from(source, Seq(1)) {
         let turn = turn?;
-        for (seq, event) in (turn.first_seq..).zip(&turn.events) {
+        for (at, (seq, event)) in (turn.first_seq..).zip(&turn.events).enumerate() {
             table.known.learn(event);
             match event {
                 Event::JobPlaced { job, attempt, members, .. } => {
@@ -107,7 +107,10 @@ pub fn placements<S: Source + ?Sized>(
                     exported.starts += 1;
                 }
                 Event::AttemptEnded { job, attempt, outcome } => {
-                    table.end(seq, turn.time, *job, *attempt, *outcome)?;
+                    // What becomes of the job is decided with the end of its attempt, in the very next event.
+                    let goes_on =
+                        matches!(turn.events.get(at + 1), Some(Event::JobRequeued { job: next, .. }) if next == job);
+                    table.end(seq, turn.time, *job, *attempt, end_word(*outcome, goes_on))?;
                     exported.ends += 1;
                 }
                 // Everything else has no row.
@@ -148,17 +151,10 @@ impl<W: Write> Table<'_, W> {
         Ok(())
     }
 
-    fn end(
-        &mut self,
-        seq: u64,
-        time: Time,
-        job: JobId,
-        attempt: AttemptNumber,
-        outcome: Outcome,
-    ) -> Result<(), ExportError> {
+    fn end(&mut self, seq: u64, time: Time, job: JobId, attempt: AttemptNumber, word: &str) -> Result<(), ExportError> {
         let (time, label) = (self.time(time), self.label(seq, job)?);
         let attempt = attempt.to_string();
-        self.rows.write_record([&time, end_word(outcome), &label, &attempt, "", "", ""])?;
+        self.rows.write_record([&time, word, &label, &attempt, "", "", ""])?;
         Ok(())
     }
 
@@ -179,9 +175,10 @@ fn plus_list(gpus: GpuSet) -> String {
 }
 
 /// `end`: it ran its course, or was ended by its user or its limit. `preempt`: its GPUs were wanted elsewhere. `fail`: it
-/// was lost to a fault that was not its own.
-fn end_word(outcome: Outcome) -> &'static str {
+/// was lost to a fault, or failed by itself and the job goes on.
+fn end_word(outcome: Outcome, goes_on: bool) -> &'static str {
     match outcome {
+        Outcome::Failed if goes_on => "fail",
         Outcome::Completed | Outcome::Failed | Outcome::TimedOut | Outcome::Cancelled | Outcome::DependencyFailed => {
             "end"
         }

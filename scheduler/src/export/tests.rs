@@ -174,6 +174,7 @@ fn random_histories_hold_each_gpu_once_and_end_what_started() {
     let mut out = Vec::new();
     let exported = placements(&engine, &mut out, &ExportOptions::default()).expect("exported");
     let mut held: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
+    let mut over = BTreeSet::new();
     let (mut last, mut rows) = (0.0, 0);
     for row in csv::Reader::from_reader(&out[..]).records() {
         let row = row.expect("a row");
@@ -185,9 +186,13 @@ fn random_histories_hold_each_gpu_once_and_end_what_started() {
                 let gpus: Vec<_> = row[5].split('+').map(|gpu| (row[4].to_owned(), gpu.to_owned())).collect();
                 let taken = |gpu| held.values().any(|of| of.contains(gpu));
                 assert!(!gpus.iter().any(taken), "a GPU is held twice: {row:?}");
+                assert!(!over.contains(&row[2]), "started after its end: {row:?}");
                 held.entry(row[2].to_owned()).or_default().extend(gpus);
             }
-            "end" | "preempt" | "fail" => assert!(held.remove(&row[2]).is_some(), "ended without a start: {row:?}"),
+            word @ ("end" | "preempt" | "fail") => {
+                assert!(held.remove(&row[2]).is_some(), "ended without a start: {row:?}");
+                assert!(word != "end" || over.insert(row[2].to_owned()), "started again after its end: {row:?}");
+            }
             other => panic!("unknown event {other}"),
         }
     }
