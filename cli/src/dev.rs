@@ -27,6 +27,9 @@ const DEMO_USER: &str = "demo";
 /// More nodes than this do not fit in one process.
 const MAX_NODES: u32 = 5_000;
 
+/// More GPUs than this are on no node.
+const MAX_GPUS: i64 = dure_core::gpu::MAX_GPUS_PER_NODE as i64;
+
 /// How members run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LauncherChoice {
@@ -53,7 +56,7 @@ pub(crate) struct DevArgs {
     #[arg(long, default_value_t = NODES, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_NODES)))]
     nodes: u32,
     /// GPUs of each node
-    #[arg(long, default_value_t = GPUS, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = GPUS, value_parser = clap::value_parser!(u32).range(1..=MAX_GPUS))]
     gpus: u32,
     /// How members run
     #[arg(long, value_enum, default_value_t)]
@@ -128,6 +131,10 @@ async fn live(args: DevArgs, out: Out) -> Result<(), Failure> {
         Ok(()) if args.demo => stoppable(demo::run(cluster.session(), DEMO_USER, out)).await,
         Ok(()) => until_told(&cluster, &args, folder.path(), out).await,
     };
+    if matches!(folder, Folder::Temporary(_)) {
+        // Members outlive their agents, so that the next ones find them; here there will be no next ones.
+        cluster.end_jobs().await;
+    }
     let stopped = cluster.stop().await;
     done.and(stopped)
 }
@@ -210,3 +217,6 @@ impl Folder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

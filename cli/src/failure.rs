@@ -80,11 +80,17 @@ fn refused(status: &Status) -> String {
             line("remedy", &violation.description);
         }
     }
+    // What the message says already is not said twice.
+    let said = |description: &str| status.message().contains(description);
     for violation in details.precondition_failure().map_or(&[][..], |failed| &failed.violations) {
-        line("unmet", &format!("{}: {}", violation.subject, violation.description));
+        if !said(&violation.description) {
+            line("unmet", &format!("{}: {}", violation.subject, violation.description));
+        }
     }
     for violation in details.quota_failure().map_or(&[][..], |failed| &failed.violations) {
-        line("limit", &format!("{}: {}", violation.subject, violation.description));
+        if !said(&violation.description) {
+            line("limit", &format!("{}: {}", violation.subject, violation.description));
+        }
     }
     if let Some(retry) = details.retry_info().and_then(|info| info.retry_delay) {
         line(

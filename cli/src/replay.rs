@@ -10,6 +10,8 @@ mod rows;
 mod run;
 mod tables;
 
+#[cfg(test)]
+pub(crate) use plan::TraceJob;
 pub(crate) use plan::{Plan, PlanOptions, Window};
 pub(crate) use rows::{read_jobs, read_missions};
 pub(crate) use run::{Followed, run};

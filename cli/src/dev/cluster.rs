@@ -14,7 +14,7 @@ use dure_agent::{
     AgentConfig,
     config::{GpuSource, LauncherKind, Location},
 };
-use dure_proto::v1::{ListNodesRequest, PageRequest};
+use dure_proto::v1::{CancelRequest, ListJobsRequest, ListNodesRequest, PageRequest};
 use dure_scheduler::{
     Config, Running,
     auth::{Credential, Identity, NodeName, Role, Tokens, token::TokenDigest},
@@ -35,6 +35,7 @@ use super::{
 use crate::{
     context::{Bearer, bearer, endpoint},
     failure::{Failure, root},
+    phase,
 };
 
 /// All nodes must have joined by then.
@@ -210,6 +211,46 @@ impl Cluster {
     async fn ended_agent(&self) -> Option<String> {
         let ended = self.agents.lock().await.try_join_next()?;
         Some(ended.map_err(|err| err.to_string()).and_then(|done| done).err().unwrap_or_else(|| "it ended".to_owned()))
+    }
+
+    /// Cancels everything and waits a moment for it to end; what cannot be ended is said.
+    pub(crate) async fn end_jobs(&self) {
+        let ended = timeout(STOP_WITHIN, async {
+            while let Some(jobs) = self.live_jobs().await? {
+                for job_id in jobs {
+                    let cancel = CancelRequest { request_id: String::new(), job_id };
+                    // One that has ended meanwhile needs no cancelling.
+                    let _ = self.session.jobs().cancel(cancel).await;
+                }
+                sleep(LOOK_EVERY).await;
+            }
+            Ok::<_, Failure>(())
+        });
+        match ended.await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => tracing::warn!("jobs could not be cancelled: {}", failure.text()),
+            Err(_) => tracing::warn!("some jobs did not end in time; their processes may run on"),
+        }
+    }
+
+    /// Ids of jobs that have not ended, a page of them; none when all have.
+    async fn live_jobs(&self) -> Result<Option<Vec<u64>>, Failure> {
+        let live = phase::ALL.into_iter().filter(|phase| !phase::ended(*phase));
+        let phases: Vec<i32> = live.map(i32::from).collect();
+        let mut page_token = String::new();
+        loop {
+            let page = Some(PageRequest { page_size: 1_000, page_token });
+            let request = ListJobsRequest { page, phases: phases.clone(), ..ListJobsRequest::default() };
+            let answer = self.session.jobs().list(request).await.map_err(|status| self.session.refused(status))?;
+            let answer = answer.into_inner();
+            if !answer.jobs.is_empty() {
+                return Ok(Some(answer.jobs.iter().map(|job| job.id).collect()));
+            }
+            if answer.next_page_token.is_empty() {
+                return Ok(None);
+            }
+            page_token = answer.next_page_token;
+        }
     }
 
     /// Until the scheduler ends by itself.

@@ -105,7 +105,8 @@ fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-fn export(path: &Path, journal: &Path, time: FileTime) -> Result<(), Failure> {
+/// Writes the placements of a journal in the file's time.
+pub(super) fn export(path: &Path, journal: &Path, time: FileTime) -> Result<(), Failure> {
     let failed = |err: &dyn std::fmt::Display| Failure::Failed(format!("--placements {}: {err}", path.display()));
     let reader = JournalReader::open(journal).map_err(|err| failed(&err))?;
     let options = ExportOptions { job: &|job| job.name.to_owned(), seconds: &|at| time.seconds(at.0) };
