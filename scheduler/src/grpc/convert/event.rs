@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use dure_core::Cluster;
 use dure_core::event::Event;
 use dure_core::ids::{AttemptNumber, JobId, MemberIndex};
+use dure_core::job::Outcome;
 use dure_core::placement::Members;
 use dure_core::units::Time;
 use dure_proto::v1;
@@ -69,7 +70,10 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
             of(job, "stopping", JobPhase::Stopping, attempt, detail)
         }
         Event::AttemptEnded { job, attempt, outcome } => {
-            of(job, "attempt_ended", JobPhase::AwaitingProof, attempt, outcome_word(*outcome).to_owned())
+            // What becomes of the job is an event of its own; only a lost node may keep it from coming at once.
+            let is_lost = *outcome == Outcome::NodeLost;
+            let phase = if is_lost { JobPhase::AwaitingProof } else { JobPhase::Stopping };
+            of(job, "attempt_ended", phase, attempt, outcome_word(*outcome).to_owned())
         }
         Event::JobRequeued { job, not_before, .. } => {
             let detail = not_before.map_or_else(String::new, |time| format!("not before {}", moment(time)));

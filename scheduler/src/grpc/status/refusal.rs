@@ -3,7 +3,8 @@
 
 use dure_core::ids::JobId;
 use dure_core::rejected::Refusal;
-use dure_core::units::Span;
+use dure_core::request::Level;
+use dure_core::units::{Gpus, Span};
 use tonic::Code;
 
 use crate::grpc::text::{gpus, level_name};
@@ -125,12 +126,7 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::GangTooLarge { want, capacity } => {
             format!("the gang asks for {}, the pools that it may use have {capacity}", gpus(want.0))
         }
-        Refusal::GangNeverFits { want, best, level: Some(level) } => {
-            format!("{want} members, but even when empty no {} has room for more than {best}", level_name(*level))
-        }
-        Refusal::GangNeverFits { want, best, level: None } => {
-            format!("{want} members, but even when empty the cluster has room for {best} only")
-        }
+        Refusal::GangNeverFits { want, best, level } => never_fits(*want, *best, *level),
         Refusal::OverLimitForEver { tenant, want, limit } => {
             format!("the gang asks for {}, the limit of {tenant:?} is {limit}", gpus(want.0))
         }
@@ -168,12 +164,7 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::QuotaTooLarge { gpus, limit } => format!("{gpus} GPUs, at most {limit}"),
         Refusal::LimitBelowQuota { limit, quota } => format!("a limit of {limit} below the quota of {quota}"),
         Refusal::LendLimitAboveQuota { lend_limit, quota } => format!("{lend_limit} to lend of a quota of {quota}"),
-        Refusal::ChildrenAboveParent { parent, children, quota } if parent.is_empty() => {
-            format!("the quotas of all missions would be {children}, the cluster has {quota}")
-        }
-        Refusal::ChildrenAboveParent { parent, children, quota } => {
-            format!("the quotas below {parent:?} would be {children}, its own is {quota}")
-        }
+        Refusal::ChildrenAboveParent { parent, children, quota } => above_parent(parent, *children, *quota),
         Refusal::RequestIdReused { id } => format!("{id:?} was used for a request with another content"),
     }
 }
@@ -233,6 +224,23 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
 /// As for a job that is not in memory.
 pub(super) fn unknown_job(job: JobId) -> String {
     format!("there is no job {job}")
+}
+
+fn never_fits(want: u32, best: u32, level: Option<Level>) -> String {
+    match level {
+        Some(level) => {
+            format!("{want} members, but even when empty no {} has room for more than {best}", level_name(level))
+        }
+        None => format!("{want} members, but even when empty the cluster has room for {best} only"),
+    }
+}
+
+fn above_parent(parent: &str, children: Gpus, quota: Gpus) -> String {
+    if parent.is_empty() {
+        format!("the quotas of all missions would be {children}, the cluster has {quota}")
+    } else {
+        format!("the quotas below {parent:?} would be {children}, its own is {quota}")
+    }
 }
 
 fn list(names: &[Box<str>]) -> String {

@@ -52,7 +52,7 @@ fn report_of(node: NodeIndex, job: u64, attempt: AttemptNumber, report: MemberRe
 }
 
 const LIFE: [&str; 5] =
-    ["submitted Pending", "placed Launching", "running Running", "attempt_ended AwaitingProof", "ended Completed"];
+    ["submitted Pending", "placed Launching", "running Running", "attempt_ended Stopping", "ended Completed"];
 
 fn life(job: u64) -> Vec<String> {
     LIFE.iter().map(|kind| format!("{job} {kind}")).collect()
