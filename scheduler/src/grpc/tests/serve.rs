@@ -243,3 +243,46 @@ async fn garbage_and_too_large_messages_are_turned_away() {
     assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
     jobs.list(list()).await.expect("the server goes on");
 }
+
+#[tokio::test]
+async fn metrics_are_scraped_over_http() {
+    let world = World::new().await;
+    let ana = identity("ana", Role::Member, &["fusion"]);
+    let jobs = super::submit([8, 4, 8].map(|gpus| super::spec("fusion/plasma", gpus)).to_vec());
+    let operator = super::operator();
+    dure_proto::v1::jobs_server::Jobs::submit(&world.services, super::by(&operator, jobs)).await.expect("accepted");
+    let held = v1::JobSpec { hold: true, ..super::spec("fusion/plasma", 1) };
+    let request = super::by(&ana, super::submit(vec![held]));
+    dure_proto::v1::jobs_server::Jobs::submit(&world.services, request).await.expect("accepted");
+    let metrics = Arc::new(Metrics::new());
+    let observed = metrics.clone();
+    world.services.handle.read(move |cluster, live| observed.observe(cluster, live)).await.expect("it is read");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(crate::metrics::serve(metrics, listener, std::future::pending()));
+    let get = async |path: &str| {
+        let mut raw = TcpStream::connect(address).await.expect("it listens");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        raw.write_all(request.as_bytes()).await.expect("it is sent");
+        let mut answer = String::new();
+        tokio::time::timeout(BOUND, raw.read_to_string(&mut answer)).await.expect("in time").expect("it is text");
+        answer
+    };
+    assert!(get("/healthz").await.ends_with("ok\n"));
+    let answer = get("/metrics").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("application/openmetrics-text"), "{answer}");
+    for line in [
+        "dure_tenant_gpus{tenant=\"fusion\",pool=\"h200\",state=\"quota\"} 8",
+        "dure_tenant_gpus{tenant=\"fusion\",pool=\"h200\",state=\"own\"} 8",
+        "dure_tenant_gpus{tenant=\"fusion\",pool=\"h200\",state=\"borrowed\"} 4",
+        "dure_pool_gpus{pool=\"h200\",state=\"taken\"} 12",
+        "dure_pool_gpus{pool=\"h200\",state=\"free\"} 4",
+        "dure_nodes{state=\"ready\"} 2",
+        "dure_jobs{state=\"running\"} 2",
+        "dure_pending_jobs{reason=\"NOT_ENOUGH_GPUS\"} 1",
+        "dure_pending_jobs{reason=\"GATED\"} 1",
+    ] {
+        assert!(answer.lines().any(|found| found == line), "{line} is missing in\n{answer}");
+    }
+    assert!(!answer.contains("ana") && !answer.contains("train"), "no label names a user or a job");
+}
