@@ -48,10 +48,13 @@ pub(crate) struct Shown<T: Args> {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Submit(Box<SubmitArgs>),
+    /// List jobs
     Queue(Shown<QueueArgs>),
+    /// Show one job
     Job(Shown<JobArgs>),
     /// Why a job waits, and what would help
     Explain(Shown<JobArgs>),
+    /// Show the output of a job
     Logs(Shown<LogsArgs>),
     /// End jobs
     Cancel(Shown<ActionArgs>),
@@ -59,7 +62,9 @@ pub(crate) enum Command {
     Hold(Shown<ActionArgs>),
     /// Let held jobs start
     Release(Shown<ActionArgs>),
+    /// Follow job events
     Watch(Shown<WatchArgs>),
+    /// List nodes, or show one
     Nodes(Shown<NodesArgs>),
     /// Cordon, drain or resume a node
     Node {
@@ -75,6 +80,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: QuotaCommand,
     },
+    /// GPU-time by tenant or user
     Usage(Shown<UsageArgs>),
     /// Start nothing new in a tenant, or anywhere
     Pause(Shown<PauseArgs>),

@@ -19,6 +19,8 @@ pub(crate) struct Asked {
     pub(crate) draft: Draft,
     /// What was left aside, and why: one sentence each.
     pub(crate) warnings: Vec<String>,
+    /// It has `#SBATCH` lines: it expects to run where it was submitted.
+    pub(crate) is_sbatch: bool,
 }
 
 /// A line that cannot be honoured.
@@ -36,10 +38,12 @@ pub(crate) fn read(text: &str) -> Result<Asked, ScriptError> {
     let mut given = Given::default();
     let mut draft = Draft::default();
     let mut warnings = Vec::new();
+    let mut is_sbatch = false;
     for (index, line) in text.lines().enumerate() {
         let failed = |why| ScriptError { line: index + 1, why };
         let line = line.trim_end();
         if let Some(rest) = directive(line, "#SBATCH") {
+            is_sbatch = true;
             let words = words::split(rest).map_err(failed)?;
             warnings.extend(given.read(&words).map_err(failed)?);
         } else if let Some(rest) = directive(line, "#DURE") {
@@ -51,7 +55,7 @@ pub(crate) fn read(text: &str) -> Result<Asked, ScriptError> {
     }
     let (sbatch, more) = given.draft().map_err(|why| ScriptError { line: 1, why })?;
     warnings.extend(more);
-    Ok(Asked { draft: draft.over(sbatch), warnings })
+    Ok(Asked { draft: draft.over(sbatch), warnings, is_sbatch })
 }
 
 /// What follows the word at the start of the line.

@@ -34,7 +34,8 @@ Examples:
   dure submit -A solar --array 0-99%10 sweep.sh
   dure submit --file jobs.jsonl
 
-A script may carry its flags in lines '#DURE --gpus=8' or '#SBATCH -N 4' at its top.")]
+A script may carry its flags in lines '#DURE --gpus=8' or '#SBATCH -N 4' at its top. One with #SBATCH lines
+runs in the folder from which it is submitted, as with sbatch.")]
 pub(crate) struct SubmitArgs {
     /// The script (- reads standard input)
     #[arg(value_name = "SCRIPT", conflicts_with = "file")]
@@ -123,6 +124,10 @@ fn drafts(args: SubmitArgs) -> Result<(Vec<Draft>, Vec<String>), Failure> {
         let asked = script::read(text).map_err(|err| Failure::Usage(format!("{}: {err}", path.display())))?;
         remarks = asked.warnings;
         flags = flags.over(asked.draft);
+        if asked.is_sbatch && flags.workdir.is_none() {
+            // As sbatch does: paths in the script are relative to where it was submitted.
+            flags.workdir = std::env::current_dir().ok().and_then(|dir| dir.to_str().map(str::to_owned));
+        }
         flags.name = flags.name.or_else(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
         flags.script = Some(bytes);
     } else if let Some(program) = args.command.first() {

@@ -11,6 +11,9 @@ echo \"MASTER=$MASTER_ADDR:$MASTER_PORT\"\n\
 echo \"NODE=$DURE_NODE\"\n\
 echo \"INDEX=$DURE_ARRAY_INDEX\"\n";
 
+/// How the last line of the report begins.
+pub(super) const LAST_WORD: &str = "INDEX=";
+
 /// The missions, in the order of the summary.
 pub(super) const MISSIONS: [&str; 12] = [
     "drug-discovery",
@@ -165,7 +168,7 @@ pub(super) fn workload() -> Vec<Planned> {
         job("quantum", "decoder", &[8], "sleep 1"),
         job("quantum", "sampler", &[3], "sleep 1"),
     ];
-    let endless = Planned { time_limit_ms: 2_000, ..job("space", "orbit", &[2], "exec sleep 300") };
+    let endless = Planned { time_limit_ms: 3_000, ..job("space", "orbit", &[2], "exec sleep 300") };
     all.push(endless.ends(JobPhase::TimedOut, None));
     all.push(job("space", "launch-window", &[1], "sleep 1"));
     all

@@ -12,7 +12,7 @@ use dure_proto::v1::{
 use tokio::time::sleep;
 
 use super::{
-    plan::{MISSIONS, Planned, Play, workload},
+    plan::{LAST_WORD, MISSIONS, Planned, Play, workload},
     summary, verify,
     verify::Seen,
 };
@@ -144,7 +144,8 @@ async fn follow(
             let now = jobs.iter().find(|seen| seen.id == job.id).map(Job::phase);
             let due = match job.planned.play {
                 Play::Watch => false,
-                Play::Cancel => now == Some(JobPhase::Running),
+                // Once it has said all that it is going to say.
+                Play::Cancel => now == Some(JobPhase::Running) && output(session, job.id, 0).await?.contains(LAST_WORD),
                 Play::Release => !told.is_empty(),
             };
             if due && played.insert(job.id) {
