@@ -224,6 +224,8 @@ pub struct Attempt {
     pub charged_at: Time,
     /// How the first member that ended badly ended.
     pub broken: Option<Outcome>,
+    /// Which member that was: the others were only stopped after it.
+    pub broken_by: Option<MemberIndex>,
     /// Where the launch first went wrong: the node of the first member that could not be started, or that was not ready at
     /// the deadline.
     pub suspect: Option<NodeIndex>,
@@ -391,9 +393,11 @@ impl Job {
         self.attempt.as_deref().filter(|_| self.phase.is_active())
     }
 
-    /// The first member, by rank, that ended badly, and how; else the first that ended.
+    /// How the member ended that ended badly first; else the first, by rank, that ended badly, or ended at all.
     pub fn exit(&self) -> Option<&Exit> {
-        let exits = || self.attempt.iter().flat_map(|a| a.members.iter().filter_map(|m| m.exit.as_ref()));
-        exits().find(|exit| exit.outcome() != Outcome::Completed).or_else(|| exits().next())
+        let attempt = self.attempt.as_deref()?;
+        let first = attempt.broken_by.and_then(|member| attempt.members.get(member.at())?.exit.as_ref());
+        let exits = || attempt.members.iter().filter_map(|member| member.exit.as_ref());
+        first.or_else(|| exits().find(|exit| exit.outcome() != Outcome::Completed)).or_else(|| exits().next())
     }
 }

@@ -4,7 +4,7 @@
 
 use dure_core::decay::Meter;
 use dure_core::gpu::GpuSet;
-use dure_core::ids::{AttemptNumber, JobId, NodeIndex};
+use dure_core::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex};
 use dure_core::job::{ArrayProgress, Attempt, Job, Member, MemberPhase, Outcome, Phase, StopReason, Usage};
 use dure_core::node::{Contact, Node};
 use dure_core::tenant::UserLedger;
@@ -111,6 +111,7 @@ fn attempt_to_wire(attempt: &Attempt) -> v1::Attempt {
         broken: or_none(attempt.broken),
         outcome: or_none(attempt.outcome),
         suspect: attempt.suspect.map(|node| node.0),
+        broken_by: attempt.broken_by.map(|member| member.0),
     }
 }
 
@@ -129,6 +130,7 @@ fn attempt_from_wire(wire: v1::Attempt) -> Result<Attempt, Fault> {
         broken: Outcome::optional("Attempt.broken", wire.broken)?,
         outcome: Outcome::optional("Attempt.outcome", wire.outcome)?,
         suspect: wire.suspect.map(NodeIndex),
+        broken_by: wire.broken_by.map(MemberIndex),
     })
 }
 

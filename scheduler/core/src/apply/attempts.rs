@@ -34,6 +34,7 @@ impl Cluster {
             borrowed: false,
             charged_at: now,
             broken: None,
+            broken_by: None,
             suspect: None,
             outcome: None,
         }));
@@ -72,6 +73,7 @@ impl Cluster {
         let outcome = exit.map_or(Outcome::NodeLost, Exit::outcome);
         if outcome != Outcome::Completed && attempt.broken.is_none() {
             attempt.broken = Some(outcome);
+            attempt.broken_by = Some(member);
             if outcome == Outcome::LaunchFailed && attempt.suspect.is_none() {
                 attempt.suspect = Some(attempt.members[member.at()].placed.node);
             }

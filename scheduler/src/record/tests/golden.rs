@@ -234,6 +234,7 @@ fn restored() -> Vec<Event> {
         borrowed: true,
         charged_at: Time(1_699_999_900_000),
         broken: Some(Outcome::Failed),
+        broken_by: None,
         suspect: Some(NodeIndex(302)),
         outcome: Some(Outcome::NodeLost),
     };

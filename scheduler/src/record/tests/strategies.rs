@@ -219,10 +219,10 @@ fn member() -> impl Strategy<Value = Member> {
 
 fn attempt() -> impl Strategy<Value = Attempt> {
     let times = (time(), of(time()), of(time()), time());
-    let ends = (of(outcome()), of(outcome()), of(node()));
+    let ends = (of(outcome()), of(0..4096u32), of(outcome()), of(node()));
     let flags = (any::<bool>(), any::<bool>());
     (attempt_number(), pool(), vec(member(), 1..4), times, any::<u64>(), flags, ends).prop_map(
-        |(number, pool, members, times, start_order, (released, borrowed), (broken, outcome, suspect))| {
+        |(number, pool, members, times, start_order, (released, borrowed), (broken, broken_by, outcome, suspect))| {
             let (placed_at, started_at, ended_at, charged_at) = times;
             Attempt {
                 number,
@@ -236,6 +236,7 @@ fn attempt() -> impl Strategy<Value = Attempt> {
                 borrowed,
                 charged_at,
                 broken,
+                broken_by: broken_by.map(MemberIndex),
                 suspect,
                 outcome,
             }
