@@ -424,3 +424,6 @@ struct Turn {
     blobs: Vec<Blob>,
     effects: Vec<Effect>,
 }
+
+#[cfg(test)]
+mod tests;
