@@ -1,3 +1,8 @@
 //! Dure from outside, in one binary: rules of the tree, and whole clusters of real processes.
 
+mod crash;
+mod gang;
 mod tidy;
+
+/// The binary under test.
+const DURE: &str = env!("CARGO_BIN_EXE_dure-under-test");

@@ -111,7 +111,19 @@ fn functions<'a>(lines: &[&'a str]) -> Vec<(usize, &'a str, usize)> {
 #[test]
 fn the_core_rests_on_small_data_crates_alone() {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--locked", "-p", "dure-core", "-e", "normal", "--prefix", "none", "--format", "{p}"])
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "-p",
+            "dure-core",
+            "-e",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ])
         .current_dir(root())
         .output()
         .expect("cargo runs");
@@ -126,8 +138,21 @@ fn the_core_rests_on_small_data_crates_alone() {
 #[test]
 fn the_core_knows_no_clock_no_io_and_no_chance() {
     let forbidden = [
-        "std::time", "std::fs", "std::net", "std::env", "std::thread", "std::process", "std::io", "HashMap", "HashSet",
-        "tokio", "serde", "tracing::", "rand::", "f32", "f64",
+        "std::time",
+        "std::fs",
+        "std::net",
+        "std::env",
+        "std::thread",
+        "std::process",
+        "std::io",
+        "HashMap",
+        "HashSet",
+        "tokio",
+        "serde",
+        "tracing::",
+        "rand::",
+        "f32",
+        "f64",
     ];
     let core = root().join("scheduler/core/src");
     let mut found = Vec::new();
