@@ -15,7 +15,7 @@ use crate::classes::ClassKey;
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
-use crate::ids::{JobId, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
+use crate::ids::{JobId, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
 use crate::input::{DependencyOn, JobDraft};
 use crate::job::{Dependency, DependencyKind, JobSpec, Phase};
 use crate::node::Node;
@@ -378,6 +378,25 @@ fn fits_in(cluster: &Cluster, request: &Request, pool: PoolIndex) -> Result<(), 
         return Err(Refusal::GangNeverFits { want: members, best, level: request.required });
     }
     Ok(())
+}
+
+/// Whether the open nodes but those of `avoid` surely hold the gang when nothing else runs: every member counted as the
+/// largest. O(nodes).
+pub(crate) fn fits_without(cluster: &Cluster, request: &Request, avoid: &[NodeIndex]) -> bool {
+    let beside = |have: u64, want: u64| if have == 0 { u64::MAX } else { have.checked_div(want).unwrap_or(u64::MAX) };
+    let slots = |node: &Node| {
+        let gpus = node.capacity.gpus.without(node.bad).count().0 / u32::from(request.shape.largest());
+        let cpu = beside(node.capacity.cpu.0, request.cpu.0);
+        let memory = beside(node.capacity.memory.0, request.memory.0);
+        let slots = u64::from(gpus).min(cpu).min(memory);
+        if request.distinct_nodes { slots.min(1) } else { slots }
+    };
+    let mut by_domain = std::collections::BTreeMap::new();
+    let is_other = |node: &&Node| node.is_open() && request.pools.contains(&node.pool) && !avoid.contains(&node.index);
+    for node in cluster.nodes.iter().filter(is_other) {
+        *by_domain.entry((node.pool, domain_of(node, request.required))).or_insert(0) += slots(node);
+    }
+    by_domain.values().any(|slots| *slots >= u64::from(request.shape.members()))
 }
 
 /// What identifies the domain of `level` that a node lies in.

@@ -190,22 +190,46 @@ fn a_gang_that_does_not_come_together_is_tried_elsewhere() {
 fn what_keeps_away_from_a_node_speaks_for_itself_alone() {
     check(
         "
-        node   n0 gpus=8
-        tenant a quota=8
+        node   n0 n1 gpus=8
+        tenant a quota=16
         queued a/g 1x8
         cycle
         exit   g launch
+        cordon n1
         tick   2s
         queued a/h 1x8
-        cycle                  # g keeps away from the only node; h, alike, does not
+        cycle                  # g keeps away from the only open node; h, alike, does not
         ",
         expect![[r#"
             place a/g -> n0[0-7]
             over a/g: LaunchFailed
             again a/g +2s away from n0
+            n1 is cordoned
             eligible a/g
             place a/h -> n0[0-7]
             blocked g: NotEnoughGpus { gpu, want: 8, free: 0 }"#]],
+    );
+}
+
+#[test]
+fn a_suspect_node_is_better_than_none() {
+    check(
+        "
+        node   n0 gpus=8
+        node   n1 gpus=4
+        tenant a quota=8
+        queued a/g 1x8
+        cycle
+        exit   g launch
+        tick   2s
+        cycle
+        ",
+        expect![[r#"
+            place a/g -> n0[0-7]
+            over a/g: LaunchFailed
+            again a/g +2s
+            eligible a/g
+            place a/g -> n0[0-7] (attempt 2)"#]],
     );
 }
 

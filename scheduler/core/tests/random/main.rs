@@ -1,0 +1,28 @@
+//! The core under random histories: users, operators, agents that answer, fall silent, come back, repeat themselves and
+//! lie; crashes of the scheduler between any two inputs.
+//!
+//! After every step: all invariants; no process that the scheduler has forgotten; the events build the same state in a
+//! second core; a third core, restored from a snapshot on the way, decides the same. At the end all faults are lifted and
+//! every job must end.
+
+mod agents;
+mod fits;
+mod steps;
+mod world;
+
+use proptest::prelude::*;
+
+use crate::steps::{history, setup};
+use crate::world::World;
+
+proptest! {
+    #[test]
+    fn nothing_is_lost_held_twice_or_stuck(setup in setup(), history in history()) {
+        let mut world = World::new(&setup);
+        for step in &history {
+            world.step(step);
+        }
+        world.lift_faults();
+        world.everything_ends();
+    }
+}

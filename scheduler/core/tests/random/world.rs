@@ -1,0 +1,469 @@
+//! The cluster with everything around it: three cores that must agree, the agents, and the list of promises made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dure_core::cycle::Cycled;
+use dure_core::event::Event;
+use dure_core::gpu::GpuSet;
+use dure_core::ids::{AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex};
+use dure_core::input::{DependencyOn, Input, JobDraft, MemberReport, NodeDraft, QuotaDraft, RequestKey, TenantDraft};
+use dure_core::invariants;
+use dure_core::job::{ArraySpec, DependencyKind, Exit, ExitHow, Phase};
+use dure_core::node::{Capacity, Contact, Location};
+use dure_core::rejected::Rejected;
+use dure_core::reply::Reply;
+use dure_core::request::{Level, Shape};
+use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
+use dure_core::{Cluster, Policy, cycle, decide};
+
+use crate::agents::Agent;
+use crate::fits::fits_alone;
+use crate::steps::{Ask, Division, Setup, Step};
+
+const USERS: [&str; 3] = ["kim", "lee", "park"];
+const PRIORITIES: [&str; 4] = ["", "low", "high", "urgent"];
+/// Rounds in which agents obey and time passes until the last job must have ended.
+const MOST_ROUNDS: usize = 2000;
+
+/// The cluster and everything around it.
+pub(crate) struct World {
+    cluster: Cluster,
+    /// Applies the same events.
+    follower: Cluster,
+    /// Restored from a snapshot on the way; gets the same inputs.
+    restored: Option<Cluster>,
+    now: Time,
+    agents: Vec<Agent>,
+    nodes: Vec<NodeDraft>,
+    reports: Vec<Input>,
+    accepted: BTreeSet<JobId>,
+    ended: BTreeSet<JobId>,
+    answers: BTreeMap<u8, (u64, Reply)>,
+    requests: u64,
+    events: usize,
+    steps: usize,
+}
+
+fn policy(placements: u32) -> Policy {
+    Policy {
+        max_attempts: 4,
+        launch_deadline: Span::seconds(30),
+        time_limit_slack: Span::seconds(10),
+        default_time_limit: Span::seconds(100),
+        default_grace: Span::seconds(5),
+        keep_ended: Span::seconds(200),
+        max_ended: 12,
+        max_requests: 3,
+        max_placements_per_cycle: placements,
+        half_life: Span::seconds(100),
+        ..Policy::standard()
+    }
+}
+
+fn node(at: usize, gpus: u8, leaf: u8, model: &str) -> NodeDraft {
+    let all = GpuSet::first(gpus as usize);
+    NodeDraft {
+        name: format!("n{at}").into(),
+        model: model.into(),
+        location: Location { leaf: format!("l{leaf}").into(), ..Location::default() },
+        capacity: Capacity {
+            gpus: all,
+            islands: all.iter().map(|_| all).collect(),
+            cpu: CpuMilli::ZERO,
+            memory: MemoryMib::ZERO,
+        },
+        bad: GpuSet::EMPTY,
+        boot_id: "b0".into(),
+    }
+}
+
+impl World {
+    /// The cluster of `setup`, with all agents connected.
+    pub(crate) fn new(setup: &Setup) -> Self {
+        let mut world = World {
+            cluster: Cluster::new(policy(setup.placements)),
+            follower: Cluster::new(policy(setup.placements)),
+            restored: None,
+            now: Time(0),
+            agents: vec![Agent::default(); setup.nodes.len()],
+            nodes: Vec::new(),
+            reports: Vec::new(),
+            accepted: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            requests: 0,
+            events: 0,
+            steps: 0,
+        };
+        for (at, (gpus, leaf)) in setup.nodes.iter().enumerate() {
+            let second = setup.two_models && at >= setup.nodes.len() / 2;
+            world.nodes.push(node(at, *gpus, *leaf, if second { "B" } else { "A" }));
+            world.hello(at);
+        }
+        for (at, (division, projects)) in setup.missions.iter().enumerate() {
+            world.divide(&format!("m{at}"), *division);
+            for (number, division) in projects.iter().enumerate() {
+                world.divide(&format!("m{at}/p{number}"), *division);
+            }
+        }
+        world
+    }
+
+    /// Something happens, and everything is checked.
+    pub(crate) fn step(&mut self, step: &Step) {
+        self.steps += 1;
+        self.happen(step);
+        self.check();
+    }
+
+    fn happen(&mut self, step: &Step) {
+        let name = |at: usize| Box::<str>::from(format!("n{at}"));
+        match step {
+            Step::Submit { asks, request } => self.submit(asks, *request),
+            Step::Cancel { job, request } => {
+                let job = self.job(*job);
+                self.requested(Input::Cancel(job), *request);
+            }
+            Step::Hold(job) => drop(self.input(Input::Hold(self.job(*job)))),
+            Step::Release(job) => drop(self.input(Input::Release(self.job(*job)))),
+            Step::Cycle => drop(self.cycle()),
+            Step::Tick(span) => self.tick(*span),
+            Step::Act { node, member, choice } => self.act(self.at(*node), *member as usize, *choice),
+            Step::Obey => self.obey(),
+            Step::Repeat(report) => {
+                if let Some(report) = self.reports.get(*report as usize % self.reports.len().max(1)).cloned() {
+                    drop(self.input(report));
+                }
+            }
+            Step::Foreign { node, job, attempt, member, gone } => self.foreign(*node, *job, *attempt, *member, *gone),
+            Step::Silent(node) => drop(self.input(Input::NodeSilent(self.index(*node)))),
+            Step::Lost(node) => {
+                let at = self.at(*node);
+                self.agents[at].connected = false;
+                drop(self.input(Input::NodeLost(self.index(*node))));
+            }
+            Step::Hello(node) => self.hello(self.at(*node)),
+            Step::Reboot(node) => self.reboot(self.at(*node)),
+            Step::ConfirmDead(node) => {
+                let at = self.at(*node);
+                if self.cluster.node(self.index(*node)).contact == Contact::Lost {
+                    self.agents[at].die();
+                }
+                drop(self.input(Input::ConfirmDead { node: name(at) }));
+            }
+            Step::Cordon(node) => drop(self.input(Input::Cordon { node: name(self.at(*node)) })),
+            Step::Drain { node, evict } => drop(self.input(Input::Drain { node: name(self.at(*node)), evict: *evict })),
+            Step::Resume(node) => drop(self.input(Input::Resume { node: name(self.at(*node)) })),
+            Step::Bad { node, gpus } => {
+                drop(self.input(Input::NodeHealth { node: self.index(*node), bad: GpuSet(u32::from(*gpus)) }));
+            }
+            Step::Rebuilt { node, gpus, leaf } => self.rebuilt(self.at(*node), *gpus, *leaf),
+            Step::Divide { tenant, division } => {
+                let name = self.tenant(*tenant);
+                self.divide(&name, *division);
+            }
+            Step::Pause { tenant, paused } => {
+                let tenant = self.tenant(*tenant).into();
+                drop(self.input(Input::Pause { tenant, paused: *paused }));
+            }
+            Step::Restore => {
+                let mut restored = Cluster::new(self.cluster.policy().clone());
+                self.cluster.snapshot().for_each(|event| restored.apply(self.now, &event));
+                self.restored = Some(restored);
+            }
+        }
+    }
+
+    fn at(&self, node: u8) -> usize {
+        node as usize % self.nodes.len()
+    }
+
+    fn index(&self, node: u8) -> NodeIndex {
+        NodeIndex::of(self.at(node))
+    }
+
+    /// Mostly a job that is there.
+    fn job(&self, job: u8) -> JobId {
+        let live: Vec<JobId> = self.cluster.jobs().iter().map(|job| job.id).collect();
+        live.get(job as usize % (live.len() + 1)).copied().unwrap_or(JobId(u64::from(job)))
+    }
+
+    /// Any but the root, which a `Pause` would stop as a whole too often.
+    fn tenant(&self, tenant: u8) -> String {
+        let tenants = self.cluster.tenants();
+        tenants[1 + tenant as usize % (tenants.len() - 1)].name.to_string()
+    }
+
+    /// Lets all cores decide the same, and applies it in the follower.
+    fn input(&mut self, input: Input) -> Result<Reply, Rejected> {
+        self.decide(input, None)
+    }
+
+    fn decide(&mut self, input: Input, key: Option<&RequestKey>) -> Result<Reply, Rejected> {
+        let mut events = Vec::new();
+        let answer = decide(&mut self.cluster, input.clone(), key, self.now, &mut events);
+        assert!(answer.is_ok() || events.is_empty(), "refused with {answer:?}, and yet it led to {events:?}");
+        if let Some(restored) = &mut self.restored {
+            let mut same = Vec::new();
+            assert_eq!(decide(restored, input, key, self.now, &mut same), answer, "after a restore");
+            assert_eq!(same, events, "after a restore");
+        }
+        self.note(&events);
+        answer
+    }
+
+    fn cycle(&mut self) -> Cycled {
+        let mut events = Vec::new();
+        let cycled = cycle(&mut self.cluster, self.now, &mut events);
+        if let Err(why) = invariants::check_cycle(&self.cluster, cycled, &events) {
+            panic!("after a cycle: {why}; it did {events:?}");
+        }
+        if let Some(restored) = &mut self.restored {
+            let mut same = Vec::new();
+            cycle(restored, self.now, &mut same);
+            assert_eq!(same, events, "after a restore");
+        }
+        self.note(&events);
+        cycled
+    }
+
+    fn note(&mut self, events: &[Event]) {
+        self.events += events.len();
+        for event in events {
+            self.follower.apply(self.now, event);
+            match event {
+                Event::JobSubmitted { job, .. } | Event::ArrayIndexStarted { job, .. } => {
+                    assert!(self.accepted.insert(*job), "job {job} was accepted twice");
+                }
+                Event::JobEnded { job, .. } => assert!(self.ended.insert(*job), "job {job} ended twice"),
+                Event::JobForgotten { job } => assert!(self.ended.contains(job), "job {job} was forgotten alive"),
+                _ => {}
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        if let Err(why) = invariants::check_all(&self.cluster) {
+            panic!("step {}: {why}", self.steps);
+        }
+        for (at, agent) in self.agents.iter().enumerate() {
+            agent.check(&self.cluster, NodeIndex::of(at));
+        }
+        for job in &self.accepted {
+            let is_ended = self.cluster.job(*job).is_none_or(|job| matches!(job.phase, Phase::Ended(_)));
+            assert_eq!(is_ended, self.ended.contains(job), "job {job} is lost, or has come back");
+        }
+        if self.steps.is_multiple_of(8) {
+            let digest = self.cluster.digest();
+            assert_eq!(self.follower.digest(), digest, "the events do not build the same state");
+            if let Some(restored) = &self.restored {
+                assert_eq!(restored.digest(), digest, "the restored core has gone another way");
+                if let Err(why) = invariants::check_all(restored) {
+                    panic!("step {}, restored: {why}", self.steps);
+                }
+            }
+        }
+    }
+
+    fn requested(&mut self, input: Input, request: Option<u8>) {
+        let Some(id) = request else { return drop(self.input(input)) };
+        self.requests += 1;
+        let digest = self.requests;
+        let key = |digest| RequestKey { user: "kim".into(), id: format!("r{id}").into(), digest };
+        if let Ok(reply) = self.decide(input.clone(), Some(&key(digest))) {
+            let before = self.accepted.len();
+            assert_eq!(self.decide(input, Some(&key(digest))), Ok(reply), "the same request, the same answer");
+            assert_eq!(self.accepted.len(), before, "the same request was done twice");
+            self.answers.insert(id, (digest, reply));
+        } else if let Some((digest, reply)) = self.answers.get(&id).copied() {
+            // Refused for its content: what was answered under this id is still answered so, or forgotten by now.
+            if self.cluster.digest() == self.follower.digest() {
+                let again = self.decide(Input::Tick, Some(&key(digest)));
+                assert!(again == Ok(reply) || again == Ok(Reply::Done), "{again:?} instead of {reply:?}");
+            }
+        }
+    }
+
+    fn submit(&mut self, asks: &[Ask], request: Option<u8>) {
+        let drafts: Vec<JobDraft> = asks.iter().map(|ask| self.draft(ask, asks.len())).collect();
+        self.requested(Input::Submit(drafts), request);
+    }
+
+    fn draft(&self, ask: &Ask, in_call: usize) -> JobDraft {
+        let is_leaf = |tenant: &&dure_core::tenant::Tenant| tenant.depth > 0 && tenant.children.is_empty();
+        let leaves: Vec<_> = self.cluster.tenants().iter().filter(is_leaf).collect();
+        let on = |on: u8| {
+            if on.is_multiple_of(2) {
+                DependencyOn::InCall(u32::from(on / 2) % in_call as u32)
+            } else {
+                DependencyOn::Job(self.job(on / 2))
+            }
+        };
+        let kinds = [DependencyKind::AfterOk, DependencyKind::AfterAny, DependencyKind::AfterNotOk];
+        JobDraft {
+            tenant: leaves[ask.tenant as usize % leaves.len()].name.clone(),
+            user: USERS[ask.user as usize].into(),
+            name: "".into(),
+            shape: match ask.sizes[..] {
+                [gpus] => Shape::Equal { members: 1, gpus },
+                _ => Shape::Unequal(ask.sizes.clone().into()),
+            },
+            gpu_models: if ask.any_pool { Vec::new() } else { vec!["A".into()] },
+            cpu: CpuMilli::ZERO,
+            memory: MemoryMib::ZERO,
+            required: ask.inside_leaf.then_some(Level::Leaf),
+            preferred: None,
+            distinct_nodes: ask.retries == 1,
+            priority: PRIORITIES[ask.priority as usize].into(),
+            preemptible: !ask.fixed,
+            time_limit: Span::ZERO,
+            grace: None,
+            array: ask.array.map(|(size, cap)| ArraySpec { size: size.into(), cap: cap.into() }),
+            after: ask.after.iter().map(|(kind, job)| (kinds[*kind as usize], on(*job))).collect(),
+            held: ask.held,
+            not_before: ask.begin.map(|seconds| self.now + Span::seconds(seconds.into())),
+            max_retries: ask.retries.into(),
+            payload: BlobId::default(),
+        }
+    }
+
+    fn tick(&mut self, span: Span) {
+        self.now = self.now + span;
+        drop(self.input(Input::Tick));
+        assert!(self.cluster.next_timer().is_none_or(|time| time > self.now), "a timer that is due was not handled");
+    }
+
+    fn act(&mut self, at: usize, member: usize, choice: u8) {
+        if let Some(report) = self.agents[at].act(&self.cluster, NodeIndex::of(at), member, choice) {
+            self.reports.push(report.clone());
+            drop(self.input(report));
+        }
+    }
+
+    /// Every agent does its best for every member that is on its node now.
+    fn obey(&mut self) {
+        for at in 0..self.nodes.len() {
+            for member in 0..self.cluster.node(NodeIndex::of(at)).residents.len() {
+                self.act(at, member, 0);
+            }
+        }
+    }
+
+    fn foreign(&mut self, node: u8, job: u8, attempt: u8, member: u8, gone: bool) {
+        let job = self.job(job);
+        let (attempt, member) = (AttemptNumber(attempt.into()), MemberIndex(member.into()));
+        let entry = self.cluster.job(job).and_then(|job| job.live_attempt()).filter(|a| a.number == attempt);
+        let place = entry.and_then(|attempt| attempt.members.get(member.at())).map(|member| member.placed.node);
+        if place == Some(self.index(node)) {
+            return;
+        }
+        let exit = Exit { how: ExitHow::Code(0), timed_out: false };
+        let report = if gone { MemberReport::Gone(exit) } else { MemberReport::Started };
+        let before = self.cluster.digest();
+        drop(self.input(Input::MemberReported { node: self.index(node), job, attempt, member, report }));
+        assert_eq!(self.cluster.digest(), before, "a report from elsewhere has changed something");
+    }
+
+    fn hello(&mut self, at: usize) {
+        self.agents[at].connected = true;
+        let boot_id = format!("b{}", self.agents[at].boot).into();
+        let draft = NodeDraft { boot_id, ..self.nodes[at].clone() };
+        self.input(Input::NodeHello(draft)).expect("a node that was there is let in again");
+    }
+
+    fn reboot(&mut self, at: usize) {
+        self.agents[at].die();
+        self.agents[at].boot += 1;
+        self.hello(at);
+    }
+
+    /// The node restarts with other hardware; the draft of the beginning stays what it is.
+    fn rebuilt(&mut self, at: usize, gpus: u8, leaf: u8) {
+        let first = self.nodes[at].clone();
+        let gpus = gpus.min(first.capacity.gpus.count().0 as u8);
+        let rebuilt = node(at, gpus, leaf, &first.model);
+        self.nodes[at] = rebuilt;
+        self.reboot(at);
+        self.nodes[at] = first;
+    }
+
+    fn divide(&mut self, name: &str, division: Division) {
+        let Division { quota, limit_above, lend, weight } = division;
+        let quota_of = |pool: &str| QuotaDraft {
+            pool: pool.into(),
+            quota: Gpus(quota.into()),
+            limit: limit_above.map(|above| Gpus((quota + above).into())),
+            lend_limit: lend.map(|lend| Gpus(lend.min(quota).into())),
+        };
+        let quotas = self.cluster.pools().iter().map(|pool| quota_of(&pool.name)).collect();
+        let draft = TenantDraft {
+            name: name.into(),
+            create: true,
+            weight: Some(weight.into()),
+            default_time_limit: None,
+            quotas,
+        };
+        if self.input(Input::SetTenant(draft.clone())).is_err() {
+            // Its quota contradicts those around it; it is there all the same.
+            drop(self.input(Input::SetTenant(TenantDraft { quotas: Vec::new(), ..draft })));
+        }
+    }
+
+    /// Every node is there as it was in the beginning, nothing is held, paused, closed or bounded.
+    pub(crate) fn lift_faults(&mut self) {
+        for at in 0..self.nodes.len() {
+            self.hello(at);
+            drop(self.input(Input::Resume { node: format!("n{at}").into() }));
+        }
+        let names: Vec<Box<str>> = self.cluster.tenants().iter().map(|tenant| tenant.name.clone()).collect();
+        for name in &names {
+            drop(self.input(Input::Pause { tenant: name.clone(), paused: false }));
+        }
+        for name in &names[1..] {
+            let quota = if name.contains('/') { 50 } else { 200 };
+            self.divide(name, Division { quota, limit_above: None, lend: None, weight: 1 });
+        }
+        let held: Vec<JobId> = self.cluster.jobs().iter().filter(|job| job.held).map(|job| job.id).collect();
+        for job in held {
+            drop(self.input(Input::Release(job)));
+        }
+        self.check();
+    }
+
+    /// Agents obey, cycles run, time passes: every job ends.
+    pub(crate) fn everything_ends(&mut self) {
+        for _ in 0..MOST_ROUNDS {
+            if self.accepted.len() == self.ended.len() {
+                return;
+            }
+            self.steps += 1;
+            let before = self.events;
+            let cycled = self.cycle();
+            self.obey();
+            self.check();
+            if self.events > before || cycled.more {
+                continue;
+            }
+            // Only time can bring more.
+            match self.cluster.next_timer() {
+                Some(time) => self.tick(time.since(self.now)),
+                None if self.give_up() => {}
+                None => break,
+            }
+        }
+        let left: Vec<_> = self.accepted.difference(&self.ended).collect();
+        let why: Vec<_> = left.iter().map(|job| (*job, self.cluster.job(**job), self.cluster.explain(**job))).collect();
+        panic!("nothing is in the way, and {left:?} do not end: {why:#?}");
+    }
+
+    /// Jobs that were accepted by nodes that are no more wait, and say for what: their users cancel them. False: none did.
+    fn give_up(&mut self) -> bool {
+        let waiting =
+            self.cluster.jobs().iter().filter(|job| matches!(job.phase, Phase::Waiting) && job.queued.is_some());
+        let never: Vec<JobId> = waiting.filter(|job| !fits_alone(&self.cluster, job)).map(|job| job.id).collect();
+        for job in &never {
+            drop(self.input(Input::Cancel(*job)));
+        }
+        !never.is_empty()
+    }
+}
