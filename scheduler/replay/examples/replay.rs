@@ -1,0 +1,45 @@
+//! Replays trace files as fast as it goes: `replay NODES JOBS [MISSIONS|pools|equal] [FROM..TO] [OUT_DIR]`.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+use std::time::Instant;
+
+use dure_core::units::Time;
+use dure_replay::drive::{Division, Drive};
+use dure_replay::report::report;
+use dure_replay::trace;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [nodes, jobs, rest @ ..] = &args[..] else {
+        return Err("usage: replay NODES JOBS [MISSIONS|pools|equal] [FROM..TO] [OUT_DIR]".into());
+    };
+    let begin = Instant::now();
+    let nodes = trace::read_nodes(Path::new(nodes))?;
+    let jobs = trace::read_jobs(Path::new(jobs))?;
+    let division = match rest.first().map(String::as_str) {
+        None | Some("equal") => Division::Equal,
+        Some("pools") => Division::Pools,
+        Some(path) => Division::Missions(trace::read_missions(Path::new(path))?),
+    };
+    let (from, to) = match rest.get(1).and_then(|window| window.split_once("..")) {
+        Some((from, to)) => (Time(from.parse::<u64>()? * 1000), Time(to.parse::<u64>()? * 1000)),
+        None => (Time(0), Time::NEVER),
+    };
+    let jobs = trace::window(jobs, from, to);
+    println!("{} jobs, {} nodes read in {:?}", jobs.len(), nodes.len(), begin.elapsed());
+    let begin = Instant::now();
+    let mut drive = Drive::new(&nodes, &jobs, &division)?;
+    while drive.turn()? {}
+    println!("replayed in {:?}: {} instants, {} rows", begin.elapsed(), drive.turns(), drive.rows().len());
+    println!("{}", report(drive.rows(), &jobs, &nodes));
+    if let Some(folder) = rest.get(2) {
+        let create = |name: &str| File::create(Path::new(folder).join(name)).map(BufWriter::new);
+        trace::write_nodes(create("nodes.csv")?, &nodes)?;
+        trace::write_jobs(create("jobs.csv")?, &jobs)?;
+        trace::write_placements(create("placements.csv")?, drive.rows(), &jobs, &nodes)?;
+    }
+    Ok(())
+}

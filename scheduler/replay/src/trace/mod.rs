@@ -1,0 +1,149 @@
+//! Trace files: the rows of jobs, nodes and missions.
+//!
+//! Comes in: CSV, plain or compressed, told apart by its first bytes; columns are found by name, those that are not known are
+//! left alone. Goes out: rows with units, or an error that names file, line and field. Written are the three files that a
+//! judge of a replay reads.
+
+mod read;
+mod write;
+
+use std::path::PathBuf;
+
+use dure_core::gpu::GpuSet;
+use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
+
+pub use self::read::{read_jobs, read_missions, read_nodes};
+pub use self::write::{write_jobs, write_nodes, write_placements};
+
+/// A job of a trace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TraceJob {
+    /// As the file calls it.
+    pub id: String,
+    /// When it was submitted; the file's second 0 is time 0.
+    pub submit: Time,
+    /// How long it runs.
+    pub duration: Span,
+    /// How many GPUs.
+    pub gpus: u32,
+    /// Thousandths of each GPU that it uses; 1000 = whole.
+    pub gpu_milli: u32,
+    /// Nodes of the gang, where the file says so.
+    pub nodes: Option<u32>,
+    /// CPU: of each node where `nodes` is set, of the whole job else; 0 = not limited.
+    pub cpu: CpuMilli,
+    /// Memory, as `cpu`.
+    pub memory: MemoryMib,
+    /// Who pays; may be empty.
+    pub tenant: String,
+    /// Who submitted it; may be empty.
+    pub user: String,
+    /// GPU models that will do; none: any.
+    pub models: Vec<String>,
+}
+
+/// A node of a trace.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TraceNode {
+    /// Its name.
+    pub name: String,
+    /// GPU model; may be empty.
+    pub model: String,
+    /// Its GPUs.
+    pub gpus: u32,
+    /// CPU; 0 = not limited.
+    pub cpu: CpuMilli,
+    /// Memory; 0 = not limited.
+    pub memory: MemoryMib,
+    /// The tenant's partition in the original system; may be empty.
+    pub pool: String,
+}
+
+/// What a tenant has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mission {
+    /// The tenant.
+    pub tenant: String,
+    /// Guaranteed GPUs.
+    pub quota: Gpus,
+    /// Ceiling, if it has one.
+    pub limit: Option<Gpus>,
+}
+
+/// What happened to an attempt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// It got its GPUs: by member the node (its place in the node file) and the GPUs there.
+    Start(Vec<(usize, GpuSet)>),
+    /// It ran its course.
+    End,
+    /// It was evicted.
+    Preempt,
+    /// It was lost to a fault.
+    Fail,
+}
+
+/// One event of a replay.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// When.
+    pub time: Time,
+    /// Place of the job in the job file.
+    pub job: usize,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// What.
+    pub moment: Moment,
+}
+
+/// A trace file that cannot be read or written: mend the file, or its path.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The file itself.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// It is no CSV.
+    #[error("{}: {error}", path.display())]
+    Csv {
+        /// Which.
+        path: PathBuf,
+        /// Where and why.
+        error: csv::Error,
+    },
+    /// A column that is needed is not there.
+    #[error("{}: line 1: there is no column {field:?}; its columns are {known}", path.display())]
+    NoColumn {
+        /// Which file.
+        path: PathBuf,
+        /// The column.
+        field: &'static str,
+        /// Those that are there.
+        known: String,
+    },
+    /// A value cannot be used.
+    #[error("{}: line {line}: field {field:?} is {value:?}: {remedy}", path.display())]
+    BadField {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: u64,
+        /// Which column.
+        field: &'static str,
+        /// What it says.
+        value: String,
+        /// What it should say.
+        remedy: &'static str,
+    },
+}
+
+/// The jobs submitted from `from` on and before `to`, in the order of their times.
+pub fn window(mut jobs: Vec<TraceJob>, from: Time, to: Time) -> Vec<TraceJob> {
+    jobs.retain(|job| (from..to).contains(&job.submit));
+    jobs.sort_by_key(|job| job.submit);
+    jobs
+}

@@ -1,0 +1,200 @@
+//! Trace files: what is read is what was written, and what cannot be read is named.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
+use dure_replay::drive::{Division, Drive};
+use dure_replay::report::report;
+use dure_replay::trace::{
+    self, Mission, Moment, TraceError, TraceJob, TraceNode, read_jobs, read_missions, read_nodes, window,
+};
+use expect_test::expect;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+fn job(id: &str, submit: u64, duration: u64, gpus: u32, tenant: &str) -> TraceJob {
+    TraceJob {
+        id: id.into(),
+        submit: Time(submit * 1000),
+        duration: Span::seconds(duration),
+        gpus,
+        gpu_milli: 1000,
+        nodes: None,
+        cpu: CpuMilli(0),
+        memory: MemoryMib(0),
+        tenant: tenant.into(),
+        user: "kim".into(),
+        models: Vec::new(),
+    }
+}
+
+fn node(name: &str, gpus: u32, pool: &str) -> TraceNode {
+    TraceNode {
+        name: name.into(),
+        model: String::new(),
+        gpus,
+        cpu: CpuMilli(64_000),
+        memory: MemoryMib(0),
+        pool: pool.into(),
+    }
+}
+
+fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut out = Vec::new();
+    write(&mut out);
+    String::from_utf8(out).expect("CSV is text")
+}
+
+fn error<T: std::fmt::Debug>(content: &str, read: fn(&Path) -> Result<T, TraceError>) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("f.csv");
+    std::fs::write(&path, content).expect("a file");
+    read(&path).expect_err("it cannot be read").to_string().replace(&format!("{}/", folder.path().display()), "")
+}
+
+#[test]
+fn plain_or_compressed_it_is_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let jobs = [
+        job("a", 1, 60, 12, "x"),
+        TraceJob { nodes: Some(2), models: vec!["A".into(), "B".into()], ..job("b", 2, 1, 16, "") },
+    ];
+    let nodes = [node("n0", 8, "x"), node("n1", 8, "")];
+    let (plain, packed) = (folder.path().join("plain"), folder.path().join("packed"));
+    trace::write_jobs(File::create(&plain).expect("a file"), &jobs).expect("written");
+    let mut out = GzEncoder::new(File::create(&packed).expect("a file"), Compression::fast());
+    out.write_all(&std::fs::read(&plain).expect("read")).expect("packed");
+    out.finish().expect("packed");
+    assert_eq!(read_jobs(&plain).expect("read"), jobs);
+    assert_eq!(read_jobs(&packed).expect("read"), jobs);
+    trace::write_nodes(File::create(&plain).expect("a file"), &nodes).expect("written");
+    assert_eq!(read_nodes(&plain).expect("read"), nodes);
+    std::fs::write(&plain, "tenant,quota,limit\nx,8,\ny,4,6\n").expect("a file");
+    let mission = |tenant: &str, quota, limit: Option<u32>| Mission {
+        tenant: tenant.into(),
+        quota: Gpus(quota),
+        limit: limit.map(Gpus),
+    };
+    assert_eq!(read_missions(&plain).expect("read"), [mission("x", 8, None), mission("y", 4, Some(6))]);
+}
+
+#[test]
+fn errors_name_file_line_and_field() {
+    let header = "job_id,submit_s,duration_s,num_gpu";
+    let errors = [
+        error("job_id,submit_s\na,1\n", read_jobs),
+        error(&format!("{header}\na,1,2,3\nb,x,2,3\n"), read_jobs),
+        error(&format!("{header}\na,1,-2,3\n"), read_jobs),
+        error(&format!("{header}\na,1,2,many\n"), read_jobs),
+        error(&format!("{header}\n,1,2,3\n"), read_jobs),
+        error(&format!("{header}\na,1,2,3\na,1,2,3\n"), read_jobs),
+        error(&format!("{header}\na,1,2\n"), read_jobs),
+        error("node,gpus\nn0,\n", read_nodes),
+        error("tenant,quota,limit\nx,8,lots\n", read_missions),
+        error("\u{1f}\u{8b}garbage", read_missions),
+    ];
+    expect![[r#"
+        f.csv: line 1: there is no column "duration_s"; its columns are job_id, submit_s
+        f.csv: line 3: field "submit_s" is "x": write seconds, 0 or more, as in 12.5
+        f.csv: line 2: field "duration_s" is "-2": write seconds, 0 or more, as in 12.5
+        f.csv: line 2: field "num_gpu" is "many": write a whole number
+        f.csv: line 2: field "job_id" is "": give it a name
+        f.csv: line 3: field "job_id" is "a": an earlier line has this id: give each job its own
+        f.csv: CSV error: record 1 (line: 2, byte: 35): found record with 3 fields, but the previous record has 4 fields
+        f.csv: line 2: field "gpus" is "": write a whole number
+        f.csv: line 2: field "limit" is "lots": write a whole number, or nothing
+        f.csv: line 1: there is no column "tenant"; its columns are garbage"#]]
+    .assert_eq(&errors.join("\n"));
+    assert!(read_jobs(Path::new("/nowhere/f.csv")).expect_err("no file").to_string().starts_with("/nowhere/f.csv: "));
+}
+
+#[test]
+fn a_small_replay() {
+    let nodes = [node("n0", 8, "x"), node("n1", 8, "y")];
+    let jobs = [
+        job("a", 0, 100, 12, "x"),
+        job("b", 10, 50, 8, "y"),
+        job("c", 10, 50, 4, "y"),
+        job("late", 200, 1, 1, "x"),
+        job("same", 200, 0, 1, "x"),
+    ];
+    let mut drive = Drive::new(&nodes, &jobs, &Division::Pools).expect("it can be replayed");
+    while drive.turn().expect("it goes on") {}
+    let rows = text(|out| trace::write_placements(out, drive.rows(), &jobs, &nodes).expect("written"));
+    expect![[r#"
+        time_s,event,job,attempt,node,gpus,milli
+        0.000,start,a,1,n0,0+1+2+3+4+5+6+7,1000
+        0.000,start,a,1,n1,0+1+2+3,1000
+        10.000,start,c,1,n1,4+5+6+7,1000
+        60.000,end,c,1,,,
+        100.000,end,a,1,,,
+        100.000,start,b,1,n0,0+1+2+3+4+5+6+7,1000
+        150.000,end,b,1,,,
+        200.000,start,late,1,n0,0,1000
+        200.000,start,same,1,n0,1,1000
+        200.000,end,same,1,,,
+        201.000,end,late,1,,,
+    "#]]
+    .assert_eq(&rows);
+    expect![[r#"
+        tenant                       jobs         wait          p95      longest     completion
+        x                               3        0.0 s        0.0 s        0.0 s         33.7 s
+        y                               2       45.0 s       90.0 s       90.0 s         95.0 s
+        (all)                           5       18.0 s       90.0 s       90.0 s         58.2 s
+        56.0 % of the GPUs held over 201 s, 0 attempts lost"#]]
+    .assert_eq(&report(drive.rows(), &jobs, &nodes).to_string());
+}
+
+#[test]
+fn what_cannot_be_replayed_is_named() {
+    let nodes = [node("n0", 8, "x")];
+    let why = |job: TraceJob, nodes: &[TraceNode]| {
+        let jobs = [job];
+        match Drive::new(nodes, &jobs, &Division::Equal).and_then(Drive::run) {
+            Ok(rows) => panic!("it was replayed: {rows:?}"),
+            Err(why) => why.to_string(),
+        }
+    };
+    let limited = Division::Missions(vec![Mission { tenant: "x".into(), quota: Gpus(1), limit: Some(Gpus(1)) }]);
+    let errors = [
+        why(TraceJob { models: vec!["H100".into()], ..job("a", 0, 1, 1, "x") }, &nodes),
+        why(job("a", 0, 1, 9, "x"), &nodes),
+        why(job("a", 0, 1, 1, "a b"), &nodes),
+        why(job("a", 0, 1, 1, "x"), &[node("n0", 33, "")]),
+        why(TraceJob { cpu: CpuMilli(65_000), ..job("a", 0, 1, 1, "x") }, &nodes),
+        Drive::new(&nodes, &[job("a", 0, 1, 2, "x")], &limited)
+            .and_then(Drive::run)
+            .expect_err("over its limit")
+            .to_string(),
+    ];
+    expect![[r#"
+        job a: no node has a GPU of the models ["H100"]: leave the job out, or add nodes
+        job a is refused: Rejected { job: Some(0), why: GangTooLarge { want: 9 GPUs, capacity: 8 GPUs } }
+        tenant a b is refused: Rejected { job: None, why: BadTenantName { name: "a b", why: "letters, digits, '-', '_' and '.' only, parts separated by '/'" } }
+        node n0 has 33 GPUs: at most 32 are possible; divide it
+        1 jobs wait for ever, among them a: Blocked(NotEnoughCpuOrMemory { pool: p0, want: 1, fit: 0 })
+        job a is refused: Rejected { job: Some(0), why: OverLimitForEver { tenant: "x", want: 2 GPUs, limit: 1 GPUs } }"#]].assert_eq(&errors.join("\n"));
+}
+
+#[test]
+fn a_window_is_half_open_and_in_order() {
+    let jobs = vec![job("c", 3, 1, 1, ""), job("b", 2, 1, 1, ""), job("a", 1, 1, 1, "")];
+    let ids: Vec<String> = window(jobs, Time(1000), Time(3000)).into_iter().map(|job| job.id).collect();
+    assert_eq!(ids, ["a", "b"]);
+}
+
+#[test]
+fn the_same_files_give_the_same_rows() {
+    let nodes: Vec<TraceNode> = (0..4).map(|at| node(&format!("n{at}"), 8, "")).collect();
+    let jobs: Vec<TraceJob> = (0..200)
+        .map(|at| {
+            job(&format!("j{at}"), at / 3, 5 + at * 7 % 40, 1 + (at * 5 % 16) as u32, ["x", "y", "z"][at as usize % 3])
+        })
+        .collect();
+    let run = || Drive::new(&nodes, &jobs, &Division::Equal).and_then(Drive::run).expect("it can be replayed");
+    let rows = run();
+    assert_eq!(rows, run());
+    assert_eq!(rows.iter().filter(|row| row.moment == Moment::End).count(), jobs.len());
+}
