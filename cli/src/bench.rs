@@ -1,9 +1,10 @@
 //! `dure bench`: what the machine here makes of the scheduler. A bench, not a test: it measures and judges nothing.
 //!
 //! Reading order: `report` (figures as a table or JSON), `disk` (an fdatasync of this disk, beside every latency),
-//! `submit` and `launch` (over gRPC, against a scheduler in this process), `recovery` and `memory` (the journal and the
-//! core). Run a release build; numbers of a debug build say nothing.
+//! `submit` and `launch` (over gRPC, against a scheduler in this process), `recovery`, `memory` and `cycle` (the journal and
+//! the core). Run a release build; numbers of a debug build say nothing.
 
+mod cycle;
 mod disk;
 mod history;
 mod launch;
@@ -26,6 +27,8 @@ pub(crate) enum BenchCommand {
     Launch(launch::LaunchArgs),
     /// Recovery of a long journal, with a snapshot and without
     Recovery(recovery::RecoveryArgs),
+    /// One cycle over a long queue: nanoseconds a placement, in the core alone
+    Cycle(cycle::CycleArgs),
     /// Memory per pending job
     Memory(memory::MemoryArgs),
 }
@@ -41,6 +44,7 @@ pub(crate) fn run(command: BenchCommand, out: Out) -> Result<(), Failure> {
         BenchCommand::Submit(args) => runtime.block_on(submit::run(&args)),
         BenchCommand::Launch(args) => runtime.block_on(launch::run(&args)),
         BenchCommand::Recovery(args) => recovery::run(&args),
+        BenchCommand::Cycle(args) => cycle::run(&args),
         BenchCommand::Memory(args) => runtime.block_on(memory::run(&args)),
     };
     runtime.shutdown_timeout(cluster::STOP_WITHIN);

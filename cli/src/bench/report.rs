@@ -6,9 +6,16 @@ use crate::{failure::Failure, show::Out};
 #[derive(Debug, Default)]
 pub(super) struct Report {
     figures: Vec<(String, f64, &'static str)>,
+    /// The names say the units: JSON is then one flat object of numbers.
+    is_flat: bool,
 }
 
 impl Report {
+    /// A report whose names say the units, for programs that compare.
+    pub(super) fn with_units_in_names() -> Self {
+        Self { is_flat: true, ..Self::default() }
+    }
+
     /// Adds a figure.
     pub(super) fn add(&mut self, what: impl Into<String>, value: f64, unit: &'static str) {
         self.figures.push((what.into(), value, unit));
@@ -28,7 +35,10 @@ impl Report {
             let figures: serde_json::Map<String, serde_json::Value> = self
                 .figures
                 .iter()
-                .map(|(what, value, unit)| (what.clone(), serde_json::json!({ "value": value, "unit": unit })))
+                .map(|(what, value, unit)| match self.is_flat {
+                    true => (what.clone(), serde_json::json!(value)),
+                    false => (what.clone(), serde_json::json!({ "value": value, "unit": unit })),
+                })
                 .collect();
             return out.line(&serde_json::Value::Object(figures).to_string());
         }
