@@ -13,7 +13,7 @@ use crate::{
     nodes::{NodeCommand, NodesArgs},
     offline::{BackupArgs, ExportCommand, RestoreArgs},
     serve::ServeArgs,
-    show::{Format, View},
+    show::{FamilyView, Format, View},
     submit::SubmitArgs,
     tenants::{PauseArgs, QuotaCommand, UsageArgs},
     token::TokenCommand,
@@ -69,14 +69,14 @@ pub(crate) enum Command {
     /// Cordon, drain or resume a node
     Node {
         #[command(flatten)]
-        view: View,
+        view: FamilyView,
         #[command(subcommand)]
         command: NodeCommand,
     },
     /// See and change quotas
     Quota {
         #[command(flatten)]
-        view: View,
+        view: FamilyView,
         #[command(subcommand)]
         command: QuotaCommand,
     },
@@ -94,7 +94,7 @@ pub(crate) enum Command {
     /// Measure the scheduler on this machine
     Bench {
         #[command(flatten)]
-        view: View,
+        view: FamilyView,
         #[command(subcommand)]
         command: BenchCommand,
     },
@@ -129,7 +129,7 @@ impl Cli {
             Command::Cancel(with) | Command::Hold(with) | Command::Release(with) => with.view,
             Command::Watch(with) => with.view,
             Command::Nodes(with) => with.view,
-            Command::Node { view, .. } | Command::Quota { view, .. } | Command::Bench { view, .. } => *view,
+            Command::Node { view, .. } | Command::Quota { view, .. } | Command::Bench { view, .. } => (*view).into(),
             Command::Usage(with) => with.view,
             Command::Pause(with) | Command::Resume(with) => with.view,
             Command::Submit(_)
@@ -170,6 +170,7 @@ mod tests {
             parse("dure --output json node --output table drain n0 --evict").expect("parses").format(),
             Format::Table
         );
+        assert_eq!(parse("dure quota show --output json").expect("parses").format(), Format::Json);
         // After submit it is the file of the job's output, as batch scripts have it.
         assert_eq!(parse("dure --output json submit --output out.txt a.sh").expect("parses").format(), Format::Json);
     }

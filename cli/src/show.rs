@@ -29,6 +29,20 @@ pub(crate) struct View {
     pub(crate) output: Option<Format>,
 }
 
+/// The same choice for a family of commands: it may stand before or after each of them.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct FamilyView {
+    /// How to print answers
+    #[arg(long, value_enum, env = "DURE_OUTPUT", value_name = "FORMAT", global = true)]
+    pub(crate) output: Option<Format>,
+}
+
+impl From<FamilyView> for View {
+    fn from(family: FamilyView) -> Self {
+        Self { output: family.output }
+    }
+}
+
 /// Where answers go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Out {
