@@ -114,6 +114,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
         changes: Changes::default(),
         log_reads: HashMap::new(),
         started: Instant::now(),
+        no_session: String::new(),
         again: VecDeque::new(),
     };
     agent.turns(adoptions, events_in, facts_in, written, shutdown).await;

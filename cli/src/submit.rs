@@ -6,10 +6,11 @@
 pub(crate) mod flags;
 pub(crate) mod lines;
 
-use std::{io::Read, path::PathBuf};
+use std::{error::Error as _, io::Read, path::PathBuf};
 
 use clap::Args;
 use dure_proto::v1::{self, JobPhase, SubmitRequest, SubmitResponse};
+use dure_scheduler::grpc::limits::MAX_MESSAGE;
 use tonic::Code;
 
 use crate::{
@@ -137,14 +138,21 @@ fn drafts(args: SubmitArgs) -> Result<(Vec<Draft>, Vec<String>), Failure> {
     Ok((vec![flags], remarks))
 }
 
+/// A script or a file of jobs; what no call can carry is neither read whole nor sent.
 fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    let done = if path.as_os_str() == "-" {
-        std::io::stdin().lock().read_to_end(&mut bytes).map(drop)
+    let named = |err: std::io::Error| Failure::Usage(format!("{}: {err}", path.display()));
+    let from: Box<dyn Read> = if path.as_os_str() == "-" {
+        Box::new(std::io::stdin().lock())
     } else {
-        std::fs::read(path).map(|read| bytes = read)
+        Box::new(std::fs::File::open(path).map_err(named)?)
     };
-    done.map_err(|err| Failure::Usage(format!("{}: {err}", path.display())))?;
+    let mut bytes = Vec::new();
+    from.take(MAX_MESSAGE as u64 + 1).read_to_end(&mut bytes).map_err(named)?;
+    if bytes.len() > MAX_MESSAGE {
+        let why =
+            format!("larger than {MAX_MESSAGE} bytes, which no call can carry: let the script read its data itself");
+        return Err(Failure::Usage(format!("{}: {why}", path.display())));
+    }
     Ok(bytes)
 }
 
@@ -162,7 +170,10 @@ async fn send(context: &Context, jobs: Vec<v1::JobSpec>) -> Result<SubmitRespons
     loop {
         match client.submit(request.clone()).await {
             Ok(answer) => return Ok(answer.into_inner()),
-            Err(status) if status.code() == Code::Unavailable && tries < TRIES => tries += 1,
+            // A status with a source was made on this side: the connection broke before there was an answer.
+            Err(status) if (status.code() == Code::Unavailable || status.source().is_some()) && tries < TRIES => {
+                tries += 1;
+            }
             Err(status) => return Err(context.refused(status)),
         }
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use dure_core::ids::Epoch;
 use dure_core::input::Input;
@@ -32,6 +33,9 @@ use crate::turn::{Scheduler, Settings};
 
 /// Messages of agents that wait for a turn; then their sessions wait.
 const MAX_WAITING_MESSAGES: usize = 16_384;
+
+/// How long the last answers may take to leave when the scheduler stops.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Why a scheduler did not start.
 #[derive(Debug, thiserror::Error)]
@@ -109,11 +113,17 @@ impl Running {
 
     /// Stops in order: no new calls, what was decided becomes durable, its answers leave, the journal is closed.
     pub async fn stop(self) {
-        let Self { stop, ended, serving, follower, writer, .. } = self;
+        let Self { stop, ended, mut serving, follower, writer, .. } = self;
         let _ = stop.send(true); // nobody listens any more when the pump has ended by itself
-        drop(ended.await);
-        serving.abort();
-        drop(serving.await);
+        // A scheduler that ended by itself has said so already, and says it once.
+        if !ended.is_terminated() {
+            drop(ended.await);
+        }
+        // Answers are given; streams would stay open for ever.
+        if tokio::time::timeout(LAST_ANSWERS, &mut serving).await.is_err() {
+            serving.abort();
+            drop(serving.await);
+        }
         let closed = tokio::task::spawn_blocking(move || {
             if let Err(err) = follower.stop() {
                 tracing::error!(error = %err, "the follower had stopped");

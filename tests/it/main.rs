@@ -1,8 +1,12 @@
 //! Dure from outside, in one binary: rules of the tree, and whole clusters of real processes.
 
+mod api;
 mod crash;
 mod gang;
+mod input;
+mod nodes;
 mod tidy;
+mod tls;
 
 /// The binary under test.
 const DURE: &str = env!("CARGO_BIN_EXE_dure-under-test");

@@ -6,18 +6,21 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dure_agent::AgentConfig;
 use dure_agent::config::{GpuSource, Location};
 use dure_proto::v1::{ListNodesRequest, Node};
 use tempfile::TempDir;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::client::{Bearer, Caller};
 use crate::process::{self, Process};
 use crate::setup::{self, MODEL, Setup, Who};
-use crate::wait::until_some;
+use crate::wait::{LOOK_EVERY, PATIENCE, until_some};
 
 /// Clusters of this process so far.
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
@@ -186,16 +189,22 @@ impl Cluster {
         self.scheduler.take().expect("the scheduler was started").kill();
     }
 
-    /// Waits until the scheduler answers.
+    /// Waits until the scheduler answers: it listens before its journal is open.
+    ///
+    /// # Panics
+    /// When it ends instead.
     pub async fn serving(&mut self) {
-        let what = format!("the scheduler on {} serves", self.socket());
-        let socket = self.socket();
-        let scheduler = self.scheduler.as_mut().expect("the scheduler was started");
-        until_some(&what, || {
+        until_some(&format!("the scheduler on {} serves", self.socket()), || {
+            let scheduler = self.scheduler.as_mut().expect("the scheduler was started");
             let ended = scheduler.ended();
             assert!(ended.is_none(), "the scheduler ended, {ended:?}:\n{}", scheduler.log());
-            let socket = socket.clone();
-            async move { tokio::net::TcpStream::connect(socket).await.ok() }
+            let is_ready = !self.setup.tls || self.authority().is_file();
+            let channel = is_ready.then(|| self.channel());
+            async move {
+                let request = HealthCheckRequest { service: "dure.v1.Jobs".to_owned() };
+                let answer = HealthClient::new(channel?).check(request).await.ok()?;
+                (answer.into_inner().status() == ServingStatus::Serving).then_some(())
+            }
         })
         .await;
     }
@@ -258,11 +267,19 @@ impl Cluster {
     }
 
     /// Waits until a node is as wanted.
+    ///
+    /// # Panics
+    /// After `PATIENCE`, showing the node as it was last.
     pub async fn node_is(&self, name: &str, what: &str, so: impl Fn(&Node) -> bool) -> Node {
-        until_some(&format!("node {name} {what}"), || async {
-            self.nodes().await.ok()?.into_iter().find(|node| node.name == name && so(node))
-        })
-        .await
+        let started = Instant::now();
+        loop {
+            let nodes = self.nodes().await.unwrap_or_default();
+            match nodes.into_iter().find(|node| node.name == name) {
+                Some(node) if so(&node) => return node,
+                node => assert!(started.elapsed() < PATIENCE, "node {name} {what}: not so, it is {node:#?}"),
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 }
 

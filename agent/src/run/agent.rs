@@ -43,6 +43,8 @@ pub(super) struct Agent {
     pub(super) hang_up: mpsc::Sender<()>,
     pub(super) outgoing: Option<mpsc::Sender<AgentMessage>>,
     pub(super) welcomed: bool,
+    /// Why there was no session the last time that one could not be had.
+    pub(super) no_session: String,
     pub(super) heartbeat_ms: u64,
     pub(super) heartbeats: u64,
     pub(super) changes: Changes,
@@ -174,8 +176,12 @@ impl Agent {
             SessionEvent::Closed(why) => {
                 if self.welcomed {
                     warn!(node = self.config.node, why, "the scheduler is gone");
+                } else if why == self.no_session {
+                    debug!(node = self.config.node, why, "still no session");
                 } else {
-                    debug!(node = self.config.node, why, "no session");
+                    // Said once: somebody has to mend a refusal, but a scheduler that is away needs no line for every try.
+                    warn!(node = self.config.node, why, "no session");
+                    self.no_session = why;
                 }
                 self.outgoing = None;
                 self.welcomed = false;
