@@ -47,7 +47,8 @@ Examples:
   dure dev                 a cluster of 4 nodes with 8 fake H200 each, until Ctrl-C
   dure dev --demo          run a mixed workload of all missions on it, and judge it
   dure dev --nodes 352 --launcher simulated --jobs philly.csv.gz --speedup 6000
-                           replay a job file; a job's time limit is twice its run time and ten minutes")]
+                           replay a job file; a job's time limit is twice its run time and ten minutes
+                           (a disk that stutters shows in its times: try --data-dir /dev/shm/NAME)")]
 pub(crate) struct DevArgs {
     /// Run a mixed workload of all missions, judge it and stop
     #[arg(long, conflicts_with = "jobs")]

@@ -78,8 +78,10 @@ fn plan(args: &DevArgs) -> Result<Plan, Failure> {
 fn config(args: &DevArgs, plan: &Plan) -> Result<String, Failure> {
     let tenants: BTreeSet<&str> = plan.tenants();
     let gpus = u64::from(args.nodes) * u64::from(args.gpus);
+    // Hundreds of agents share this process: silence means a busy node here, and their heartbeats take its time.
+    let liveness = "[liveness]\nheartbeat = \"5s\"\nsuspect_after = \"60s\"\nlost_after = \"600s\"\n";
     let mut text = format!(
-        "data_dir = \".\"\n[[pool]]\nname = \"pool\"\nmodel = {}\ngpus_per_node = {}\n",
+        "data_dir = \".\"\n{liveness}[[pool]]\nname = \"pool\"\nmodel = {}\ngpus_per_node = {}\n",
         quoted(MODEL),
         args.gpus
     );
