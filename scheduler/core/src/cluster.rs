@@ -14,6 +14,7 @@ use crate::policy::Policy;
 use crate::queue::{QueueKey, Queued};
 use crate::refused::Refused;
 use crate::reply::Reply;
+use crate::request::Level;
 use crate::tenant::Tenant;
 use crate::topology::Topology;
 use crate::units::{Gpus, Time};
@@ -34,6 +35,32 @@ pub struct Pool {
     /// GPUs on which something may start now. Not `capacity` less what is held: what is held on lost nodes and fenced GPUs
     /// is in one of the two only.
     pub idle: Gpus,
+}
+
+/// How many nodes of a pool stand together at most, whatever their state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Widest {
+    /// In the whole pool.
+    pub(crate) pool: u32,
+    /// In one domain of each level, as in `Level::ALL`.
+    domains: [u32; Level::ALL.len()],
+}
+
+impl Widest {
+    pub(crate) fn of(topology: &Topology, pool: PoolIndex) -> Self {
+        let nodes = topology.order(pool).len() as u32;
+        let widest = |level| {
+            let starts = topology.starts(pool, level);
+            // Nodes are domains of their own, and have no starts.
+            starts.windows(2).map(|domain| domain[1] - domain[0]).max().unwrap_or(nodes.min(1))
+        };
+        Self { pool: nodes, domains: Level::ALL.map(widest) }
+    }
+
+    /// In one domain of `level`; without one, in the pool.
+    pub(crate) fn nodes(&self, level: Option<Level>) -> u32 {
+        level.map_or(self.pool, |level| self.domains[level as usize])
+    }
 }
 
 /// What a timer is for.
@@ -82,6 +109,8 @@ pub struct Cluster {
     // What follows is derived: it is rebuilt from the above, is in no event, and no fact depends on its history.
     pub(crate) classes: Classes,
     pub(crate) index: PlaceIndex,
+    /// By pool; as old as the index. Pools that have no node yet may be missing.
+    pub(crate) widest: Vec<Widest>,
     /// Nodes were added or moved: the index is built anew before it is used.
     pub(crate) index_is_stale: bool,
     /// For each node the pool and the GPUs that it adds to the pool's idle ones.
@@ -118,6 +147,7 @@ impl Cluster {
             waiting: 0,
             classes: Classes::default(),
             index: PlaceIndex::build(&topology, &[]),
+            widest: Vec::new(),
             index_is_stale: false,
             idle: Vec::new(),
             free_version: 0,
@@ -325,6 +355,7 @@ impl Cluster {
         if self.index_is_stale {
             let topology = Topology::compile(&self.nodes).expect("names were checked when the nodes joined");
             self.index = PlaceIndex::build(&topology, &self.nodes);
+            self.widest = (0..topology.pools()).map(|pool| Widest::of(&topology, PoolIndex::of(pool))).collect();
             self.index_is_stale = false;
         }
     }

@@ -3,7 +3,7 @@
 //! `settle` is the one place that looks at an attempt and says what is next; everything else only adds a fact and calls
 //! it.
 
-use crate::admit::fits_without;
+use crate::admit::fits;
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
@@ -118,7 +118,7 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
     let suspect = job.attempt.as_deref().and_then(|attempt| attempt.suspect).filter(|node| {
         // Where no other nodes could hold it, the suspect one is better than none.
         let avoid: Vec<NodeIndex> = job.avoid.iter().copied().chain([*node]).collect();
-        fits_without(cluster, &job.spec.request, &avoid)
+        fits::without(cluster, &job.spec.request, &avoid)
     });
     let back_off = |tries: u32| {
         let doubled = policy.backoff.0.saturating_mul(1u64 << tries.saturating_sub(1).min(32));

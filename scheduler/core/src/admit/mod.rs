@@ -2,6 +2,7 @@
 //!
 //! What can never run is refused here; what merely has to wait is not.
 
+pub(crate) mod fits;
 pub(crate) mod quota;
 pub(crate) mod tenant;
 
@@ -15,14 +16,13 @@ use crate::classes::ClassKey;
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
-use crate::ids::{JobId, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
+use crate::ids::{JobId, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
 use crate::input::{DependencyOn, JobDraft};
 use crate::job::{Dependency, DependencyKind, JobSpec, Phase};
-use crate::node::Node;
 use crate::rejected::{Refusal, Rejected};
 use crate::reply::Reply;
-use crate::request::{Level, Request, Shape};
-use crate::units::{Gpus, Span, Time};
+use crate::request::{Request, Shape};
+use crate::units::{Span, Time};
 
 /// Most pools: each tenant has an entry for each of them.
 pub const MAX_POOLS: usize = 64;
@@ -69,6 +69,7 @@ pub(crate) fn submit(
         return Err(Refusal::QueueFull { limit: policy.max_pending_jobs }.into());
     }
     check_order_in_call(drafts)?;
+    cluster.refresh_index();
     let first = cluster.next_job;
     let mut call = InCall { first, count: drafts.len(), checked: BTreeMap::new() };
     let mut new_users: Vec<Box<str>> = Vec::new();
@@ -288,7 +289,7 @@ fn resolve_request(
     if cluster.classes.len() + call.checked.len() >= limit as usize {
         return Err(Refusal::TooManyClasses { limit });
     }
-    check_fits_somewhere(cluster, &key.request)?;
+    fits::check_somewhere(cluster, &key.request)?;
     let request = key.request.clone();
     call.checked.insert(key, request.clone());
     Ok(request)
@@ -342,74 +343,6 @@ fn resolve_pools(cluster: &Cluster, names: &[Box<str>]) -> Result<Box<[PoolIndex
     let mut seen = std::collections::BTreeSet::new();
     pools.retain(|pool| seen.insert(*pool));
     Ok(pools.into_boxed_slice())
-}
-
-/// Refuses a gang that no pool could hold even if nothing else ran. A cluster without nodes refuses nothing.
-fn check_fits_somewhere(cluster: &Cluster, request: &Request) -> Result<(), Refusal> {
-    let mut worst = None;
-    for pool in &request.pools {
-        match fits_in(cluster, request, *pool) {
-            Ok(()) => return Ok(()),
-            Err(why) => worst = worst.or(Some(why)),
-        }
-    }
-    worst.map_or(Ok(()), Err)
-}
-
-fn fits_in(cluster: &Cluster, request: &Request, pool: PoolIndex) -> Result<(), Refusal> {
-    let nodes = || cluster.nodes.iter().filter(|node| node.pool == pool);
-    let Some(largest) = nodes().map(|node| node.capacity.gpus.count().0).max() else { return Ok(()) };
-    let shape = &request.shape;
-    if u32::from(shape.largest()) > largest {
-        return Err(Refusal::MemberTooLarge { gpus: shape.largest().into(), largest });
-    }
-    let capacity = cluster.pool(pool).installed;
-    if shape.total() > capacity {
-        return Err(Refusal::GangTooLarge { want: shape.total(), capacity });
-    }
-    let Shape::Equal { members, gpus } = *shape else { return Ok(()) };
-    let slots = |node: &Node| if request.distinct_nodes { 1 } else { node.capacity.gpus.count().0 / u32::from(gpus) };
-    let mut by_domain = std::collections::BTreeMap::new();
-    for node in nodes().filter(|node| node.capacity.gpus.count() >= Gpus(gpus.into())) {
-        *by_domain.entry(domain_of(node, request.required)).or_insert(0) += slots(node);
-    }
-    let best = by_domain.values().copied().max().unwrap_or(0);
-    if best < members {
-        return Err(Refusal::GangNeverFits { want: members, best, level: request.required });
-    }
-    Ok(())
-}
-
-/// Whether the open nodes but those of `avoid` surely hold the gang when nothing else runs: every member counted as the
-/// largest. O(nodes).
-pub(crate) fn fits_without(cluster: &Cluster, request: &Request, avoid: &[NodeIndex]) -> bool {
-    let beside = |have: u64, want: u64| if have == 0 { u64::MAX } else { have.checked_div(want).unwrap_or(u64::MAX) };
-    let slots = |node: &Node| {
-        let gpus = node.capacity.gpus.without(node.bad).count().0 / u32::from(request.shape.largest());
-        let cpu = beside(node.capacity.cpu.0, request.cpu.0);
-        let memory = beside(node.capacity.memory.0, request.memory.0);
-        let slots = u64::from(gpus).min(cpu).min(memory);
-        if request.distinct_nodes { slots.min(1) } else { slots }
-    };
-    let mut by_domain = std::collections::BTreeMap::new();
-    let is_other = |node: &&Node| node.is_open() && request.pools.contains(&node.pool) && !avoid.contains(&node.index);
-    for node in cluster.nodes.iter().filter(is_other) {
-        *by_domain.entry((node.pool, domain_of(node, request.required))).or_insert(0) += slots(node);
-    }
-    by_domain.values().any(|slots| *slots >= u64::from(request.shape.members()))
-}
-
-/// What identifies the domain of `level` that a node lies in.
-fn domain_of(node: &Node, level: Option<Level>) -> (&str, &str, &str, &str) {
-    let place = &node.location;
-    match level {
-        None => ("", "", "", ""),
-        Some(Level::Site) => (&place.site, "", "", ""),
-        Some(Level::Spine) => (&place.site, &place.spine, "", ""),
-        Some(Level::Leaf) => (&place.site, &place.spine, &place.leaf, ""),
-        Some(Level::Nvlink) if !place.nvlink.is_empty() => (&place.site, &place.spine, &place.leaf, &place.nvlink),
-        Some(Level::Nvlink | Level::Node) => ("", "", "", &node.name),
-    }
 }
 
 /// Refuses what passes a ceiling all by itself.

@@ -3,10 +3,11 @@
 //! Source: the definitions of the fields.
 
 use super::{Check, ensure};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Widest};
 use crate::ids::PoolIndex;
 use crate::node::{Contact, Node};
 use crate::place::check_index;
+use crate::topology::Topology;
 use crate::units::Gpus;
 
 pub(super) fn check(cluster: &Cluster) -> Check {
@@ -24,7 +25,14 @@ pub(super) fn check(cluster: &Cluster) -> Check {
             format!("pool {}: idle, heard, installed {said:?}, counted {counted:?}", pool.name)
         })?;
     }
+    for node in &cluster.nodes {
+        let (has, of_pool) = (node.capacity.gpus.count().0, u32::from(cluster.pool(node.pool).gpus_per_node));
+        ensure(has == of_pool, || format!("node {} has {has} GPUs, those of its pool have {of_pool}", node.name))?;
+    }
     if !cluster.index_is_stale {
+        let topology = Topology::compile(&cluster.nodes).map_err(|why| why.to_string())?;
+        let widest: Vec<Widest> = (0..topology.pools()).map(|at| Widest::of(&topology, PoolIndex::of(at))).collect();
+        ensure(cluster.widest == widest, || format!("widest domains {:?}, counted {widest:?}", cluster.widest))?;
         check_index(&cluster.index, &cluster.nodes);
     }
     Ok(())
