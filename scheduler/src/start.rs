@@ -24,6 +24,7 @@ use crate::grpc::server::{self, ServeError, ServerTls, Services};
 use crate::grpc::watch::Watchers;
 use crate::handle::{CallError, Handle};
 use crate::history::JournalHistory;
+use crate::journal::backup::EPOCH_JUMP;
 use crate::journal::{EmbeddedEngine, Engine, JournalError, JournalReader, JournalWriter, OpenOptions, WriterLimits};
 use crate::metrics::{self, Metrics};
 use crate::perform::{Payloads, Performer};
@@ -34,6 +35,9 @@ use crate::turn::{Scheduler, Settings};
 /// Messages of agents that wait for a turn; then their sessions wait.
 const MAX_WAITING_MESSAGES: usize = 16_384;
 
+/// Ids of jobs that are left out after a restore: agents may hold leases of jobs that were submitted after the backup, and
+/// an id means one job for ever.
+const SKIPPED_AFTER_RESTORE: u64 = 1_000_000;
 /// How long the last answers may take to leave when the scheduler stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -176,7 +180,7 @@ pub async fn start_with(config: Config, tokens: Tokens) -> Result<Running, Start
     let desk = LogDesk::default();
     let metrics = Arc::new(Metrics::new());
     let watchers = Watchers::new();
-    let Opened { recovered, clock, epoch, store_id, writer, reports, follower, reader, journal } = opened;
+    let Opened { recovered, restored, clock, epoch, store_id, writer, reports, follower, reader, journal } = opened;
     let blobs = Arc::new(Mutex::new(reader.reopen()?));
     let history = Arc::new(JournalHistory::new(reader.reopen()?));
     let settings = Settings { epoch, store_id, deadlines: config.deadlines(), topology };
@@ -195,6 +199,9 @@ pub async fn start_with(config: Config, tokens: Tokens) -> Result<Running, Start
         stop: stopping.clone(),
     };
     let ended = spawn(pump)?;
+    if restored {
+        skip_job_ids(&handle).await?;
+    }
     configure(&handle, &config).await?;
     let services = Services { handle: handle.clone(), clock, watchers, history, blobs, logs: Arc::new(desk.clone()) };
     let joiner = Arc::new(Joiner::new(authority.clone(), tokens.clone()));
@@ -230,6 +237,8 @@ async fn listen(field: &'static str, address: SocketAddr) -> Result<TcpListener,
 /// The journal and the state in it.
 struct Opened {
     recovered: Recovered,
+    /// Nothing was written since the journal was restored from a backup.
+    restored: bool,
     clock: Clock,
     epoch: Epoch,
     store_id: String,
@@ -244,6 +253,8 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     let journal = config.data_dir.join("journal");
     let engine = EmbeddedEngine::open(&journal, OpenOptions::default())?;
     let (epoch, store_id) = (Epoch(engine.epoch()), format!("{:?}", engine.store_id()));
+    // Epochs rise by one at a start, and by a leap at a restore.
+    let restored = engine.epoch() - engine.head().epoch >= EPOCH_JUMP;
     let recovered = recover(&engine, config.core_policy())?;
     for (seq, why) in &recovered.passed_over {
         tracing::warn!(seq = seq.0, why, "a snapshot could not be used");
@@ -260,7 +271,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         Box::new(move |snapshot| writer.upgrade().map_or(Err(JournalError::Closed), |writer| writer.snapshot(snapshot)))
     };
     let follower = Follower::start(&recovered, follower_config(config), Box::new(reader.reopen()?), sink)?;
-    Ok(Opened { recovered, clock, epoch, store_id, writer, reports, follower, reader, journal })
+    Ok(Opened { recovered, restored, clock, epoch, store_id, writer, reports, follower, reader, journal })
 }
 
 /// The owner of the cluster runs on a thread of its own: nothing else takes its time.
@@ -276,6 +287,13 @@ fn spawn(pump: Pump) -> Result<oneshot::Receiver<Stopped>, StartError> {
     };
     std::thread::Builder::new().name("cluster".to_owned()).spawn(run).map_err(StartError::Thread)?;
     Ok(end)
+}
+
+/// Nothing may be submitted before this is durable.
+async fn skip_job_ids(handle: &Handle) -> Result<(), StartError> {
+    tracing::warn!(skipped = SKIPPED_AFTER_RESTORE, "the journal was restored: ids of jobs go on after a gap");
+    let skip = handle.mutate(Input::SkipJobIds(SKIPPED_AFTER_RESTORE), None, Vec::new(), |_, _| ()).await;
+    skip.map(drop).map_err(|err| StartError::Stopped(err.to_string()))
 }
 
 /// Defines the pools and tenants of the configuration that the journal does not know. What it knows stays as it is: the

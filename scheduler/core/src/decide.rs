@@ -80,6 +80,11 @@ pub fn decide(
             tick(cluster, now, out);
             Reply::Done
         }
+        Input::SkipJobIds(count) => {
+            let next_job = JobId(cluster.next_job.0.saturating_add(count));
+            emit(cluster, now, Event::CountersRestored { next_job, next_start: cluster.next_start }, out);
+            Reply::Done
+        }
     };
     if let Some(RequestKey { user, id, digest }) = key {
         let (user, id, digest) = (user.clone(), id.clone(), *digest);

@@ -276,7 +276,7 @@ pub enum Event {
         /// The answer.
         reply: Reply,
     },
-    /// Only in snapshots: counters.
+    /// In snapshots, and once after a backup was restored: counters.
     CountersRestored {
         /// The next job's id.
         next_job: JobId,

@@ -207,4 +207,7 @@ pub enum Input {
     },
     /// Time has passed: see `Cluster::next_timer`.
     Tick,
+    /// So many ids that no job was given here may have been given before the journal was restored: the next job gets one
+    /// beyond them.
+    SkipJobIds(u64),
 }
