@@ -29,7 +29,7 @@ use crate::event::Event;
 use crate::ids::JobId;
 use crate::invariants;
 use crate::policy::Policy;
-use crate::units::Time;
+use crate::units::{Span, Time};
 
 /// A cluster under test.
 pub struct Fixture {
@@ -48,7 +48,7 @@ pub struct Fixture {
 /// # Panics
 /// When the text cannot be read, or an invariant is broken; says in which line.
 pub fn run(text: &str) -> String {
-    let mut fixture = Fixture::new(Policy::standard());
+    let mut fixture = Fixture::new(Policy { plan_interval: Span::ZERO, ..Policy::standard() });
     for line in text.lines() {
         fixture.line(line);
     }

@@ -15,6 +15,7 @@ mod gpus_held_once;
 mod held_counted;
 mod idle_counted;
 mod phases;
+mod promises;
 mod queue_places;
 pub mod skip_is_sound;
 mod started_within;
@@ -31,8 +32,9 @@ pub type Check = Result<(), String>;
 type Property = (&'static str, fn(&Cluster) -> Check);
 
 /// Every property of a state.
-const ALL: [Property; 14] = [
+const ALL: [Property; 15] = [
     ("gpus_held_once", gpus_held_once::check),
+    ("promises", promises::check),
     ("gang_whole", gang_whole::check),
     ("phases", phases::check),
     ("held_counted", held_counted::check),

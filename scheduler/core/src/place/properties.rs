@@ -53,6 +53,7 @@ prop_compose! {
             cpu_taken: CpuMilli(cpu_taken / 2),
             memory_taken: MemoryMib(memory_taken / 2),
             residents: Vec::new(),
+            promised: crate::node::Promised::default(),
         }
     }
 }
@@ -325,6 +326,7 @@ fn wide_nodes(count: usize, leaf: usize, spine: usize, seed: u32) -> Vec<Node> {
                 cpu_taken: CpuMilli(u64::from(below(10))),
                 memory_taken: MemoryMib::ZERO,
                 residents: Vec::new(),
+                promised: crate::node::Promised::default(),
             }
         })
         .collect()

@@ -5,6 +5,7 @@ mod division;
 mod gangs;
 mod jobs;
 mod nodes;
+mod reclaim;
 
 use expect_test::Expect;
 
