@@ -103,6 +103,11 @@ impl Fixture {
         *self.names.get(name).unwrap_or_else(|| panic!("no job is called {name:?}: {:?}", self.names))
     }
 
+    /// The short name of a job, as steps call it.
+    pub fn name_of(&self, job: JobId) -> String {
+        self.name(job)
+    }
+
     /// The short name of a job.
     fn name(&self, job: JobId) -> String {
         let found = self.names.iter().find(|(_, id)| **id == job).map(|(name, _)| name.clone());

@@ -129,8 +129,11 @@ fn look(cluster: &mut Cluster, now: Time, out: &mut Events) -> bool {
     let (mut tries, most) = (0, cluster.policy.max_plans_per_cycle);
     let mut more = false;
     while let Some(id) = order.next(cluster) {
-        more = tries >= most;
-        if more || cluster.promises.len() >= cluster.policy.max_promises as usize {
+        if tries >= most {
+            more = true;
+            break;
+        }
+        if cluster.promises.len() >= cluster.policy.max_promises as usize {
             break;
         }
         match find_plan(cluster, id, now) {
@@ -138,6 +141,8 @@ fn look(cluster: &mut Cluster, now: Time, out: &mut Events) -> bool {
                 tries += 1;
                 carry_out(cluster, id, plan, now, out);
                 order.placed(cluster);
+                // What the beneficiary's tenants kept back until now may be for others.
+                more = true;
             }
             Err(none) => {
                 tries += u32::from(none.is_tried);

@@ -125,6 +125,8 @@ impl Cluster {
             self.tenants[mission.at()].attempts.insert(key);
         }
         self.promises.insert(id, promise);
+        // What the tenant kept back of its quota is promised now: others may get what is idle.
+        self.division_version += 1;
     }
 
     /// `apply`: the promise counts no more. Whoever calls puts the job where it belongs, and classifies its mission anew.

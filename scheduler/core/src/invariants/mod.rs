@@ -10,6 +10,7 @@ mod borrowed_rule;
 mod classes_counted;
 mod dependencies;
 mod ended_list;
+mod evictions;
 mod gang_whole;
 mod gpus_held_once;
 mod held_counted;
@@ -67,6 +68,7 @@ pub fn check_all(cluster: &Cluster) -> Check {
 /// The first property that is broken: its name, and what is wrong.
 pub fn check_cycle(cluster: &Cluster, cycled: Cycled, events: &[Event]) -> Check {
     started_within::check(cluster, events).map_err(|why| format!("started_within: {why}"))?;
+    evictions::check(cluster, events).map_err(|why| format!("evictions: {why}"))?;
     skip_is_sound::check_cycle(cluster, cycled).map_err(|why| format!("skip_is_sound: {why}"))
 }
 

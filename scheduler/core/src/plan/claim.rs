@@ -229,7 +229,10 @@ fn attempt(
         jobs.iter().filter_map(|victim| candidate(cluster, *victim, pool, shortages, now)).collect();
     let others = Others { pool, id, now };
     match victims::search(cluster, &others, candidates, shortages.iter().map(|short| short.gpus).collect()) {
-        Found::Victims { members, victims } => Ok(Plan { pool, members, victims }),
+        Found::Victims { members, victims } if stays_inside(cluster, id, pool, &victims) => {
+            Ok(Plan { pool, members, victims })
+        }
+        Found::Victims { .. } => Err(NoPlan { is_tried: true, ..NoPlan::default() }),
         Found::Ripening { until } => {
             let why = Blocked::MinimumRun { pool, want, until };
             Err(NoPlan { why: Some(why), ripe_at: Some(until), is_tried: true })
@@ -240,6 +243,22 @@ fn attempt(
         }
         Found::Nothing => Err(NoPlan { why: None, ripe_at: None, is_tried: true }),
     }
+}
+
+/// Whether, with the victims gone, the job lies inside every quota above it, and nothing that lay inside does so no more:
+/// where an attempt leaves, one that was above the quota may come inside and push out what started after it.
+fn stays_inside(cluster: &Cluster, id: JobId, pool: PoolIndex, victims: &[JobId]) -> bool {
+    let job = cluster.job(id).expect("the order gives jobs that exist");
+    let is_in = |tenant: &Tenant, job: &Job| cluster.is_within(job.spec.tenant, tenant.index);
+    let loses = |tenant: &&Tenant| victims.iter().filter_map(|v| cluster.job(*v)).any(|victim| is_in(tenant, victim));
+    let mut touched = cluster.chain(job.spec.tenant).filter(|tenant| tenant.depth > 0).filter(loses);
+    touched.all(|tenant| {
+        let Some(quota) = guaranteed(tenant, pool) else { return true };
+        let (_, before) = above_quota(cluster, pool, quota, tenant.index, |job| is_in(tenant, job));
+        let stays = |job: &Job| is_in(tenant, job) && !victims.contains(&job.id);
+        let (own, after) = above_quota(cluster, pool, quota, tenant.index, stays);
+        own + job.gpus() <= quota && after.iter().all(|job| before.contains(job))
+    })
 }
 
 /// An attempt that may be evicted, now or later.

@@ -15,6 +15,7 @@ use super::claim::Relief;
 use crate::cluster::Cluster;
 use crate::ids::{JobId, NodeIndex, PoolIndex};
 use crate::job::{Job, Phase};
+use crate::node::Node;
 use crate::place::{Mark, PlaceIndex, Scratch};
 use crate::placement::{Members, Placed};
 use crate::request::Request;
@@ -99,7 +100,7 @@ pub(super) fn search(
         missing,
     };
     for job in candidates.iter().map(|candidate| candidate.job).chain(rest.iter().map(|(_, job)| *job)) {
-        trial.add(cluster.jobs.get(job).expect("what holds GPUs exists"));
+        trial.add(cluster.jobs.get(job).expect("what holds GPUs exists"), &cluster.nodes);
     }
     let all: Vec<usize> = (0..trial.holders.len()).collect();
     match trial.needed(&all) {
@@ -151,10 +152,15 @@ fn latest_end(cluster: &Cluster, job: &Job, others: &Others) -> Option<Time> {
 }
 
 impl Trial<'_> {
-    fn add(&mut self, job: &Job) {
+    /// What becomes free when the job's attempt is over: nothing on closed nodes, and no fenced GPU.
+    fn add(&mut self, job: &Job, nodes: &[Node]) {
         let from = self.placed.len();
         let members = job.live_attempt().into_iter().flat_map(|attempt| attempt.members.iter());
-        self.placed.extend(members.map(|member| member.placed));
+        let usable = members.map(|member| {
+            let Placed { node, gpus } = member.placed;
+            Placed { node, gpus: gpus.and(nodes[node.at()].usable()) }
+        });
+        self.placed.extend(usable.filter(|placed| !placed.gpus.is_empty()));
         self.holders.push(Holder { request: job.spec.request.clone(), placed: from..self.placed.len() });
     }
 

@@ -2,6 +2,7 @@
 
 mod arrays;
 mod division;
+mod evictions;
 mod gangs;
 mod jobs;
 mod nodes;

@@ -60,13 +60,17 @@ fn nobody_is_evicted_if_it_does_not_help() {
 fn fixed_jobs_on_every_node_are_named_with_their_end() {
     check(
         "
-        node   n0 n1 gpus=8
-        tenant prod quota=2 | dev quota=14
-        run    dev/a 1x7 on n0 fixed limit=2h | dev/b 1x7 on n1 fixed limit=3h
-        queued prod/p 2x1 inside=node
+        node   n0 n1 n2 gpus=8
+        tenant prod quota=3 | dev quota=21
+        run    dev/a 1x7 on n0 fixed limit=2h | dev/b 1x7 on n1 fixed limit=3h | dev/c 1x7 on n2 fixed limit=4h
+        queued prod/p 1x3      # 3 GPUs are free and its own, one on each node
+        cycle
+        tick   1h
         cycle
         ",
-        expect!["blocked p: Fragmented { gpu, want: 2, reclaimable: 0, until +7290s }"],
+        expect![[r#"
+            blocked p: Fragmented { gpu, want: 3, reclaimable: 0, until +7290s }
+            blocked p: Fragmented { gpu, want: 3, reclaimable: 0, until +3690s }"#]],
     );
 }
 
@@ -145,7 +149,7 @@ fn freed_gpus_are_held_for_the_beneficiary() {
         queued prod/p 2x8
         cycle
         exit   a sig15
-        queued dev/c 1x8 | prod/q 1x1 prio=urgent
+        queued dev/c 1x8 | prod/q 1x1
         cycle                  # n0 is free, and nobody else gets it
         exit   b sig15
         cycle
@@ -164,12 +168,10 @@ fn freed_gpus_are_held_for_the_beneficiary() {
             over dev/b: Evicted
             again dev/b at the front
             place prod/p -> n0[0-7] n1[0-7]
-            promise prod/q -> n0[0] by +150s
-            stop prod/p: Evicted for prod/q
             blocked a: NotEnoughGpus { gpu, want: 8, free: 0 }
             blocked b: NotEnoughGpus { gpu, want: 8, free: 0 }
             blocked c: NotEnoughGpus { gpu, want: 8, free: 0 }
-            blocked q: ReclaimPending { gpu, want: 1, free: 0, due +150s }"#]],
+            blocked q: NotEnoughGpus { gpu, want: 1, free: 0 }"#]],
     );
 }
 
@@ -188,12 +190,16 @@ fn a_promise_is_dropped_with_its_cause() {
         exit   a sig15
         exit   b 0
         cycle
+        prepared a
+        started a
+        queued prod/q 1x8 | prod/r 1x4
         exit   p 0
-        cycle
-        queued prod/q 1x8
-        cycle
         cordon n0
+        cycle                  # q gets what a borrows
+        resume n0
         cycle
+        cordon n1
+        cycle                  # n1 is closed: n0 will do
         cancel q
         cycle
         ",
@@ -213,9 +219,18 @@ fn a_promise_is_dropped_with_its_cause() {
             place dev/a -> n1[0-7], borrowed (attempt 2)
             over prod/p: Completed
             end prod/p: Completed
-            place prod/q -> n0[0-7]
             n0 is cordoned
-            stop prod/q: Cancelled"#]],
+            promise prod/q -> n1[0-7] by +150s
+            stop dev/a: Evicted for prod/q
+            blocked q: ReclaimPending { gpu, want: 8, free: 0, due +150s }
+            blocked r: NotEnoughGpus { gpu, want: 4, free: 0 }
+            n0 is open
+            place prod/r -> n0[0-3], borrowed
+            blocked q: ReclaimPending { gpu, want: 8, free: 0, due +150s }
+            n1 is cordoned
+            promise dropped prod/q: NodeClosed
+            blocked q: NotEnoughGpus { gpu, want: 8, free: 4 }
+            end prod/q: Cancelled"#]],
     );
 }
 
@@ -381,6 +396,8 @@ fn who_took_from_others_is_not_taken_from_in_turn() {
         cycle
         exit   b2 sig15
         cycle                  # b2 waits: b has its quota, and a1 is inside a's
+        prepared a1
+        started a1
         tick   1h
         cycle
         exit   b1 0
@@ -394,7 +411,6 @@ fn who_took_from_others_is_not_taken_from_in_turn() {
             again b/b2 at the front
             place a/a1 -> n0[4-7]
             blocked b2: NotEnoughGpus { gpu, want: 4, free: 0 }
-            stop a/a1: LaunchDeadline
             blocked b2: NotEnoughGpus { gpu, want: 4, free: 0 }
             over b/b1: Completed
             end b/b1: Completed
