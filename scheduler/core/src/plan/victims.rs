@@ -15,10 +15,13 @@ use super::claim::Relief;
 use crate::cluster::Cluster;
 use crate::ids::{JobId, NodeIndex, PoolIndex};
 use crate::job::{Job, Phase};
+use crate::jobs::Jobs;
 use crate::node::Node;
 use crate::place::{Mark, PlaceIndex, Scratch};
 use crate::placement::{Members, Placed};
+use crate::policy::Policy;
 use crate::request::Request;
+use crate::tenant::Tenant;
 use crate::units::{GpuTime, Gpus, Time};
 
 /// An attempt that may be evicted.
@@ -85,7 +88,6 @@ pub(super) fn search(
     let Others { pool, id, now } = *others;
     candidates.sort_unstable_by_key(|c| (c.ripe_at.max(now), c.loss, Reverse(c.gpus), c.job));
     let ripe = candidates.iter().take_while(|candidate| candidate.ripe_at <= now).count();
-    let rest = rest(cluster, others, &candidates);
     let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
     let mut trial = Trial {
         index: &mut cluster.index,
@@ -94,56 +96,82 @@ pub(super) fn search(
         pool,
         avoid: &job.avoid,
         steps: cluster.policy.search_steps,
-        holders: Vec::with_capacity(candidates.len() + rest.len()),
+        holders: Vec::with_capacity(candidates.len()),
         placed: Vec::new(),
         relief: candidates.iter().map(|candidate| candidate.relief.clone()).collect(),
         missing,
     };
-    for job in candidates.iter().map(|candidate| candidate.job).chain(rest.iter().map(|(_, job)| *job)) {
-        trial.add(cluster.jobs.get(job).expect("what holds GPUs exists"), &cluster.nodes);
+    for candidate in &candidates {
+        trial.add(cluster.jobs.get(candidate.job).expect("what holds GPUs exists"), &cluster.nodes);
     }
-    let all: Vec<usize> = (0..trial.holders.len()).collect();
-    match trial.needed(&all) {
+    let by_loss: Vec<usize> = (0..ripe).collect();
+    match trial.needed(&by_loss) {
         Some(0) => Found::Nothing,
-        Some(count) if count <= ripe => {
-            let (members, victims) = trial.cheapest(&candidates[..ripe]);
+        Some(count) => {
+            let (members, victims) = trial.cheapest(&candidates[..ripe], &by_loss[..count]);
             Found::Victims { members, victims: victims.into_iter().map(|at| candidates[at].job).collect() }
         }
-        Some(count) if count <= candidates.len() => Found::Ripening { until: candidates[count - 1].ripe_at },
-        None => Found::Nothing,
-        Some(count) => {
-            let (until, last) = rest[count - candidates.len() - 1];
-            // What its own mission runs is not in its way: it is what its quota is used for.
-            let mission_of = |job: JobId| cluster.job(job).and_then(|job| cluster.mission(job.spec.tenant));
-            if mission_of(last) == mission_of(id) {
-                return Found::Nothing;
+        None => {
+            let rest = rest(&cluster.jobs, &cluster.tenants, &cluster.policy, others, &candidates);
+            for (_, job) in &rest {
+                trial.add(cluster.jobs.get(*job).expect("what holds GPUs exists"), &cluster.nodes);
             }
-            Found::InTheWay { reclaimable: candidates[..ripe].iter().map(|candidate| candidate.gpus).sum(), until }
+            let all: Vec<usize> = (0..trial.holders.len()).collect();
+            let count = trial.needed(&all);
+            later(cluster, id, &candidates, ripe, &rest, count)
         }
     }
 }
 
+/// What the gang waits for when it needs the first `count` of the candidates and the rest, more than are ripe.
+fn later(
+    cluster: &Cluster,
+    id: JobId,
+    candidates: &[Candidate],
+    ripe: usize,
+    rest: &[(Time, JobId)],
+    count: Option<usize>,
+) -> Found {
+    let Some(count) = count else { return Found::Nothing };
+    if count <= candidates.len() {
+        return Found::Ripening { until: candidates[count - 1].ripe_at };
+    }
+    let (until, last) = rest[count - candidates.len() - 1];
+    // What its own mission runs is not in its way: it is what its quota is used for.
+    let mission_of = |job: JobId| cluster.job(job).and_then(|job| cluster.mission(job.spec.tenant));
+    if mission_of(last) == mission_of(id) {
+        return Found::Nothing;
+    }
+    Found::InTheWay { reclaimable: candidates[..ripe].iter().map(|candidate| candidate.gpus).sum(), until }
+}
+
 /// Everything else in the pool that will end, by the latest time at which it does.
-fn rest(cluster: &Cluster, others: &Others, candidates: &[Candidate]) -> Vec<(Time, JobId)> {
+fn rest(
+    jobs: &Jobs,
+    tenants: &[Tenant],
+    policy: &Policy,
+    others: &Others,
+    candidates: &[Candidate],
+) -> Vec<(Time, JobId)> {
     let mut listed: Vec<JobId> = candidates.iter().map(|candidate| candidate.job).collect();
     listed.sort_unstable();
-    let missions = cluster.tenants.iter().filter(|tenant| tenant.depth == 1);
+    let missions = tenants.iter().filter(|tenant| tenant.depth == 1);
     let keys = missions.flat_map(|mission| mission.attempts.iter());
     let mut found: Vec<(Time, JobId)> = keys
         .filter(|key| listed.binary_search(&key.job).is_err())
-        .filter_map(|key| Some((latest_end(cluster, cluster.job(key.job)?, others)?, key.job)))
+        .filter_map(|key| Some((latest_end(policy, jobs.get(key.job)?, others)?, key.job)))
         .collect();
     found.sort_unstable();
     found
 }
 
 /// When an attempt in the pool is over at the latest, by its limit; none when nobody can say.
-fn latest_end(cluster: &Cluster, job: &Job, others: &Others) -> Option<Time> {
+fn latest_end(policy: &Policy, job: &Job, others: &Others) -> Option<Time> {
     let attempt = job.live_attempt().filter(|attempt| attempt.pool == others.pool)?;
-    let slack = cluster.policy.time_limit_slack;
+    let slack = policy.time_limit_slack;
     match job.phase {
         Phase::Launching | Phase::Running => {
-            let start = attempt.started_at.unwrap_or(attempt.placed_at + cluster.policy.launch_deadline);
+            let start = attempt.started_at.unwrap_or(attempt.placed_at + policy.launch_deadline);
             Some(start + job.spec.time_limit + job.spec.grace + slack)
         }
         Phase::Stopping(_) => Some(others.now + job.spec.grace + slack),
@@ -189,8 +217,12 @@ impl Trial<'_> {
         })
     }
 
+    fn has_room(&mut self) -> bool {
+        self.index.fits(self.request, self.pool, self.avoid, self.steps, self.scratch)
+    }
+
     fn fits(&mut self, gone: &[usize]) -> bool {
-        self.relieves(gone.iter().copied()) && self.place().is_some()
+        self.relieves(gone.iter().copied()) && self.has_room()
     }
 
     /// How many of `order` must be given back, from its start, until the gang fits; none when all are not enough.
@@ -238,19 +270,21 @@ impl Trial<'_> {
         }
         let mark: Mark = self.index.checkpoint();
         self.release(&order[low..high]);
-        let fits = self.place().is_some();
+        let fits = self.has_room();
         self.index.rollback(mark);
         fits
     }
 
-    /// The better of two searches among `ripe`, who together are enough: the place, and the victims.
-    fn cheapest(&mut self, ripe: &[Candidate]) -> (Members, Vec<usize>) {
-        let by_loss: Vec<usize> = (0..ripe.len()).collect();
-        let first = self.victims(&by_loss, ripe);
+    /// The better of two searches among `ripe`: in `by_loss`, of whom all are needed, and node by node. The place, and the
+    /// victims.
+    fn cheapest(&mut self, ripe: &[Candidate], by_loss: &[usize]) -> (Members, Vec<usize>) {
+        let first = self.victims(by_loss, ripe);
         if first.1.len() <= 1 {
             return first;
         }
-        let second = self.victims(&self.by_node(ripe), ripe);
+        let by_node = self.by_node(ripe);
+        let count = self.needed(&by_node).expect("all together are enough");
+        let second = self.victims(&by_node[..count], ripe);
         let cost = |found: &(Members, Vec<usize>)| {
             let loss: GpuTime = found.1.iter().map(|at| ripe[*at].loss).sum();
             (loss, found.1.len())
@@ -279,18 +313,15 @@ impl Trial<'_> {
         order.into_iter().map(|(_, at)| at).collect()
     }
 
-    /// Victims from the start of `order`, none of whom can be spared, and the place that they leave.
-    fn victims(&mut self, order: &[usize], ripe: &[Candidate]) -> (Members, Vec<usize>) {
+    /// Those of `enough` of whom none can be spared, and the place that they leave.
+    fn victims(&mut self, enough: &[usize], ripe: &[Candidate]) -> (Members, Vec<usize>) {
         let outer = self.index.checkpoint();
-        let count = self.bisect(order).expect("all together are enough");
-        self.index.rollback(outer);
-        let outer = self.index.checkpoint();
-        self.release(&order[..count]);
+        self.release(enough);
         let place = self.place().expect("so many are enough");
         let mut nodes: Vec<NodeIndex> = place.iter().map(|placed| placed.node).collect();
         nodes.sort_unstable();
         let mut kept: Vec<usize> = Vec::new();
-        for at in &order[..count] {
+        for at in enough {
             let touches = self.placed[self.holders[*at].placed.clone()]
                 .iter()
                 .any(|placed| nodes.binary_search(&placed.node).is_ok());
