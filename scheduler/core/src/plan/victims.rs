@@ -1,8 +1,7 @@
 //! Which attempts to evict so that a gang fits: the least GPU-time lost, then the fewest.
 //!
 //! In: attempts that may be evicted. Out: victims and the place that they leave, proven on the index with checkpoint and
-//! rollback; or what is in the way. Candidates are given back in order until the gang fits (found by doubling and
-//! halving), all that do not touch its place are taken back, then one after the other the dearest that it can do without.
+//! rollback; or what is in the way. Candidates are given back in order until the gang fits, all that do not touch its place are taken back, then one after the other the dearest that it can do without.
 //! Two orders are tried: by loss alone, and node by node, the cheapest to empty first. If all candidates together do
 //! not help there is no plan, and if there is a plan no victim of it can be spared.
 //! It must leave the index as it found it.
@@ -17,10 +16,10 @@ use crate::ids::{JobId, NodeIndex, PoolIndex};
 use crate::job::{Job, Phase};
 use crate::jobs::Jobs;
 use crate::node::Node;
-use crate::place::{Mark, PlaceIndex, Scratch};
+use crate::place::{PlaceIndex, Scratch};
 use crate::placement::{Members, Placed};
 use crate::policy::Policy;
-use crate::request::Request;
+use crate::request::{Request, Shape};
 use crate::tenant::Tenant;
 use crate::units::{GpuTime, Gpus, Time};
 
@@ -71,6 +70,8 @@ struct Trial<'c> {
     pool: PoolIndex,
     avoid: &'c [NodeIndex],
     steps: u32,
+    /// Whether the index knows by its counters if the gang fits.
+    is_cheap: bool,
     /// All candidates, then everything else that will end.
     holders: Vec<Holder>,
     placed: Vec<Placed>,
@@ -96,6 +97,7 @@ pub(super) fn search(
         pool,
         avoid: &job.avoid,
         steps: cluster.policy.search_steps,
+        is_cheap: is_cheap(job),
         holders: Vec::with_capacity(candidates.len()),
         placed: Vec::new(),
         relief: candidates.iter().map(|candidate| candidate.relief.clone()).collect(),
@@ -104,11 +106,9 @@ pub(super) fn search(
     for candidate in &candidates {
         trial.add(cluster.jobs.get(candidate.job).expect("what holds GPUs exists"), &cluster.nodes);
     }
-    let by_loss: Vec<usize> = (0..ripe).collect();
-    match trial.needed(&by_loss) {
-        Some(0) => Found::Nothing,
-        Some(count) => {
-            let (members, victims) = trial.cheapest(&candidates[..ripe], &by_loss[..count]);
+    match trial.cheapest(&candidates[..ripe]) {
+        Some((_, victims)) if victims.is_empty() => Found::Nothing,
+        Some((members, victims)) => {
             Found::Victims { members, victims: victims.into_iter().map(|at| candidates[at].job).collect() }
         }
         None => {
@@ -117,10 +117,18 @@ pub(super) fn search(
                 trial.add(cluster.jobs.get(*job).expect("what holds GPUs exists"), &cluster.nodes);
             }
             let all: Vec<usize> = (0..trial.holders.len()).collect();
-            let count = trial.needed(&all);
+            let outer = trial.index.checkpoint();
+            let count = trial.give_back(&all);
+            trial.index.rollback(outer);
             later(cluster, id, &candidates, ripe, &rest, count)
         }
     }
+}
+
+fn is_cheap(job: &Job) -> bool {
+    let request = &job.spec.request;
+    let is_equal = matches!(request.shape, Shape::Equal { .. });
+    is_equal && !request.distinct_nodes && request.cpu.0 == 0 && request.memory.0 == 0 && job.avoid.is_empty()
 }
 
 /// What the gang waits for when it needs the first `count` of the candidates and the rest, more than are ripe.
@@ -225,71 +233,59 @@ impl Trial<'_> {
         self.relieves(gone.iter().copied()) && self.has_room()
     }
 
-    /// How many of `order` must be given back, from its start, until the gang fits; none when all are not enough.
-    /// The index is as before.
-    fn needed(&mut self, order: &[usize]) -> Option<usize> {
-        let outer = self.index.checkpoint();
-        let count = self.bisect(order);
-        self.index.rollback(outer);
-        count
-    }
-
-    fn bisect(&mut self, order: &[usize]) -> Option<usize> {
+    /// Gives back from the start of `order` until the gang fits: how many; none when all are not enough.
+    fn give_back(&mut self, order: &[usize]) -> Option<usize> {
+        let (mut low, mut step) = (0, 1);
         if self.fits(&[]) {
             return Some(0);
         }
-        let (mut low, mut step) = (0, 1);
-        // The first `low` are given back for good and are not enough; `high` are, tried and taken back.
+        // The first `low` are given back and are not enough; the first `high` are.
         let mut high = loop {
             if low == order.len() {
                 return None;
             }
             let high = (low + step).min(order.len());
-            if self.try_more(order, low, high) {
+            let mark = self.index.checkpoint();
+            self.release(&order[low..high]);
+            if self.fits(&order[..high]) {
+                self.index.rollback(mark);
                 break high;
             }
-            self.release(&order[low..high]);
-            (low, step) = (high, step * 2);
+            self.index.commit(mark);
+            low = high;
+            // Where the answer is at hand, asking each time costs less than undoing what was too much.
+            step = if self.is_cheap { 1 } else { step * 2 };
         };
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            if self.try_more(order, low, middle) {
+            let mark = self.index.checkpoint();
+            self.release(&order[low..middle]);
+            if self.fits(&order[..middle]) {
+                self.index.rollback(mark);
                 high = middle;
             } else {
-                self.release(&order[low..middle]);
+                self.index.commit(mark);
                 low = middle;
             }
         }
+        self.release(&order[low..high]);
         Some(high)
     }
 
-    /// Whether the gang fits with `order[low..high]` given back as well, the first `low` being so already.
-    fn try_more(&mut self, order: &[usize], low: usize, high: usize) -> bool {
-        if !self.relieves(order[..high].iter().copied()) {
-            return false;
-        }
-        let mark: Mark = self.index.checkpoint();
-        self.release(&order[low..high]);
-        let fits = self.has_room();
-        self.index.rollback(mark);
-        fits
-    }
-
-    /// The better of two searches among `ripe`: in `by_loss`, of whom all are needed, and node by node. The place, and the
-    /// victims.
-    fn cheapest(&mut self, ripe: &[Candidate], by_loss: &[usize]) -> (Members, Vec<usize>) {
-        let first = self.victims(by_loss, ripe);
+    /// The better of two searches among `ripe`, by loss and node by node: the place, and the victims; none when all of
+    /// them are not enough.
+    fn cheapest(&mut self, ripe: &[Candidate]) -> Option<(Members, Vec<usize>)> {
+        let by_loss: Vec<usize> = (0..ripe.len()).collect();
+        let first = self.victims(&by_loss, ripe)?;
         if first.1.len() <= 1 {
-            return first;
+            return Some(first);
         }
-        let by_node = self.by_node(ripe);
-        let count = self.needed(&by_node).expect("all together are enough");
-        let second = self.victims(&by_node[..count], ripe);
+        let second = self.victims(&self.by_node(ripe), ripe)?;
         let cost = |found: &(Members, Vec<usize>)| {
             let loss: GpuTime = found.1.iter().map(|at| ripe[*at].loss).sum();
             (loss, found.1.len())
         };
-        if cost(&second) < cost(&first) { second } else { first }
+        Some(if cost(&second) < cost(&first) { second } else { first })
     }
 
     /// The candidates by the node of theirs that is cheapest to empty.
@@ -313,18 +309,23 @@ impl Trial<'_> {
         order.into_iter().map(|(_, at)| at).collect()
     }
 
-    /// Those of `enough` of whom none can be spared, and the place that they leave.
-    fn victims(&mut self, enough: &[usize], ripe: &[Candidate]) -> (Members, Vec<usize>) {
+    /// From the start of `order` those of whom none can be spared, and the place that they leave. The index is as before.
+    fn victims(&mut self, order: &[usize], ripe: &[Candidate]) -> Option<(Members, Vec<usize>)> {
         let outer = self.index.checkpoint();
-        self.release(enough);
+        let found = self.give_back(order).map(|count| self.spare(&order[..count], ripe));
+        self.index.rollback(outer);
+        found
+    }
+
+    /// Takes back from `gone`, who are given back and enough, all that are not needed.
+    fn spare(&mut self, gone: &[usize], ripe: &[Candidate]) -> (Members, Vec<usize>) {
         let place = self.place().expect("so many are enough");
+        let mut kept: Vec<usize> = Vec::new();
         let mut nodes: Vec<NodeIndex> = place.iter().map(|placed| placed.node).collect();
         nodes.sort_unstable();
-        let mut kept: Vec<usize> = Vec::new();
-        for at in enough {
-            let touches = self.placed[self.holders[*at].placed.clone()]
-                .iter()
-                .any(|placed| nodes.binary_search(&placed.node).is_ok());
+        for at in gone {
+            let on = |placed: &Placed| nodes.binary_search(&placed.node).is_ok();
+            let touches = self.placed[self.holders[*at].placed.clone()].iter().any(on);
             if touches || self.relief[*at].iter().any(|gpus| *gpus > Gpus::ZERO) {
                 kept.push(*at);
             } else {
@@ -343,7 +344,6 @@ impl Trial<'_> {
             }
         }
         let place = self.place().expect("what it cannot do without is given back");
-        self.index.rollback(outer);
         kept.sort_unstable();
         (place, kept)
     }
