@@ -36,6 +36,8 @@ pub(crate) struct Plans {
     pub(crate) wake: Option<Time>,
     /// The state that was last looked at, and when.
     seen: Option<(Versions, Time)>,
+    /// Looking stopped at its limit then: there is more to see.
+    is_cut_off: bool,
     /// Classes and tenants for which there is no plan in that state, and why if there is more to say than placement said.
     without: BTreeMap<(ClassIndex, TenantIndex), Option<Blocked>>,
     /// When one of them may have a plan though nothing happened.
@@ -86,29 +88,27 @@ struct NoPlan {
 
 /// Makes promises to blocked jobs, and evicts for them.
 pub(crate) fn make_room(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
-    let versions = Versions {
-        free: cluster.free_version,
-        division: cluster.division_version,
-        queue: cluster.queue_version,
-    };
-    let is_ripe = cluster.plans.ripe_at.is_some_and(|at| at <= now);
-    if let Some((seen, at)) = cluster.plans.seen
-        && (is_ripe || seen != versions)
-    {
-        let next = at + cluster.policy.plan_interval;
+    let versions =
+        Versions { free: cluster.free_version, division: cluster.division_version, queue: cluster.queue_version };
+    let plans = &mut cluster.plans;
+    let is_ripe = plans.ripe_at.is_some_and(|at| at <= now);
+    let is_new = is_ripe || plans.seen.is_none_or(|(seen, _)| seen != versions);
+    if !is_new && !plans.is_cut_off {
+        return wake_at(cluster, cluster.plans.ripe_at);
+    }
+    if is_new {
+        let next = plans.seen.map_or(now, |(_, at)| at + cluster.policy.plan_interval);
         if now < next {
             return wake_at(cluster, Some(next));
         }
+        plans.without.clear();
+        plans.ripe_at = None;
     }
-    if is_ripe || cluster.plans.seen.is_none_or(|(seen, _)| seen != versions) {
-        cluster.plans.without.clear();
-        cluster.plans.ripe_at = None;
-    }
-    cluster.plans.seen = Some((versions, now));
-    cycled.more |= look(cluster, now, out);
+    let is_cut_off = look(cluster, now, cycled, out);
     // What the plans themselves changed is no reason to look again.
-    let Versions { free, queue, .. } = versions;
-    cluster.plans.seen = Some((Versions { free, division: cluster.division_version, queue }, now));
+    cluster.plans.seen = Some((Versions { division: cluster.division_version, ..versions }, now));
+    cluster.plans.is_cut_off = is_cut_off;
+    cycled.more |= is_cut_off;
     wake_at(cluster, cluster.plans.ripe_at);
 }
 
@@ -119,7 +119,7 @@ pub(crate) fn wake_at(cluster: &mut Cluster, at: Option<Time>) {
 }
 
 /// Goes through the blocked jobs in their order. True when it stopped at its limit.
-fn look(cluster: &mut Cluster, now: Time, out: &mut Events) -> bool {
+fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) -> bool {
     let fresh = Refused::fresh(cluster.tenants.len());
     let refused = std::mem::replace(&mut cluster.refused, fresh);
     for (class, tenant) in cluster.plans.without.keys() {
@@ -127,10 +127,10 @@ fn look(cluster: &mut Cluster, now: Time, out: &mut Events) -> bool {
     }
     let mut order = Order::begin(cluster, now);
     let (mut tries, most) = (0, cluster.policy.max_plans_per_cycle);
-    let mut more = false;
+    let mut is_cut_off = false;
     while let Some(id) = order.next(cluster) {
         if tries >= most {
-            more = true;
+            is_cut_off = true;
             break;
         }
         if cluster.promises.len() >= cluster.policy.max_promises as usize {
@@ -142,7 +142,7 @@ fn look(cluster: &mut Cluster, now: Time, out: &mut Events) -> bool {
                 carry_out(cluster, id, plan, now, out);
                 order.placed(cluster);
                 // What the beneficiary's tenants kept back until now may be for others.
-                more = true;
+                cycled.more = true;
             }
             Err(none) => {
                 tries += u32::from(none.is_tried);
@@ -151,10 +151,9 @@ fn look(cluster: &mut Cluster, now: Time, out: &mut Events) -> bool {
         }
     }
     // The promises took what was idle, and dequeued jobs: what was refused before them stays refused.
-    let gone = std::mem::replace(&mut cluster.refused, refused);
-    drop(gone);
+    cluster.refused = refused;
     cluster.refused.keep_only(&cluster.classes);
-    more
+    is_cut_off
 }
 
 fn note(cluster: &mut Cluster, order: &mut Order, id: JobId, none: NoPlan) {

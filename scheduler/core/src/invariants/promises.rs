@@ -15,7 +15,9 @@ pub(super) fn check(cluster: &Cluster) -> Check {
     let mut sums: BTreeMap<NodeIndex, Promised> = BTreeMap::new();
     for (id, promise) in cluster.promises() {
         let Some(job) = cluster.job(id) else { return Err(format!("job {id} is promised GPUs and does not exist")) };
-        ensure(job.is_eligible() && job.progress.is_none(), || format!("job {id} is promised GPUs in {:?}", job.phase))?;
+        ensure(job.is_eligible() && job.progress.is_none(), || {
+            format!("job {id} is promised GPUs in {:?}", job.phase)
+        })?;
         ensure(promise.start_order < cluster.next_start, || format!("the promise for {id} is out of the order"))?;
         let shape = &job.spec.request.shape;
         ensure(shape.members() as usize == promise.members.len(), || format!("job {id} is promised other members"))?;
@@ -24,7 +26,9 @@ pub(super) fn check(cluster: &Cluster) -> Check {
                 format!("member {rank} of job {id} is promised {:?}", placed.gpus)
             })?;
             let sum = sums.entry(placed.node).or_default();
-            ensure(sum.gpus.and(placed.gpus) == GpuSet::EMPTY, || format!("{placed:?} is promised twice, once to {id}"))?;
+            ensure(sum.gpus.and(placed.gpus) == GpuSet::EMPTY, || {
+                format!("{placed:?} is promised twice, once to {id}")
+            })?;
             sum.gpus = sum.gpus.with(placed.gpus);
             sum.cpu += job.spec.request.cpu;
             sum.memory += job.spec.request.memory;
@@ -32,7 +36,9 @@ pub(super) fn check(cluster: &Cluster) -> Check {
     }
     for node in &cluster.nodes {
         let counted = sums.get(&node.index).copied().unwrap_or_default();
-        ensure(node.promised == counted, || format!("node {} holds back {:?}, promised {counted:?}", node.name, node.promised))?;
+        ensure(node.promised == counted, || {
+            format!("node {} holds back {:?}, promised {counted:?}", node.name, node.promised)
+        })?;
     }
     Ok(())
 }

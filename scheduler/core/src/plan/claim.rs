@@ -262,13 +262,7 @@ fn stays_inside(cluster: &Cluster, id: JobId, pool: PoolIndex, victims: &[JobId]
 }
 
 /// An attempt that may be evicted, now or later.
-fn candidate(
-    cluster: &Cluster,
-    id: JobId,
-    pool: PoolIndex,
-    shortages: &[Shortage],
-    now: Time,
-) -> Option<Candidate> {
+fn candidate(cluster: &Cluster, id: JobId, pool: PoolIndex, shortages: &[Shortage], now: Time) -> Option<Candidate> {
     let job = cluster.job(id)?;
     let attempt = job.live_attempt()?;
     let may_stop = job.spec.preemptible && matches!(job.phase, Phase::Launching | Phase::Running);

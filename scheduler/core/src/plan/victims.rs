@@ -80,14 +80,9 @@ struct Trial<'c> {
 }
 
 /// Looks for victims; `missing` is what they must give back where the beneficiary is short.
-pub(super) fn search(
-    cluster: &mut Cluster,
-    others: &Others,
-    mut candidates: Vec<Candidate>,
-    missing: Relief,
-) -> Found {
+pub(super) fn search(cluster: &mut Cluster, others: &Others, mut candidates: Vec<Candidate>, missing: Relief) -> Found {
     let Others { pool, id, now } = *others;
-    candidates.sort_unstable_by_key(|c| (c.ripe_at.max(now), c.loss, Reverse(c.gpus), c.job));
+    candidates.sort_unstable_by_key(|c| (c.ripe_at.max(now), c.loss, Reverse(c.gpus), Reverse(c.job)));
     let ripe = candidates.iter().take_while(|candidate| candidate.ripe_at <= now).count();
     let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
     let mut trial = Trial {

@@ -56,7 +56,8 @@ impl World {
         let mut fixture = Fixture::new(Policy { plan_interval: Span::ZERO, ..Policy::standard() });
         fixture.line("node n0 n1 gpus=4 leaf=l0");
         fixture.line("node n2 n3 gpus=4 leaf=l1");
-        fixture.line("tenant a quota=6 | a/x quota=3 | a/y quota=3 | b quota=5 lend=3 | c quota=0 | d quota=5 min-run=1m");
+        fixture
+            .line("tenant a quota=6 | a/x quota=3 | a/y quota=3 | b quota=5 lend=3 | c quota=0 | d quota=5 min-run=1m");
         Self { fixture, jobs: 0 }
     }
 
@@ -130,8 +131,7 @@ impl World {
     }
 
     fn evictions(&self) -> usize {
-        let is_eviction =
-            |event: &Event| matches!(event, Event::AttemptStopping { reason: StopReason::Evicted, .. });
+        let is_eviction = |event: &Event| matches!(event, Event::AttemptStopping { reason: StopReason::Evicted, .. });
         self.fixture.history.iter().filter(|(_, event)| is_eviction(event)).count()
     }
 
@@ -187,9 +187,7 @@ impl World {
     fn would_fit(&self, job: &Job) -> bool {
         let cluster = &self.fixture.cluster;
         let mut index = cluster.place_index().clone();
-        let min_run = |job: &Job| {
-            cluster.chain(job.spec.tenant).find_map(|tenant| tenant.min_run).unwrap_or_default()
-        };
+        let min_run = |job: &Job| cluster.chain(job.spec.tenant).find_map(|tenant| tenant.min_run).unwrap_or_default();
         for other in cluster.jobs().iter().filter(|other| other.spec.preemptible) {
             let Some(attempt) = other.live_attempt().filter(|attempt| attempt.borrowed) else { continue };
             let ran = attempt.started_at.map(|started| self.fixture.now.since(started)).unwrap_or_default();

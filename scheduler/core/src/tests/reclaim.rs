@@ -24,8 +24,8 @@ fn what_was_lent_comes_back() {
         ",
         expect![[r#"
             promise prod/p -> n0[2-5] by +150s
-            stop dev/b: Evicted for prod/p
             stop dev/c: Evicted for prod/p
+            stop dev/b: Evicted for prod/p
             blocked p: ReclaimPending { gpu, want: 4, free: 0, due +150s }
             why p: Waiting: ReclaimPending { gpu, want: 4, free: 0, due +150s }
             over dev/c: Evicted
@@ -109,8 +109,8 @@ fn the_least_is_lost() {
         ",
         expect![[r#"
             promise prod/p -> n2[0-7] by +150s
-            stop dev/young: Evicted for prod/p
             stop dev/younger: Evicted for prod/p
+            stop dev/young: Evicted for prod/p
             blocked p: ReclaimPending { gpu, want: 8, free: 0, due +150s }"#]],
     );
 }
@@ -156,8 +156,8 @@ fn freed_gpus_are_held_for_the_beneficiary() {
         ",
         expect![[r#"
             promise prod/p -> n0[0-7] n1[0-7] by +150s
-            stop dev/a: Evicted for prod/p
             stop dev/b: Evicted for prod/p
+            stop dev/a: Evicted for prod/p
             blocked p: ReclaimPending { gpu, want: 16, free: 0, due +150s }
             over dev/a: Evicted
             again dev/a at the front
@@ -204,24 +204,24 @@ fn a_promise_is_dropped_with_its_cause() {
         cycle
         ",
         expect![[r#"
-            promise prod/p -> n0[0-7] by +150s
-            stop dev/a: Evicted for prod/p
+            promise prod/p -> n1[0-7] by +150s
+            stop dev/b: Evicted for prod/p
             blocked p: ReclaimPending { gpu, want: 8, free: 0, due +150s }
             promise dropped prod/p: NotWanted
             hold prod/p
             blocked p: Held
             release prod/p
-            over dev/a: Evicted
-            again dev/a at the front
-            over dev/b: Completed
-            end dev/b: Completed
+            over dev/a: Failed
+            end dev/a: Failed
+            over dev/b: Evicted
+            again dev/b at the front
             place prod/p -> n0[0-7]
-            place dev/a -> n1[0-7], borrowed (attempt 2)
+            place dev/b -> n1[0-7], borrowed (attempt 2)
             over prod/p: Completed
             end prod/p: Completed
             n0 is cordoned
             promise prod/q -> n1[0-7] by +150s
-            stop dev/a: Evicted for prod/q
+            stop dev/b: Evicted for prod/q
             blocked q: ReclaimPending { gpu, want: 8, free: 0, due +150s }
             blocked r: NotEnoughGpus { gpu, want: 4, free: 0 }
             n0 is open
@@ -295,14 +295,14 @@ fn a_lender_takes_everything_back_at_once() {
         cycle
         ",
         expect![[r#"
-            promise prod/p[0] -> n0[0-3] by +150s
-            stop dev/a: Evicted for prod/p[0]
-            promise prod/p[1] -> n0[4-7] by +150s
-            stop dev/b: Evicted for prod/p[1]
-            promise prod/p[2] -> n1[0-3] by +150s
-            stop dev/c: Evicted for prod/p[2]
-            promise prod/p[3] -> n1[4-7] by +150s
-            stop dev/d: Evicted for prod/p[3]
+            promise prod/p[0] -> n1[4-7] by +150s
+            stop dev/d: Evicted for prod/p[0]
+            promise prod/p[1] -> n1[0-3] by +150s
+            stop dev/c: Evicted for prod/p[1]
+            promise prod/p[2] -> n0[4-7] by +150s
+            stop dev/b: Evicted for prod/p[2]
+            promise prod/p[3] -> n0[0-3] by +150s
+            stop dev/a: Evicted for prod/p[3]
             blocked p: NotEnoughGpus { gpu, want: 4, free: 0 }
             blocked p[0]: ReclaimPending { gpu, want: 4, free: 0, due +150s }
             blocked p[1]: ReclaimPending { gpu, want: 4, free: 0, due +150s }
@@ -316,10 +316,10 @@ fn a_lender_takes_everything_back_at_once() {
             again dev/c at the front
             over dev/d: Evicted
             again dev/d at the front
-            place prod/p[0] -> n0[0-3]
-            place prod/p[1] -> n0[4-7]
-            place prod/p[2] -> n1[0-3]
-            place prod/p[3] -> n1[4-7]
+            place prod/p[0] -> n1[4-7]
+            place prod/p[1] -> n1[0-3]
+            place prod/p[2] -> n0[4-7]
+            place prod/p[3] -> n0[0-3]
             blocked a: NotEnoughGpus { gpu, want: 4, free: 0 }
             blocked b: NotEnoughGpus { gpu, want: 4, free: 0 }
             blocked c: NotEnoughGpus { gpu, want: 4, free: 0 }
@@ -373,15 +373,14 @@ fn a_higher_class_takes_from_a_lower_one_of_its_tenant() {
         cycle
         ",
         expect![[r#"
-            promise a/high -> n0[0-3] by +150s
-            stop a/low1: Evicted for a/high
+            promise a/high -> n0[4-7] by +150s
+            stop a/norm: Evicted for a/high
             blocked high: ReclaimPending { gpu, want: 4, free: 0, due +150s }
             blocked norm2: NotEnoughGpus { gpu, want: 4, free: 0 }
-            over a/low1: Evicted
-            again a/low1 at the front
-            place a/high -> n0[0-3]
-            blocked low1: NotEnoughGpus { gpu, want: 4, free: 0 }
-            blocked norm2: NotEnoughGpus { gpu, want: 4, free: 0 }"#]],
+            over a/low1: Failed
+            end a/low1: Failed
+            place a/norm2 -> n0[0-3], borrowed
+            blocked high: ReclaimPending { gpu, want: 4, free: 0, due +150s }"#]],
     );
 }
 
@@ -415,5 +414,104 @@ fn who_took_from_others_is_not_taken_from_in_turn() {
             over b/b1: Completed
             end b/b1: Completed
             place b/b2 -> n0[0-3] (attempt 2)"#]],
+    );
+}
+
+#[test]
+fn a_quota_cut_makes_the_newest_borrowed_and_leaves_an_overhang() {
+    check(
+        "
+        node   n0 n1 gpus=8
+        tenant a quota=12 | b quota=4
+        run    a/fixed 1x4 on n0 fixed | a/old 1x4 on n0 | a/new 1x4 on n1 | b/b1 1x4 on n1
+        quota  a quota=2
+        quota  b quota=14
+        queued b/b2 1x8
+        cycle                  # fixed passes a's quota and stays; old and new are borrowed, but leave no whole node
+        queued b/b3 1x4 | b/b4 1x4
+        cycle                  # both that are borrowed go, the newest first
+        ",
+        expect![[r#"
+            changed a
+            changed b
+            blocked b2: Fragmented { gpu, want: 8, reclaimable: 8, until +86490s }
+            promise b/b3 -> n1[0-3] by +150s
+            stop a/new: Evicted for b/b3
+            promise b/b4 -> n0[4-7] by +150s
+            stop a/old: Evicted for b/b4
+            blocked b2: Fragmented { gpu, want: 8, reclaimable: 8, until +86490s }
+            blocked b3: ReclaimPending { gpu, want: 4, free: 0, due +150s }
+            blocked b4: ReclaimPending { gpu, want: 4, free: 0, due +150s }"#]],
+    );
+}
+
+#[test]
+fn a_gang_is_not_helped_by_gpus_in_the_wrong_place() {
+    check(
+        "
+        node   n0 n1 gpus=8 leaf=l0
+        node   n2 n3 gpus=8 leaf=l1
+        tenant prod quota=16 | dev quota=16
+        run    dev/d0 1x8 on n0 fixed | dev/d2 1x8 on n2 fixed | dev/e1 1x8 on n1 | dev/e3 1x8 on n3
+        queued prod/p 2x8 inside=leaf
+        cycle                  # two nodes could be freed, but in two leaves
+        queued prod/q 2x8
+        cycle
+        ",
+        expect![[r#"
+            blocked p: Fragmented { gpu, want: 16, reclaimable: 16, until +86490s }
+            promise prod/q -> n1[0-7] n3[0-7] by +150s
+            stop dev/e3: Evicted for prod/q
+            stop dev/e1: Evicted for prod/q
+            blocked p: Fragmented { gpu, want: 16, reclaimable: 16, until +86490s }
+            blocked q: ReclaimPending { gpu, want: 16, free: 0, due +150s }"#]],
+    );
+}
+
+#[test]
+fn a_team_without_a_quota_of_its_own_claims_by_its_mission() {
+    check(
+        "
+        node   n0 gpus=8
+        tenant m quota=4 | m/x weight=1 | m/y weight=1 | other quota=4
+        run    other/o1 1x4 on n0 | other/o2 1x4 on n0
+        queued m/x/x1 1x4 | m/y/y1 1x4
+        cycle                  # one of them is inside m's quota
+        ",
+        expect![[r#"
+            promise m/x/x1 -> n0[4-7] by +150s
+            stop other/o2: Evicted for m/x/x1
+            blocked x1: ReclaimPending { gpu, want: 4, free: 0, due +150s }
+            blocked y1: NotEnoughGpus { gpu, want: 4, free: 0 }"#]],
+    );
+}
+
+#[test]
+fn cpu_is_taken_back_with_the_gpus_and_held() {
+    check(
+        "
+        node   n0 gpus=8 cpu=16
+        tenant prod quota=4 | dev quota=2
+        run    dev/a 1x1 on n0 cpu=2 | dev/b 1x1 on n0 cpu=8 limit=1h | dev/c 1x1 on n0 cpu=6
+        queued prod/p 1x2 cpu=7
+        cycle                  # GPUs are free, CPU is not: c borrows, but 6 are not enough
+        queued prod/q 1x2 cpu=6
+        cycle
+        exit   c sig15
+        queued dev/d 1x1 cpu=1
+        cycle                  # nothing is left for d
+        ",
+        expect![[r#"
+            blocked p: Fragmented { gpu, want: 2, reclaimable: 1, until +3690s }
+            promise prod/q -> n0[2-3] by +150s
+            stop dev/c: Evicted for prod/q
+            blocked p: Fragmented { gpu, want: 2, reclaimable: 1, until +3690s }
+            blocked q: ReclaimPending { gpu, want: 2, free: 1, due +150s }
+            over dev/c: Evicted
+            again dev/c at the front
+            place prod/q -> n0[2-3]
+            blocked c: NotEnoughCpuOrMemory { gpu, want: 1, fit: 0 }
+            blocked p: Fragmented { gpu, want: 2, reclaimable: 0, until +3690s }
+            blocked d: NotEnoughCpuOrMemory { gpu, want: 1, fit: 0 }"#]],
     );
 }
