@@ -187,19 +187,19 @@ fn a_promise_is_dropped_with_its_cause() {
         hold   p
         cycle
         release p
-        exit   a sig15
-        exit   b 0
+        exit   b sig15
+        exit   a 0
         cycle
-        prepared a
-        started a
+        prepared b
+        started b
         queued prod/q 1x8 | prod/r 1x4
         exit   p 0
         cordon n0
-        cycle                  # q gets what a borrows
+        cycle                  # q gets what b borrows
         resume n0
         cycle
         cordon n1
-        cycle                  # n1 is closed: n0 will do
+        cycle                  # n1 is closed
         cancel q
         cycle
         ",
@@ -211,10 +211,10 @@ fn a_promise_is_dropped_with_its_cause() {
             hold prod/p
             blocked p: Held
             release prod/p
-            over dev/a: Failed
-            end dev/a: Failed
             over dev/b: Evicted
             again dev/b at the front
+            over dev/a: Completed
+            end dev/a: Completed
             place prod/p -> n0[0-7]
             place dev/b -> n1[0-7], borrowed (attempt 2)
             over prod/p: Completed
