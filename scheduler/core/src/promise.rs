@@ -12,6 +12,7 @@ use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{AttemptNumber, JobId, PoolIndex};
 use crate::job::Phase;
+use crate::node::Contact;
 use crate::placement::{Members, Placed};
 use crate::tenant::RunningKey;
 use crate::units::{Gpus, Time};
@@ -91,13 +92,16 @@ fn cause_to_drop(cluster: &Cluster, id: JobId, promise: &Promise) -> Option<Drop
     }
     let is_usable = |placed: &Placed| {
         let node = cluster.node(placed.node);
-        node.pool == promise.pool && node.is_open() && node.capacity.gpus.without(node.bad).contains(placed.gpus)
+        // A node that is only silent may be heard again before the promise is due.
+        let may_open = node.contact != Contact::Lost && !node.cordoned && !node.draining;
+        node.pool == promise.pool && may_open && node.capacity.gpus.without(node.bad).contains(placed.gpus)
     };
     (!promise.members.iter().all(is_usable)).then_some(DropCause::NodeClosed)
 }
 
 fn is_free(cluster: &Cluster, placed: &Placed) -> bool {
-    cluster.node(placed.node).taken.and(placed.gpus).is_empty()
+    let node = cluster.node(placed.node);
+    node.is_open() && node.taken.and(placed.gpus).is_empty()
 }
 
 impl Cluster {

@@ -515,3 +515,33 @@ fn cpu_is_taken_back_with_the_gpus_and_held() {
             blocked d: NotEnoughCpuOrMemory { gpu, want: 1, fit: 0 }"#]],
     );
 }
+
+#[test]
+fn a_node_that_is_only_silent_keeps_what_it_promised() {
+    check(
+        "
+        node   n0 gpus=8
+        tenant prod quota=8 | dev quota=0
+        run    dev/a 1x8 on n0
+        queued prod/p 1x8
+        cycle
+        silent n0
+        exit   a sig15
+        cycle
+        return n0
+        cycle
+        ",
+        expect![[r#"
+            promise prod/p -> n0[0-7] by +150s
+            stop dev/a: Evicted for prod/p
+            blocked p: ReclaimPending { gpu, want: 8, free: 0, due +150s }
+            n0 is Suspect
+            over dev/a: Evicted
+            again dev/a at the front
+            blocked a: NotEnoughGpus { gpu, want: 8, free: 0 }
+            blocked p: ReclaimPending { gpu, want: 8, free: 8, due +150s }
+            n0 is Ready
+            place prod/p -> n0[0-7]
+            blocked a: NotEnoughGpus { gpu, want: 8, free: 0 }"#]],
+    );
+}
