@@ -44,6 +44,9 @@ pub(crate) struct SetArgs {
     /// Time limit of jobs that state none
     #[arg(long, value_name = "SPAN")]
     default_time: Option<UserSpan>,
+    /// How long an attempt runs before it may be evicted
+    #[arg(long, value_name = "SPAN")]
+    min_run: Option<UserSpan>,
     /// Define it when it does not exist
     #[arg(long)]
     create: bool,
@@ -100,8 +103,8 @@ pub(crate) async fn quota(command: QuotaCommand, context: &Context, out: Out) ->
 impl SetArgs {
     fn request(self, now: Option<&v1::Tenant>) -> Result<SetTenantRequest, Failure> {
         let says_quota = self.quota.is_some() || self.limit.is_some() || self.lend_limit.is_some();
-        if !says_quota && self.weight.is_none() && self.default_time.is_none() && !self.create {
-            let what = "--quota, --limit, --lend-limit, --weight or --default-time";
+        if !says_quota && self.weight.is_none() && self.default_time.is_none() && self.min_run.is_none() && !self.create {
+            let what = "--quota, --limit, --lend-limit, --weight, --default-time or --min-run";
             return Err(Failure::Usage(format!("nothing to set: name {what}")));
         }
         let pools = now.map_or(&[][..], |tenant| &tenant.quotas);
@@ -125,6 +128,7 @@ impl SetArgs {
             quotas: quotas.transpose()?.into_iter().collect(),
             weight: self.weight,
             default_time_limit_ms: self.default_time.map(|span| span.0),
+            min_run_ms: self.min_run.map(|span| span.0),
             create: self.create,
         })
     }
@@ -280,6 +284,7 @@ mod tests {
             pool: String::new(),
             weight: None,
             default_time: None,
+            min_run: None,
             create: false,
         };
         change(&mut args);

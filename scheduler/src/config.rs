@@ -113,6 +113,9 @@ struct TenantConfig {
     /// For jobs that state none.
     #[serde(default, deserialize_with = "span::optional")]
     default_time_limit: Option<Span>,
+    /// How long an attempt runs before it may be evicted.
+    #[serde(default, deserialize_with = "span::optional")]
+    min_run: Option<Span>,
     /// Quotas of further pools.
     #[serde(default)]
     pools: Vec<QuotaConfig>,
@@ -349,6 +352,7 @@ impl Config {
             create: true,
             weight: tenant.weight,
             default_time_limit: tenant.default_time_limit,
+            min_run: tenant.min_run,
             quotas: self.quotas(tenant).into_iter().map(quota).collect(),
         }
     }

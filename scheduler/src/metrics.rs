@@ -189,7 +189,7 @@ impl Metrics {
         for tenant in cluster.tenants().iter().filter(|tenant| tenant.depth == 1) {
             for (at, pool) in cluster.pools().iter().enumerate() {
                 let (quota, held) = (tenant.quota_in(PoolIndex::of(at)), tenant.held_in(PoolIndex::of(at)));
-                let own = held.used.less(held.borrowed);
+                let own = held.used.less(held.promised).less(held.borrowed);
                 let quota = quota.quota.unwrap_or_default();
                 for (state, gpus) in [("quota", quota), ("own", own), ("borrowed", held.borrowed)] {
                     let labels = TenantGpus { tenant: tenant.name.to_string(), pool: pool.name.to_string(), state };

@@ -181,6 +181,8 @@ impl Scheduler {
         }
         if self.cluster.next_timer().is_some_and(|due| due <= now) {
             self.decide(Input::Tick, &mut turn);
+            // It may only mean that something may be planned now.
+            self.changed = true;
         }
         if now >= self.next_roll_call {
             self.next_roll_call = now + ROLL_CALL_EVERY;

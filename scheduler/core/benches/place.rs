@@ -68,6 +68,7 @@ fn node(at: usize, fill: Fill, cpu: CpuMilli) -> Node {
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: Vec::new(),
+        promised: dure_core::node::Promised::default(),
     }
 }
 

@@ -19,7 +19,7 @@ impl Cluster {
         let tenant = &mut self.tenants[mission.at()];
         let is_last = tenant.attempts.last().is_none_or(|last| *last < key);
         tenant.attempts.insert(key);
-        if !is_last {
+        if !is_last || tenant.held[pool.at()].promised > Gpus::ZERO {
             self.classify(mission, now);
             return;
         }
@@ -44,7 +44,7 @@ impl Cluster {
         tenant.attempts.remove(&key);
         if was_borrowed {
             tenant.held[pool.at()].borrowed -= gpus;
-        } else if tenant.held[pool.at()].borrowed > Gpus::ZERO {
+        } else if tenant.held[pool.at()].borrowed + tenant.held[pool.at()].promised > Gpus::ZERO {
             self.classify(mission, now);
         }
     }
@@ -64,6 +64,14 @@ impl Cluster {
         }
     }
 
+    /// As `classify`, for the mission of a job.
+    pub(crate) fn classify_mission_of(&mut self, id: JobId, now: Time) {
+        let tenant = self.jobs.get(id).expect("an event names a job that exists").spec.tenant;
+        if let Some(mission) = self.mission(tenant) {
+            self.classify(mission, now);
+        }
+    }
+
     /// Finds out anew which attempts of a mission lie above its quota, and charges those that change sides.
     pub(crate) fn classify(&mut self, mission: TenantIndex, now: Time) {
         let pools = self.pools.len();
@@ -72,6 +80,11 @@ impl Cluster {
         let mut borrowed_now = vec![Gpus::ZERO; pools];
         let mut flips = Vec::new();
         for key in &self.tenants[mission.at()].attempts {
+            if let Some(promise) = self.promises.get(&key.job) {
+                let left = &mut left[promise.pool.at()];
+                *left = if promise.gpus() <= *left { *left - promise.gpus() } else { *left };
+                continue;
+            }
             let job = self.jobs.get(key.job).expect("an attempt that holds GPUs has its job");
             let attempt = job.attempt.as_deref().expect("a job that holds GPUs has an attempt");
             let (gpus, pool) = (attempt.gpus(), attempt.pool.at());

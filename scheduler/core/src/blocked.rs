@@ -95,6 +95,38 @@ pub enum Blocked {
         /// What the gang needs.
         want: Gpus,
     },
+    /// The job is inside its quota, but though everything is given back that was lent, the rest does not have its shape:
+    /// what others run inside their quotas, or must not be evicted, lies in the way.
+    Fragmented {
+        /// Where it looked.
+        pool: PoolIndex,
+        /// What the gang needs.
+        want: Gpus,
+        /// What could be taken back now, and would not help.
+        reclaimable: Gpus,
+        /// By then enough of what lies in the way is over, by its limits.
+        until: Time,
+    },
+    /// The job is inside its quota, and what it may take back has not run its minimum yet.
+    MinimumRun {
+        /// Where it looked.
+        pool: PoolIndex,
+        /// What the gang needs.
+        want: Gpus,
+        /// Then enough of it has.
+        until: Time,
+    },
+    /// GPUs are promised to the job, and some of them are still being given back.
+    ReclaimPending {
+        /// Where they are.
+        pool: PoolIndex,
+        /// All that is promised.
+        want: Gpus,
+        /// The part that is free already.
+        free: Gpus,
+        /// If the rest is not free by then, others are looked for.
+        due: Time,
+    },
     /// The tenant, one above it, or the cluster is paused.
     Paused {
         /// Who; the root for the cluster.

@@ -48,6 +48,11 @@ impl Classes {
         self.by_key.get(key).copied()
     }
 
+    /// Whether a job waits in the class with this index.
+    pub fn is_in_use(&self, class: ClassIndex) -> bool {
+        self.slots.get(class.at()).is_some_and(Option::is_some)
+    }
+
     /// One more job waits in the class of `key`.
     pub fn enter(&mut self, key: ClassKey) -> ClassIndex {
         if let Some(&class) = self.by_key.get(&key) {

@@ -10,7 +10,9 @@ use crate::job::{DependencyKind, Job};
 use crate::jobs::Jobs;
 use crate::node::{Contact, Node};
 use crate::place::{PlaceIndex, Scratch};
+use crate::plan::Plans;
 use crate::policy::Policy;
+use crate::promise::Promise;
 use crate::queue::{QueueKey, Queued};
 use crate::refused::Refused;
 use crate::reply::Reply;
@@ -105,6 +107,8 @@ pub struct Cluster {
     pub(crate) request_order: VecDeque<(Box<str>, Box<str>)>,
     /// Waiting jobs, arrays counted once.
     pub(crate) waiting: u32,
+    /// GPUs held for waiting jobs.
+    pub(crate) promises: BTreeMap<JobId, Promise>,
 
     // What follows is derived: it is rebuilt from the above, is in no event, and no fact depends on its history.
     pub(crate) classes: Classes,
@@ -119,7 +123,10 @@ pub struct Cluster {
     pub(crate) free_version: u64,
     /// Counts everything that could let a refused class be admitted.
     pub(crate) division_version: u64,
+    /// Counts jobs that came into a queue.
+    pub(crate) queue_version: u64,
     pub(crate) refused: Refused,
+    pub(crate) plans: Plans,
     pub(crate) scratch: Scratch,
 }
 
@@ -145,6 +152,7 @@ impl Cluster {
             requests: BTreeMap::new(),
             request_order: VecDeque::new(),
             waiting: 0,
+            promises: BTreeMap::new(),
             classes: Classes::default(),
             index: PlaceIndex::build(&topology, &[]),
             widest: Vec::new(),
@@ -152,7 +160,9 @@ impl Cluster {
             idle: Vec::new(),
             free_version: 0,
             division_version: 0,
+            queue_version: 0,
             refused: Refused::default(),
+            plans: Plans::default(),
             scratch: Scratch::default(),
         }
     }
@@ -270,12 +280,13 @@ impl Cluster {
 
     /// When the next timer is due: then a `Tick` is wanted.
     pub fn next_timer(&self) -> Option<Time> {
-        self.timers.first().map(|(time, _)| *time)
+        let timer = self.timers.first().map(|(time, _)| *time);
+        timer.into_iter().chain(self.plans.wake).min()
     }
 
-    /// Whether a cycle could place something: jobs are queued.
+    /// Whether a cycle could place something: jobs are queued, or wait for what is promised.
     pub fn has_queued(&self) -> bool {
-        self.tenants[0].queued > 0
+        self.tenants[0].queued > 0 || !self.promises.is_empty()
     }
 
     pub(crate) fn job_mut(&mut self, job: JobId) -> &mut Job {
@@ -285,7 +296,7 @@ impl Cluster {
     /// Puts a job into its queue if it may be tried now, and it is not there.
     pub(crate) fn enqueue_if_eligible(&mut self, id: JobId) {
         let job = self.jobs.get_mut(id).expect("only jobs that exist are queued");
-        if !job.is_eligible() || job.queued.is_some() {
+        if !job.is_eligible() || job.queued.is_some() || self.promises.contains_key(&id) {
             return;
         }
         let key = ClassKey { request: job.spec.request.clone(), preemptible: job.spec.preemptible };
@@ -295,6 +306,7 @@ impl Cluster {
         job.queued = Some(queued);
         let (tenant, priority, user) = (job.spec.tenant, job.spec.priority, job.spec.user);
         self.tenants[tenant.at()].queue.insert(priority, user, queued);
+        self.queue_version += 1;
         self.count_queued(tenant, 1);
     }
 
@@ -307,6 +319,7 @@ impl Cluster {
         self.count_queued(tenant, -1);
         if self.classes.leave(queued.class) {
             self.refused.forget_class(queued.class);
+            self.plans.forget_class(queued.class);
         }
     }
 

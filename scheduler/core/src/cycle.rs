@@ -7,7 +7,9 @@ use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{AttemptNumber, JobId, PoolIndex};
 use crate::order::Order;
+use crate::plan;
 use crate::placement::Members;
+use crate::promise;
 use crate::units::Time;
 
 /// What a cycle came to.
@@ -26,10 +28,12 @@ pub struct Cycled {
 /// Places what can start now.
 pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
     let mut cycled = Cycled::default();
+    plan::wake_at(cluster, None);
     if !cluster.has_queued() {
         return cycled;
     }
     cluster.refresh_index();
+    promise::keep(cluster, now, &mut cycled, out);
     cluster.refused.begin(cluster.free_version, cluster.division_version, cluster.tenants.len());
     let (most_jobs, most_members) = (cluster.policy.max_placements_per_cycle, cluster.policy.max_members_per_cycle);
     let mut order = Order::begin(cluster, now);
@@ -48,6 +52,9 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
             }
             Err(why) => refuse(cluster, &mut order, job, why),
         }
+    }
+    if !cycled.more {
+        plan::make_room(cluster, now, &mut cycled, out);
     }
     cycled
 }
@@ -108,17 +115,18 @@ fn refuse(cluster: &mut Cluster, order: &mut Order, id: JobId, why: Refused) {
 
 /// The job, or the next index of the array, gets its GPUs.
 fn start(cluster: &mut Cluster, id: JobId, pool: PoolIndex, members: Members, now: Time, out: &mut Events) {
-    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
-    let started = match job.progress.as_deref() {
-        Some(progress) => {
-            let index = progress.next;
-            let job = cluster.next_job;
-            emit(cluster, now, Event::ArrayIndexStarted { array: id, index, job }, out);
-            job
-        }
-        None => id,
-    };
+    let is_array = cluster.jobs.get(id).expect("the order gives jobs that exist").progress.is_some();
+    let started = if is_array { start_index(cluster, id, now, out) } else { id };
     let attempts = cluster.jobs.get(started).expect("it exists by now").attempts;
     let attempt = AttemptNumber(attempts + 1);
     emit(cluster, now, Event::JobPlaced { job: started, attempt, pool, members }, out);
+}
+
+/// The next index of an array becomes a job of its own.
+pub(crate) fn start_index(cluster: &mut Cluster, array: JobId, now: Time, out: &mut Events) -> JobId {
+    let progress = cluster.jobs.get(array).and_then(|job| job.progress.as_deref());
+    let index = progress.expect("only an array has indices").next;
+    let job = cluster.next_job;
+    emit(cluster, now, Event::ArrayIndexStarted { array, index, job }, out);
+    job
 }

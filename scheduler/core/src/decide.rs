@@ -8,6 +8,7 @@ use crate::finish;
 use crate::ids::JobId;
 use crate::input::{Input, RequestKey};
 use crate::job::{Outcome, Phase, StopReason};
+use crate::promise;
 use crate::rejected::{Refusal, Rejected};
 use crate::reply::Reply;
 use crate::units::Time;
@@ -139,6 +140,7 @@ fn hold(cluster: &mut Cluster, job: JobId, now: Time, out: &mut Events) -> Resul
     match existing(cluster, job)? {
         Phase::Waiting => {
             if !cluster.job(job).is_some_and(|job| job.held) {
+                promise::give_up(cluster, job, now, out);
                 emit(cluster, now, Event::JobHeld { job }, out);
             }
             Ok(Reply::Job(job))
@@ -173,6 +175,8 @@ fn phase_name(phase: Phase) -> &'static str {
 
 /// Handles every timer that is due, and forgets ended jobs beyond the limit.
 fn tick(cluster: &mut Cluster, now: Time, out: &mut Events) {
+    // The cycle that follows a tick sets the next one.
+    cluster.plans.wake = cluster.plans.wake.filter(|wake| *wake > now);
     while let Some(&(time, timer)) = cluster.timers.first()
         && time <= now
     {

@@ -8,6 +8,7 @@ use crate::gpu::GpuSet;
 use crate::job::{Exit, Job, JobSpec, Outcome, StopReason, Usage};
 use crate::node::{Capacity, Contact, Location, Node};
 use crate::placement::Members;
+use crate::promise::{DropCause, Promise};
 use crate::reply::Reply;
 use crate::tenant::{Quota, UserLedger};
 use crate::decay::Meter;
@@ -20,6 +21,8 @@ pub struct TenantChange {
     pub weight: Option<u32>,
     /// Time limit of jobs that state none.
     pub default_time_limit: Option<Span>,
+    /// How long an attempt runs before it may be evicted.
+    pub min_run: Option<Span>,
     /// The new quotas of the pools that are named.
     pub quotas: Vec<(PoolIndex, Quota)>,
 }
@@ -220,6 +223,24 @@ pub enum Event {
         /// Which member.
         member: MemberIndex,
     },
+    /// GPUs are held for a waiting job, which gets them when all are free.
+    Promised {
+        /// For which job.
+        job: JobId,
+        /// Where.
+        pool: PoolIndex,
+        /// By rank.
+        members: Members,
+        /// If they are not all free by then, others are looked for.
+        due: Time,
+    },
+    /// GPUs are not held for a job any more, and it did not get them.
+    PromiseDropped {
+        /// For which job they were.
+        job: JobId,
+        /// Why.
+        why: DropCause,
+    },
     /// An attempt is being stopped.
     AttemptStopping {
         /// Which job.
@@ -310,5 +331,12 @@ pub enum Event {
     JobRestored {
         /// All of it.
         job: Box<Job>,
+    },
+    /// Only in snapshots: a promise as it is.
+    PromiseRestored {
+        /// For which job.
+        job: JobId,
+        /// All of it.
+        promise: Box<Promise>,
     },
 }

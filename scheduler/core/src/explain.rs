@@ -67,6 +67,15 @@ impl Cluster {
             let cap = job.spec.array.map_or(0, |array| array.cap);
             found.push(Blocker::Gate(Gate::ArrayCap { cap }));
         }
+        if let Some(promise) = self.promise(id) {
+            let (pool, want, due) = (promise.pool, promise.gpus(), promise.due);
+            let free = self.promised_free(promise);
+            found.push(Blocker::Blocked(Blocked::ReclaimPending { pool, want, free, due }));
+            return found;
+        }
+        found.extend(
+            job.queued.and_then(|queued| self.plans.why(queued.class, job.spec.tenant)).map(Blocker::Blocked),
+        );
         let last = job.queued.and_then(|queued| self.refused.why(id, queued.class, job.spec.tenant));
         for pool in &job.spec.request.pools {
             let now = quota::may_start(self, job.spec.tenant, *pool, job.gpus(), job.spec.preemptible);

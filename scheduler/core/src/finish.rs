@@ -11,6 +11,7 @@ use crate::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex};
 use crate::input::MemberReport;
 use crate::job::{Attempt, Job, MemberPhase, Outcome, Phase, StopReason};
 use crate::node::Contact;
+use crate::promise;
 use crate::units::{Span, Time};
 
 /// An agent says something of a member. What is old, repeated or from elsewhere leads to nothing.
@@ -53,6 +54,14 @@ pub(crate) fn stop(cluster: &mut Cluster, job: JobId, reason: StopReason, now: T
     let Some(attempt) = cluster.job(job).and_then(Job::live_attempt) else { return };
     let attempt = attempt.number;
     emit(cluster, now, Event::AttemptStopping { job, attempt, reason, beneficiary: None }, out);
+    settle(cluster, job, now, out);
+}
+
+/// Stops an attempt whose GPUs are promised to `beneficiary`.
+pub(crate) fn evict(cluster: &mut Cluster, job: JobId, beneficiary: JobId, now: Time, out: &mut Events) {
+    let Some(attempt) = cluster.job(job).and_then(Job::live_attempt) else { return };
+    let (attempt, reason, beneficiary) = (attempt.number, StopReason::Evicted, Some(beneficiary));
+    emit(cluster, now, Event::AttemptStopping { job, attempt, reason, beneficiary }, out);
     settle(cluster, job, now, out);
 }
 
@@ -114,7 +123,9 @@ fn end_attempt(
 fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, out: &mut Events) {
     let policy = &cluster.policy;
     let job = cluster.job(id).expect("its attempt was just looked at");
-    let more = job.attempts < policy.max_attempts;
+    // What others took from it is no try of its own.
+    let tries = job.attempts - job.displaced;
+    let more = tries < policy.max_attempts;
     let suspect = job.attempt.as_deref().and_then(|attempt| attempt.suspect).filter(|node| {
         // Where no other nodes could hold it, the suspect one is better than none.
         let avoid: Vec<NodeIndex> = job.avoid.iter().copied().chain([*node]).collect();
@@ -130,7 +141,7 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
         Outcome::Failed if more && job.failures < job.spec.max_retries => {
             again(false, back_off(job.failures + 1), None, true)
         }
-        Outcome::LaunchFailed if more => again(false, back_off(job.attempts), suspect, false),
+        Outcome::LaunchFailed if more => again(false, back_off(tries), suspect, false),
         Outcome::NodeLost | Outcome::Drained | Outcome::Evicted if more => again(true, None, None, false),
         Outcome::Completed
         | Outcome::Failed
@@ -161,6 +172,7 @@ pub(crate) fn end_job(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: T
         // The order of the edges depends on the history of the graph, which is no part of the state.
         never.sort_unstable();
         let array = cluster.job(job).and_then(|job| job.index_of).map(|(array, _)| array);
+        promise::give_up(cluster, job, now, out);
         emit(cluster, now, Event::JobEnded { job, outcome }, out);
         todo.extend(never.into_iter().map(|waits| (waits, Outcome::DependencyFailed)));
         if let Some(array) = array {

@@ -29,7 +29,7 @@ use crate::event::Event;
 use crate::ids::JobId;
 use crate::invariants;
 use crate::policy::Policy;
-use crate::units::Time;
+use crate::units::{Span, Time};
 
 /// A cluster under test.
 pub struct Fixture {
@@ -48,7 +48,7 @@ pub struct Fixture {
 /// # Panics
 /// When the text cannot be read, or an invariant is broken; says in which line.
 pub fn run(text: &str) -> String {
-    let mut fixture = Fixture::new(Policy::standard());
+    let mut fixture = Fixture::new(Policy { plan_interval: Span::ZERO, ..Policy::standard() });
     for line in text.lines() {
         fixture.line(line);
     }
@@ -101,6 +101,11 @@ impl Fixture {
 
     fn job(&self, name: &str) -> JobId {
         *self.names.get(name).unwrap_or_else(|| panic!("no job is called {name:?}: {:?}", self.names))
+    }
+
+    /// The short name of a job, as steps call it.
+    pub fn name_of(&self, job: JobId) -> String {
+        self.name(job)
     }
 
     /// The short name of a job.

@@ -83,6 +83,8 @@ pub struct TenantDraft {
     pub weight: Option<u32>,
     /// Time limit of jobs that state none.
     pub default_time_limit: Option<Span>,
+    /// How long an attempt runs before it may be evicted.
+    pub min_run: Option<Span>,
     /// By name of the pool (empty: the first pool): quota, limit, lend limit.
     pub quotas: Vec<QuotaDraft>,
 }

@@ -342,6 +342,8 @@ pub struct Job {
     pub attempts: u32,
     /// Attempts that failed by the job's own fault.
     pub failures: u32,
+    /// Attempts that ended because their GPUs went to others or their node was emptied.
+    pub displaced: u32,
     /// The attempt under way, or the last one.
     pub attempt: Option<Box<Attempt>>,
     /// Nodes it keeps away from.

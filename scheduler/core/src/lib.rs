@@ -4,7 +4,7 @@
 //!
 //! - `input` (what can happen), `decide` (input -> events), `event` (facts), `apply` (the only code that changes state);
 //! - `admit` (submit, tenants, quota), `queue` (pending jobs by class), `order` (who is next), `place` (where),
-//!   `cycle` (one scheduling turn);
+//!   `cycle` (one scheduling turn), `plan` (whom to evict for whom), `promise` (GPUs held for a job);
 //! - `finish` (barrier, ends, retries), `contact` (nodes), `account` (who held what), `explain` (why a job waits);
 //! - `snapshot` (the state as events), `invariants` (what always holds).
 //!
@@ -34,9 +34,11 @@ pub mod job;
 pub mod jobs;
 pub mod node;
 mod order;
+mod plan;
 pub mod place;
 pub mod placement;
 pub mod policy;
+pub mod promise;
 pub mod queue;
 mod refused;
 pub mod rejected;

@@ -51,6 +51,17 @@ pub struct Resident {
     pub member: MemberIndex,
 }
 
+/// What promises hold on one node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Promised {
+    /// GPUs, free or not yet.
+    pub gpus: GpuSet,
+    /// CPU beside them.
+    pub cpu: CpuMilli,
+    /// Memory beside them.
+    pub memory: MemoryMib,
+}
+
 /// A node and all that the scheduler knows of it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Node {
@@ -84,6 +95,8 @@ pub struct Node {
     pub memory_taken: MemoryMib,
     /// Members that hold something here, sorted.
     pub residents: Vec<Resident>,
+    /// What is held for jobs that wait; derived from the promises, and never part of a record.
+    pub promised: Promised,
 }
 
 impl Node {
@@ -94,12 +107,21 @@ impl Node {
 
     /// GPUs on which something new may start: none when the node is not open.
     pub fn free(&self) -> GpuSet {
-        if self.is_open() { self.capacity.gpus.without(self.taken).without(self.bad) } else { GpuSet::EMPTY }
+        self.usable().without(self.taken)
+    }
+
+    /// GPUs on which something new may start once nothing runs here: none when the node is not open.
+    pub fn usable(&self) -> GpuSet {
+        if self.is_open() {
+            self.capacity.gpus.without(self.bad).without(self.promised.gpus)
+        } else {
+            GpuSet::EMPTY
+        }
     }
 
     /// CPU left for members; unbounded where it is not counted.
     pub fn cpu_free(&self) -> CpuMilli {
-        if self.capacity.cpu == CpuMilli::ZERO { CpuMilli(u64::MAX) } else { self.capacity.cpu.less(self.cpu_taken) }
+        if self.capacity.cpu == CpuMilli::ZERO { CpuMilli(u64::MAX) } else { self.capacity.cpu.less(self.cpu_taken + self.promised.cpu) }
     }
 
     /// Memory left for members; unbounded where it is not counted.
@@ -107,7 +129,7 @@ impl Node {
         if self.capacity.memory == MemoryMib::ZERO {
             MemoryMib(u64::MAX)
         } else {
-            self.capacity.memory.less(self.memory_taken)
+            self.capacity.memory.less(self.memory_taken + self.promised.memory)
         }
     }
 }

@@ -60,6 +60,16 @@ pub struct Policy {
     pub half_life: Span,
     /// Steps of the search for a place for unequal members.
     pub search_steps: u32,
+    /// Plans to make room are made at most this often.
+    pub plan_interval: Span,
+    /// Jobs for which room is sought in one cycle: bounds a turn.
+    pub max_plans_per_cycle: u32,
+    /// Promises at once.
+    pub max_promises: u32,
+    /// How long an evicted attempt may take beyond its grace: then other GPUs are looked for.
+    pub kill_bound: Span,
+    /// How long an attempt runs before it may be evicted, where no tenant above states it.
+    pub default_min_run: Span,
     /// Depth of the tenant tree below the root.
     pub max_tenant_depth: u32,
     /// Tenants.
@@ -99,6 +109,11 @@ impl Policy {
             max_requests: 100_000,
             half_life: Span::seconds(7 * 86_400),
             search_steps: 20_000,
+            plan_interval: Span(200),
+            max_plans_per_cycle: 8,
+            max_promises: 1000,
+            kill_bound: Span::seconds(120),
+            default_min_run: Span::ZERO,
             max_tenant_depth: 4,
             max_tenants: 10_000,
             max_users: 100_000,

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::blocked::Blocked;
+use crate::classes::Classes;
 use crate::ids::{ClassIndex, JobId, TenantIndex};
 use crate::queue::ClassSet;
 
@@ -39,6 +40,26 @@ impl Refused {
         }
         self.alone.clear();
         self.inadmissible.resize_with(tenants.max(self.inadmissible.len()), ClassSet::default);
+    }
+
+    /// Nothing refused yet.
+    pub(crate) fn fresh(tenants: usize) -> Self {
+        let mut fresh = Self::default();
+        fresh.inadmissible.resize_with(tenants, ClassSet::default);
+        fresh
+    }
+
+    /// The class is passed over in this tenant, without a reason to tell.
+    pub(crate) fn pass_over(&mut self, class: ClassIndex, tenant: TenantIndex) {
+        self.inadmissible[tenant.at()].insert(class);
+    }
+
+    /// Forgets classes in which nobody waits any more.
+    pub(crate) fn keep_only(&mut self, classes: &Classes) {
+        let gone = |class: &ClassIndex| !classes.is_in_use(*class);
+        let mut left: Vec<ClassIndex> = self.no_room.keys().copied().filter(gone).collect();
+        left.extend(self.no_quota.keys().map(|(class, _)| *class).filter(gone));
+        left.into_iter().for_each(|class| self.forget_class(class));
     }
 
     /// The class finds no room, whoever asks.

@@ -7,6 +7,7 @@ use std::hash::{Hash, Hasher};
 use crate::cluster::Cluster;
 use crate::event::{Event, TenantChange};
 use crate::ids::{PoolIndex, UserIndex};
+use crate::node::{Node, Promised};
 use crate::tenant::Quota;
 
 impl Cluster {
@@ -46,6 +47,7 @@ impl Cluster {
             let change = TenantChange {
                 weight: Some(tenant.weight),
                 default_time_limit: tenant.default_time_limit,
+                min_run: tenant.min_run,
                 quotas: quotas.filter(|(_, quota)| *quota != Quota::default()).collect(),
             };
             let changed = Event::TenantChanged { tenant: tenant.index, change };
@@ -56,7 +58,9 @@ impl Cluster {
     }
 
     fn snapshot_work(&self) -> impl Iterator<Item = Event> {
-        let nodes = self.nodes.iter().map(|node| Event::NodeRestored { node: Box::new(node.clone()) });
+        // What is promised follows from the promises.
+        let bare = |node: &Node| Node { promised: Promised::default(), ..node.clone() };
+        let nodes = self.nodes.iter().map(move |node| Event::NodeRestored { node: Box::new(bare(node)) });
         // Ended jobs in the order of their ends, then the rest by id. What a job waits for is older and not ended.
         let restored = |job: &crate::job::Job| {
             let mut job = job.clone();
@@ -67,7 +71,10 @@ impl Cluster {
         let ended = self.ended.iter().filter_map(move |id| Some(restored(self.job(*id)?)));
         let is_ended = |job: &&crate::job::Job| matches!(job.phase, crate::job::Phase::Ended(_));
         let live = self.jobs.iter().filter(move |job| !is_ended(job)).map(restored);
-        nodes.chain(ended).chain(live)
+        let promises = self.promises();
+        let promises =
+            promises.map(|(job, promise)| Event::PromiseRestored { job, promise: Box::new(promise.clone()) });
+        nodes.chain(ended).chain(live).chain(promises)
     }
 
     fn snapshot_ledgers(&self) -> impl Iterator<Item = Event> {

@@ -22,8 +22,10 @@ pub struct Quota {
 /// What a tenant holds of one pool, everything below it included.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Held {
-    /// All of it.
+    /// All of it, promises included.
     pub used: Gpus,
+    /// The part of `used` that is promised and that its jobs do not hold yet.
+    pub promised: Gpus,
     /// The part held by jobs that must not be evicted.
     pub fixed: Gpus,
     /// The part of attempts that lie above the quota (kept for missions only).
@@ -71,6 +73,8 @@ pub struct Tenant {
     pub weight: u32,
     /// For its jobs that state none; absent: the tenant's above.
     pub default_time_limit: Option<Span>,
+    /// How long an attempt runs before it may be evicted; absent: as the tenant's above.
+    pub min_run: Option<Span>,
     /// Nothing new starts here or below.
     pub paused: bool,
     /// By pool.
@@ -104,6 +108,7 @@ impl Tenant {
             children: Vec::new(),
             weight: 1,
             default_time_limit: None,
+            min_run: None,
             paused: false,
             quotas: vec![Quota::default(); pools],
             held: vec![Held::default(); pools],

@@ -120,6 +120,7 @@ impl<'t> Drive<'t> {
             max_time_limit: NO_LIMIT,
             default_time_limit: NO_LIMIT,
             keep_ended: KEEP_ENDED,
+            plan_interval: Span::ZERO,
             ..Policy::standard()
         };
         let drafts = jobs.iter().map(|job| draft(job, nodes).map(Some)).collect::<Result<_, _>>()?;
@@ -240,6 +241,11 @@ impl<'t> Drive<'t> {
                     self.running.push(Reverse((now + duration, job, attempt)));
                     self.report(job, attempt, &MemberReport::Prepared, now)?;
                     self.report(job, attempt, &MemberReport::Started, now)?;
+                }
+                // What is evicted goes at once, and does all its work again.
+                Event::AttemptStopping { job, attempt, .. } => {
+                    let exit = Exit { how: ExitHow::Signal(15), timed_out: false };
+                    self.report(job, attempt, &MemberReport::Gone(exit), now)?;
                 }
                 Event::AttemptEnded { job, attempt, outcome } => {
                     let moment = match outcome {
@@ -391,6 +397,7 @@ fn tenants(nodes: &[TraceNode], jobs: &[TraceJob], division: &Division, cluster:
             create: true,
             weight: None,
             default_time_limit: None,
+            min_run: None,
             quotas: installed.clone().enumerate().map(in_pool).collect(),
         }
     };

@@ -138,6 +138,7 @@ fn draft(request: v1::SetTenantRequest) -> TenantDraft {
         create: request.create,
         weight: request.weight,
         default_time_limit: request.default_time_limit_ms.map(Span),
+        min_run: request.min_run_ms.map(Span),
         quotas: request.quotas.into_iter().map(quota).collect(),
     }
 }

@@ -11,7 +11,7 @@ use dure_core::units::Time;
 use dure_proto::v1;
 
 /// All codes that `code` gives.
-pub const CODES: [&str; 15] = [
+pub const CODES: [&str; 18] = [
     "HELD",
     "DEPENDENCY",
     "NOT_BEFORE",
@@ -24,6 +24,9 @@ pub const CODES: [&str; 15] = [
     "OVER_LIMIT",
     "OVER_QUOTA",
     "NON_PREEMPTIBLE_OVER_QUOTA",
+    "FRAGMENTED",
+    "MINIMUM_RUN",
+    "RECLAIM_PENDING",
     "PAUSED",
     "CYCLE_LIMIT",
     "NOT_TRIED",
@@ -47,6 +50,9 @@ pub fn code(blocker: &Blocker) -> &'static str {
             Blocked::OverLimit { .. } => "OVER_LIMIT",
             Blocked::OverQuota { .. } => "OVER_QUOTA",
             Blocked::NonPreemptibleOverQuota { .. } => "NON_PREEMPTIBLE_OVER_QUOTA",
+            Blocked::Fragmented { .. } => "FRAGMENTED",
+            Blocked::MinimumRun { .. } => "MINIMUM_RUN",
+            Blocked::ReclaimPending { .. } => "RECLAIM_PENDING",
             Blocked::Paused { .. } => "PAUSED",
             Blocked::CycleLimit { .. } => "CYCLE_LIMIT",
         },
@@ -142,6 +148,28 @@ fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
             tenant_name(cluster, tenant),
             pool_of(pool)
         ),
+        Blocked::Fragmented { pool, want, reclaimable, until } => format!(
+            "it is inside its quota and needs {}, but what others run inside theirs lies in the way in pool {} until {} at \
+             the latest; {} could be taken back and would not help",
+            gpus(want.0),
+            pool_of(pool),
+            moment(until),
+            gpus(reclaimable.0)
+        ),
+        Blocked::MinimumRun { pool, want, until } => format!(
+            "it is inside its quota and needs {}; what borrows them in pool {} has not run its minimum yet, enough of it \
+             has at {}",
+            gpus(want.0),
+            pool_of(pool),
+            moment(until)
+        ),
+        Blocked::ReclaimPending { pool, want, free, due } => format!(
+            "{} in pool {} are promised to it, {} free already; what holds the rest is being stopped, until {} at the latest",
+            gpus(want.0),
+            pool_of(pool),
+            are(free.0),
+            moment(due)
+        ),
         Blocked::Paused { tenant } => format!("{} is paused", tenant_name(cluster, tenant)),
         Blocked::CycleLimit { limit } => format!("the last cycle placed {}, as many as one may", plural(limit, "job")),
     }
@@ -161,6 +189,9 @@ fn blocked_remedy(blocked: Blocked) -> &'static str {
         Blocked::NonPreemptibleOverQuota { .. } => {
             "submit it as preemptible to run on lent GPUs, or wait for the others to end"
         }
+        Blocked::Fragmented { .. } => "ask for smaller members or fewer in one domain, or wait until then",
+        Blocked::MinimumRun { .. } => "nothing: they are taken back then",
+        Blocked::ReclaimPending { .. } => "nothing: it starts when the last of them is free",
         Blocked::Paused { .. } => "it goes on when new starts are allowed again: dure resume",
         Blocked::CycleLimit { .. } => "nothing: the next cycle goes on where it stopped",
     }
@@ -184,6 +215,13 @@ fn blocked_numbers(blocked: Blocked) -> Vec<(&'static str, u64)> {
         }
         Blocked::NonPreemptibleOverQuota { quota, used, want, .. } => {
             vec![("quota", n(quota.0)), ("used", n(used.0)), ("want", n(want.0))]
+        }
+        Blocked::Fragmented { want, reclaimable, until, .. } => {
+            vec![("want", n(want.0)), ("reclaimable", n(reclaimable.0)), ("until_ms", until.0)]
+        }
+        Blocked::MinimumRun { want, until, .. } => vec![("want", n(want.0)), ("until_ms", until.0)],
+        Blocked::ReclaimPending { want, free, due, .. } => {
+            vec![("want", n(want.0)), ("free", n(free.0)), ("due_ms", due.0)]
         }
         Blocked::Paused { .. } => Vec::new(),
         Blocked::CycleLimit { limit } => vec![("limit", n(limit))],

@@ -6,6 +6,7 @@ use dure_core::gpu::GpuSet;
 use dure_core::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex, UserIndex};
 use dure_core::job::{Outcome, StopReason};
 use dure_core::node::Contact;
+use dure_core::promise::DropCause;
 use dure_core::units::{Span, Time};
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::record::Event as Wire;
@@ -15,7 +16,9 @@ use super::parts::{
     byte, capacity_from_wire, exit_from_wire, location_from_wire, members_from_wire, placed_from_wire, pool,
     quota_from_wire, reply_from_wire, spec_from_wire, tenant,
 };
-use super::restored::{job_from_wire, ledger_from_wire, meter_from_wire, node_from_wire, usage_from_wire};
+use super::restored::{
+    job_from_wire, ledger_from_wire, meter_from_wire, node_from_wire, promise_from_wire, usage_from_wire,
+};
 use super::words::Word;
 
 /// The events of a batch.
@@ -55,12 +58,15 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::MemberGone(_)
         | Wire::MemberProven(_)
         | Wire::AttemptStopping(_)
+        | Wire::Promised(_)
+        | Wire::PromiseDropped(_)
         | Wire::AttemptEnded(_) => attempt(wire),
         Wire::CountersRestored(_)
         | Wire::TenantRestored(_)
         | Wire::UserRestored(_)
         | Wire::NodeRestored(_)
-        | Wire::JobRestored(_) => restored(wire),
+        | Wire::JobRestored(_)
+        | Wire::PromiseRestored(_) => restored(wire),
     }
 }
 
@@ -83,6 +89,7 @@ fn division(wire: Wire) -> Result<Event, Fault> {
                 weight: it.weight,
                 default_time_limit: it.default_time_limit_ms.map(Span),
                 quotas: it.quotas.iter().map(quota_from_wire).collect::<Result<_, _>>()?,
+                min_run: it.min_run_ms.map(Span),
             },
         },
         Wire::Paused(it) => Event::Paused { tenant: tenant("Paused.tenant", it.tenant)?, paused: it.paused },
@@ -197,6 +204,16 @@ fn attempt(wire: Wire) -> Result<Event, Fault> {
             attempt: AttemptNumber(it.attempt),
             outcome: Outcome::from_wire("AttemptEnded.outcome", it.outcome)?,
         },
+        Wire::Promised(it) => Event::Promised {
+            job: JobId(it.job),
+            pool: pool("Promised.pool", it.pool)?,
+            members: members_from_wire("Promised.members", it.members, |placed| placed_from_wire(&placed))?,
+            due: Time(it.due_ms),
+        },
+        Wire::PromiseDropped(it) => Event::PromiseDropped {
+            job: JobId(it.job),
+            why: DropCause::from_wire("PromiseDropped.why", it.why)?,
+        },
         _ => unreachable!("only events of attempts come here"),
     })
 }
@@ -218,6 +235,9 @@ fn restored(wire: Wire) -> Result<Event, Fault> {
         },
         Wire::NodeRestored(it) => Event::NodeRestored { node: Box::new(node_from_wire(*it)?) },
         Wire::JobRestored(it) => Event::JobRestored { job: Box::new(job_from_wire(*it)?) },
+        Wire::PromiseRestored(it) => {
+            Event::PromiseRestored { job: JobId(it.job), promise: Box::new(promise_from_wire(it)?) }
+        }
         _ => unreachable!("only events of snapshots come here"),
     })
 }

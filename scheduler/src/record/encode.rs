@@ -8,7 +8,7 @@ use dure_proto::journal::v1::record::Event as Wire;
 use super::parts::{
     capacity_to_wire, exit_to_wire, location_to_wire, placed_to_wire, quota_to_wire, reply_to_wire, spec_to_wire,
 };
-use super::restored::{job_to_wire, meter_to_wire, node_to_wire, usage_to_wire};
+use super::restored::{job_to_wire, meter_to_wire, node_to_wire, promise_to_wire, usage_to_wire};
 use super::words::Word;
 
 /// The record of an event.
@@ -42,12 +42,15 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::MemberGone { .. }
         | Event::MemberProven { .. }
         | Event::AttemptStopping { .. }
+        | Event::Promised { .. }
+        | Event::PromiseDropped { .. }
         | Event::AttemptEnded { .. } => attempt(event),
         Event::CountersRestored { .. }
         | Event::TenantRestored { .. }
         | Event::UserRestored { .. }
         | Event::NodeRestored { .. }
-        | Event::JobRestored { .. } => restored(event),
+        | Event::JobRestored { .. }
+        | Event::PromiseRestored { .. } => restored(event),
     };
     v1::Record { event: Some(wire) }
 }
@@ -84,6 +87,7 @@ fn tenant_changed(tenant: TenantIndex, change: &TenantChange) -> v1::TenantChang
         weight: change.weight,
         default_time_limit_ms: change.default_time_limit.map(|span| span.0),
         quotas: change.quotas.iter().map(|(pool, quota)| quota_to_wire(*pool, quota)).collect(),
+        min_run_ms: change.min_run.map(|span| span.0),
     }
 }
 
@@ -180,6 +184,15 @@ fn attempt(event: &Event) -> Wire {
         Event::AttemptEnded { job, attempt, outcome } => {
             Wire::AttemptEnded(v1::AttemptEnded { job: job.0, attempt: attempt.0, outcome: outcome.to_wire() })
         }
+        Event::Promised { job, pool, members, due } => Wire::Promised(v1::Promised {
+            job: job.0,
+            pool: u32::from(pool.0),
+            members: members.iter().map(placed_to_wire).collect(),
+            due_ms: due.0,
+        }),
+        Event::PromiseDropped { job, why } => {
+            Wire::PromiseDropped(v1::PromiseDropped { job: job.0, why: why.to_wire() })
+        }
         _ => unreachable!("only events of attempts come here"),
     }
 }
@@ -204,6 +217,7 @@ fn restored(event: &Event) -> Wire {
         }),
         Event::NodeRestored { node } => Wire::NodeRestored(Box::new(node_to_wire(node))),
         Event::JobRestored { job } => Wire::JobRestored(Box::new(job_to_wire(job))),
+        Event::PromiseRestored { job, promise } => Wire::PromiseRestored(promise_to_wire(*job, promise)),
         _ => unreachable!("only events of snapshots come here"),
     }
 }

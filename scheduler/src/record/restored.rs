@@ -6,7 +6,8 @@ use dure_core::decay::Meter;
 use dure_core::gpu::GpuSet;
 use dure_core::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex};
 use dure_core::job::{ArrayProgress, Attempt, Job, Member, MemberPhase, Outcome, Phase, StopReason, Usage};
-use dure_core::node::{Contact, Node};
+use dure_core::node::{Contact, Node, Promised};
+use dure_core::promise::Promise;
 use dure_core::tenant::UserLedger;
 use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Time};
 use dure_proto::journal::v1;
@@ -77,6 +78,7 @@ pub(super) fn node_from_wire(wire: v1::NodeRestored) -> Result<Node, Fault> {
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: Vec::new(),
+        promised: Promised::default(),
     })
 }
 
@@ -195,6 +197,7 @@ pub(super) fn job_to_wire(job: &Job) -> v1::JobRestored {
         front: job.front,
         attempts: job.attempts,
         failures: job.failures,
+        displaced: job.displaced,
         attempt: job.attempt.as_deref().map(attempt_to_wire),
         avoid: job.avoid.iter().map(|node| node.0).collect(),
         progress: job.progress.as_deref().map(progress_to_wire),
@@ -217,10 +220,32 @@ pub(super) fn job_from_wire(wire: v1::JobRestored) -> Result<Job, Fault> {
         queued: None,
         attempts: wire.attempts,
         failures: wire.failures,
+        displaced: wire.displaced,
         attempt: wire.attempt.map(attempt_from_wire).transpose()?.map(Box::new),
         avoid: wire.avoid.into_iter().map(NodeIndex).collect(),
         progress: wire.progress.map(|progress| Box::new(progress_from_wire(progress))),
         index_of: wire.index_of.map(|of| (JobId(of.array), of.index)),
         usage: usage_from_wire(needed("JobRestored.usage", wire.usage)?),
+    })
+}
+
+pub(super) fn promise_to_wire(job: JobId, promise: &Promise) -> v1::PromiseRestored {
+    v1::PromiseRestored {
+        job: job.0,
+        pool: u32::from(promise.pool.0),
+        members: promise.members.iter().map(placed_to_wire).collect(),
+        made_at_ms: promise.made_at.0,
+        start_order: promise.start_order,
+        due_ms: promise.due.0,
+    }
+}
+
+pub(super) fn promise_from_wire(wire: v1::PromiseRestored) -> Result<Promise, Fault> {
+    Ok(Promise {
+        pool: pool("PromiseRestored.pool", wire.pool)?,
+        members: members_from_wire("PromiseRestored.members", wire.members, |placed| placed_from_wire(&placed))?,
+        made_at: Time(wire.made_at_ms),
+        start_order: wire.start_order,
+        due: Time(wire.due_ms),
     })
 }

@@ -2,6 +2,7 @@
 
 use dure_core::job::{DependencyKind, MemberPhase, Outcome, StopReason};
 use dure_core::node::Contact;
+use dure_core::promise::DropCause;
 use dure_core::request::Level;
 use dure_proto::journal::v1;
 
@@ -53,5 +54,6 @@ words! {
     DependencyKind { AfterOk, AfterAny, AfterNotOk }
     MemberPhase { Ordered, Prepared, Running, Gone }
     Outcome { Completed, Failed, Cancelled, TimedOut, LaunchFailed, NodeLost, Evicted, Drained, DependencyFailed }
+    DropCause { NotWanted, NodeClosed, NotAllowed, Late }
     StopReason { Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained }
 }

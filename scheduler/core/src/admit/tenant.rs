@@ -29,7 +29,8 @@ pub(crate) fn set(cluster: &mut Cluster, draft: &TenantDraft, now: Time, out: &m
     for quota in &draft.quotas {
         quotas.push(check_quota(cluster, known, parent, quota)?);
     }
-    let change = TenantChange { weight: draft.weight, default_time_limit: draft.default_time_limit, quotas };
+    let TenantDraft { weight, default_time_limit, min_run, .. } = *draft;
+    let change = TenantChange { weight, default_time_limit, min_run, quotas };
     let tenant = known.unwrap_or(TenantIndex::of(cluster.tenants.len()));
     if known.is_none() {
         emit(cluster, now, Event::TenantDefined { tenant, parent, name: draft.name.clone() }, out);

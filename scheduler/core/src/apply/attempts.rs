@@ -10,9 +10,14 @@ use crate::units::Time;
 
 impl Cluster {
     pub(super) fn place_job(&mut self, id: JobId, number: AttemptNumber, pool: PoolIndex, placed: &Members, now: Time) {
-        self.dequeue(id);
-        let start_order = self.next_start;
-        self.next_start += 1;
+        let start_order = match self.take_promise(id, now) {
+            Some(promise) => promise.start_order,
+            None => {
+                self.dequeue(id);
+                self.next_start += 1;
+                self.next_start - 1
+            }
+        };
         let deadline = now + self.policy.launch_deadline;
         let job = self.job_mut(id);
         assert_eq!(job.phase, Phase::Waiting, "only a waiting job is placed");
@@ -118,7 +123,10 @@ impl Cluster {
         for member in gone {
             self.vacate(id, member);
         }
-        self.job_mut(id).phase = Phase::AwaitingProof(outcome);
+        let is_displaced = matches!(outcome, Outcome::Evicted | Outcome::Drained);
+        let job = self.job_mut(id);
+        job.displaced += u32::from(is_displaced);
+        job.phase = Phase::AwaitingProof(outcome);
     }
 
     pub(super) fn drop_attempt_timers(&mut self, id: JobId) {

@@ -38,6 +38,9 @@ impl Cluster {
         if change.default_time_limit.is_some() {
             tenant.default_time_limit = change.default_time_limit;
         }
+        if change.min_run.is_some() {
+            tenant.min_run = change.min_run;
+        }
         for (pool, quota) in &change.quotas {
             tenant.quotas[pool.at()] = *quota;
         }

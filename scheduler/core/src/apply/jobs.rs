@@ -169,6 +169,7 @@ pub(super) fn new_job(id: JobId, spec: &JobSpec, now: Time) -> Job {
         queued: None,
         attempts: 0,
         failures: 0,
+        displaced: 0,
         attempt: None,
         avoid: SmallVec::new(),
         index_of: None,

@@ -12,6 +12,7 @@ mod restore;
 use crate::cluster::{Answer, Cluster, Timer};
 use crate::event::Event;
 use crate::job::MemberPhase;
+use crate::promise::Promise;
 use crate::units::Time;
 
 impl Cluster {
@@ -69,6 +70,13 @@ impl Cluster {
             }
             Event::MemberGone { job, member, exit, .. } => self.end_member(*job, *member, Some(exit), now),
             Event::MemberProven { job, member, .. } => self.end_member(*job, *member, None, now),
+            Event::Promised { job, pool, members, due } => {
+                let (pool, members, start_order) = (*pool, members.clone(), self.next_start);
+                self.next_start += 1;
+                self.hold_promise(*job, Promise { pool, members, made_at: now, start_order, due: *due }, now);
+                self.classify_mission_of(*job, now);
+            }
+            Event::PromiseDropped { job, .. } => self.drop_promise(*job, now),
             Event::AttemptStopping { job, reason, .. } => self.stop_attempt(*job, *reason),
             Event::AttemptEnded { job, outcome, .. } => self.end_attempt(*job, *outcome, now),
             Event::JobRequeued { job, front, not_before, avoid, own_fault } => {
@@ -83,7 +91,8 @@ impl Cluster {
             | Event::TenantRestored { .. }
             | Event::UserRestored { .. }
             | Event::NodeRestored { .. }
-            | Event::JobRestored { .. } => self.restore(now, event),
+            | Event::JobRestored { .. }
+            | Event::PromiseRestored { .. } => self.restore(now, event),
         }
     }
 }

@@ -27,6 +27,7 @@ impl Cluster {
                     cpu_taken: CpuMilli::ZERO,
                     memory_taken: MemoryMib::ZERO,
                     residents: Vec::new(),
+                    promised: crate::node::Promised::default(),
                 });
                 return;
             }

@@ -32,11 +32,13 @@ impl Cluster {
                     cpu_taken: CpuMilli::ZERO,
                     memory_taken: MemoryMib::ZERO,
                     residents: Vec::new(),
+                    promised: crate::node::Promised::default(),
                     ..(**node).clone()
                 };
                 self.add_node(bare);
             }
             Event::JobRestored { job } => self.restore_job(job, now),
+            Event::PromiseRestored { job, promise } => self.hold_promise(*job, (**promise).clone(), now),
             _ => unreachable!("only events of snapshots come here"),
         }
     }

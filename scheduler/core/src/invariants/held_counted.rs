@@ -1,4 +1,4 @@
-//! What tenants and users hold is what the attempts hold that are charged to them; a tenant holds what its children hold.
+//! What tenants and users hold is what the attempts hold that are charged to them (of tenants also what is promised); a tenant holds what its children hold.
 //!
 //! Source: design 5.2, "kept incrementally".
 
@@ -14,6 +14,7 @@ use crate::units::Gpus;
 struct Sum {
     used: Gpus,
     fixed: Gpus,
+    promised: Gpus,
 }
 
 pub(super) fn check(cluster: &Cluster) -> Check {
@@ -34,11 +35,20 @@ pub(super) fn check(cluster: &Cluster) -> Check {
             *running.entry(tenant.index).or_default() += 1;
         }
     }
+    for (id, promise) in cluster.promises() {
+        let Some(job) = cluster.job(id) else { continue };
+        for tenant in cluster.chain(job.spec.tenant) {
+            let sum = held.entry((tenant.index, promise.pool)).or_default();
+            sum.used += promise.gpus();
+            sum.fixed += if job.spec.preemptible { Gpus::ZERO } else { promise.gpus() };
+            sum.promised += promise.gpus();
+        }
+    }
     for tenant in &cluster.tenants {
         for (at, said) in tenant.held.iter().enumerate() {
             let pool = PoolIndex::of(at);
             let counted = held.get(&(tenant.index, pool)).copied().unwrap_or_default();
-            let said = Sum { used: said.used, fixed: said.fixed };
+            let said = Sum { used: said.used, fixed: said.fixed, promised: said.promised };
             ensure(said == counted, || {
                 format!("tenant {:?} in pool {at}: {said:?}, counted {counted:?}", tenant.name)
             })?;

@@ -10,11 +10,13 @@ mod borrowed_rule;
 mod classes_counted;
 mod dependencies;
 mod ended_list;
+mod evictions;
 mod gang_whole;
 mod gpus_held_once;
 mod held_counted;
 mod idle_counted;
 mod phases;
+mod promises;
 mod queue_places;
 pub mod skip_is_sound;
 mod started_within;
@@ -31,8 +33,9 @@ pub type Check = Result<(), String>;
 type Property = (&'static str, fn(&Cluster) -> Check);
 
 /// Every property of a state.
-const ALL: [Property; 14] = [
+const ALL: [Property; 15] = [
     ("gpus_held_once", gpus_held_once::check),
+    ("promises", promises::check),
     ("gang_whole", gang_whole::check),
     ("phases", phases::check),
     ("held_counted", held_counted::check),
@@ -65,6 +68,7 @@ pub fn check_all(cluster: &Cluster) -> Check {
 /// The first property that is broken: its name, and what is wrong.
 pub fn check_cycle(cluster: &Cluster, cycled: Cycled, events: &[Event]) -> Check {
     started_within::check(cluster, events).map_err(|why| format!("started_within: {why}"))?;
+    evictions::check(cluster, events).map_err(|why| format!("evictions: {why}"))?;
     skip_is_sound::check_cycle(cluster, cycled).map_err(|why| format!("skip_is_sound: {why}"))
 }
 

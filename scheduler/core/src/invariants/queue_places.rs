@@ -17,7 +17,8 @@ pub(super) fn check(cluster: &Cluster) -> Check {
     let mut buckets = buckets(cluster)?;
     let mut counts: BTreeMap<TenantIndex, usize> = BTreeMap::new();
     for job in cluster.jobs.iter() {
-        ensure(job.is_eligible() == job.queued.is_some(), || {
+        let is_promised = cluster.promise(job.id).is_some();
+        ensure((job.is_eligible() && !is_promised) == job.queued.is_some(), || {
             format!("job {}: eligible is {}, queued is {}", job.id, job.is_eligible(), job.queued.is_some())
         })?;
         let Some(queued) = job.queued else { continue };

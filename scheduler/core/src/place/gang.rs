@@ -70,6 +70,22 @@ pub(super) fn find(pool: &Pool, ask: &Ask, span: &Span, spots: &mut Spots) -> bo
     find_wide(pool, ask, span.wide.clone(), spots)
 }
 
+/// Whether `find` would find a place: what fits into a domain fits into those above it.
+pub(super) fn exists(pool: &Pool, ask: &Ask, span: &Span) -> bool {
+    let on_one = ask.members == 1 || (span.node && !ask.distinct);
+    if on_one && pool.tightest(ask.total as usize, ask.members, ask).is_some() {
+        return true;
+    }
+    if ask.members == 1 {
+        return false;
+    }
+    let verify = ask.narrow || ask.distinct;
+    span.wide.clone().next_back().is_some_and(|height| {
+        let accept = |domain: usize| !verify || room(pool, ask, height, domain, ask.members) >= ask.members;
+        pool.levels[height].best_fit(ask.gpus, ask.members, accept).is_some()
+    })
+}
+
 /// A place on several nodes.
 fn find_wide(pool: &Pool, ask: &Ask, wide: Range<usize>, spots: &mut Spots) -> bool {
     for height in wide {

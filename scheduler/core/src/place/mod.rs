@@ -113,8 +113,32 @@ impl PlaceIndex {
         steps: u32,
         scratch: &mut Scratch,
     ) -> Result<Members, Blocked> {
+        self.without(avoid, |index| index.find(request, pool, steps, scratch))
+    }
+
+    /// Whether `place` would find a place; for equal members without looking for it. The arguments are those of `place`.
+    pub fn fits(
+        &mut self,
+        request: &Request,
+        pool: PoolIndex,
+        avoid: &[NodeIndex],
+        steps: u32,
+        scratch: &mut Scratch,
+    ) -> bool {
+        self.without(avoid, |index| match (&request.shape, index.pools.get(pool.at())) {
+            (Shape::Equal { .. }, Some(of_pool)) => {
+                let ask = Ask::of(request, of_pool.counted);
+                gang::exists(of_pool, &ask, &Span::of(request, of_pool))
+            }
+            _ => index.find(request, pool, steps, scratch).is_ok(),
+        })
+    }
+
+    /// What `look` says of the index without these nodes.
+    #[inline]
+    fn without<T>(&mut self, avoid: &[NodeIndex], look: impl FnOnce(&Self) -> T) -> T {
         if avoid.is_empty() {
-            return self.find(request, pool, steps, scratch);
+            return look(self);
         }
         let mark = self.checkpoint();
         for node in avoid {
@@ -122,7 +146,7 @@ impl PlaceIndex {
             let room = self.pools[home.pool.at()].rooms[home.at as usize];
             self.set(home, Room { free: GpuSet::EMPTY, usable: GpuSet::EMPTY, ..room });
         }
-        let found = self.find(request, pool, steps, scratch);
+        let found = look(self);
         self.rollback(mark);
         found
     }

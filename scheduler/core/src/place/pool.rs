@@ -42,9 +42,9 @@ impl Room {
         let left = |capacity: u64, taken: u64| if capacity == 0 { UNCOUNTED } else { clamp(capacity) - clamp(taken) };
         Self {
             free: node.free(),
-            usable: if node.is_open() { node.capacity.gpus.without(node.bad) } else { GpuSet::EMPTY },
-            cpu: left(node.capacity.cpu.0, node.cpu_taken.0),
-            memory: left(node.capacity.memory.0, node.memory_taken.0),
+            usable: node.usable(),
+            cpu: left(node.capacity.cpu.0, node.cpu_taken.0 + node.promised.cpu.0),
+            memory: left(node.capacity.memory.0, node.memory_taken.0 + node.promised.memory.0),
         }
     }
 

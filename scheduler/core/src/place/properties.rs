@@ -53,6 +53,7 @@ prop_compose! {
             cpu_taken: CpuMilli(cpu_taken / 2),
             memory_taken: MemoryMib(memory_taken / 2),
             residents: Vec::new(),
+            promised: crate::node::Promised::default(),
         }
     }
 }
@@ -182,6 +183,7 @@ proptest! {
         let mut scratch = Scratch::default();
         let found = index.place(&request, pool, &avoid, STEPS, &mut scratch);
         prop_assert!(index.pools == before.pools, "place has changed the index");
+        prop_assert_eq!(index.fits(&request, pool, &avoid, STEPS, &mut scratch), found.is_ok());
         let again = index.place(&request, pool, &avoid, STEPS, &mut scratch);
         prop_assert_eq!(&found, &again);
         let narrowest = reference::narrowest(&nodes, &request, pool, &avoid);
@@ -325,6 +327,7 @@ fn wide_nodes(count: usize, leaf: usize, spine: usize, seed: u32) -> Vec<Node> {
                 cpu_taken: CpuMilli(u64::from(below(10))),
                 memory_taken: MemoryMib::ZERO,
                 residents: Vec::new(),
+                promised: crate::node::Promised::default(),
             }
         })
         .collect()

@@ -72,6 +72,7 @@ fn add_nodes(nodes: &mut Vec<Node>, line: &str) {
             cpu_taken: CpuMilli::ZERO,
             memory_taken: MemoryMib::ZERO,
             residents: Vec::new(),
+            promised: crate::node::Promised::default(),
         });
     }
 }

@@ -111,8 +111,10 @@ fn what_is_not_lent_stays() {
             place b/b2 -> n1[0-1], borrowed
             blocked b3: OverQuota { b, quota: 8, used: 10, available: 0, want: 1 }
             place a/a1 -> n1[2-7]
+            promise a/a2 -> n1[0] by +150s
+            stop b/b2: Evicted for a/a2
             blocked b3: NotTried
-            blocked a2: NotEnoughGpus { gpu, want: 1, free: 0 }"#]],
+            blocked a2: ReclaimPending { gpu, want: 1, free: 0, due +150s }"#]],
     );
 }
 

@@ -2,9 +2,11 @@
 
 mod arrays;
 mod division;
+mod evictions;
 mod gangs;
 mod jobs;
 mod nodes;
+mod reclaim;
 
 use expect_test::Expect;
 

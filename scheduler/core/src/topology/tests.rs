@@ -37,6 +37,7 @@ fn node(index: usize, line: &str) -> Node {
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: Vec::new(),
+        promised: crate::node::Promised::default(),
     }
 }
 

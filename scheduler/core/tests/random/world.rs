@@ -56,6 +56,8 @@ fn policy(placements: u32) -> Policy {
         max_requests: 3,
         max_placements_per_cycle: placements,
         half_life: Span::seconds(100),
+        // Two cores of the same state decide the same, whenever each planned last.
+        plan_interval: Span::ZERO,
         ..Policy::standard()
     }
 }
@@ -401,6 +403,7 @@ impl World {
             create: true,
             weight: Some(weight.into()),
             default_time_limit: None,
+            min_run: None,
             quotas,
         };
         if self.input(Input::SetTenant(draft.clone())).is_err() {

@@ -12,7 +12,7 @@ use dure_core::units::Time;
 use dure_proto::v1;
 use dure_proto::v1::JobPhase;
 
-use super::{ended_phase, outcome_word, stop_text};
+use super::{drop_text, ended_phase, outcome_word, stop_text};
 use crate::grpc::text::moment;
 
 /// Nodes of a placement that are written out; the rest is counted.
@@ -62,6 +62,12 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         }
         Event::MemberStarted { job, attempt, member } => all_run(cluster, *job, *attempt, *member, time)
             .then(|| of(job, "running", JobPhase::Running, attempt, String::new()))?,
+        Event::Promised { job, members, .. } => {
+            of(job, "promised", JobPhase::Pending, &before, places(cluster, members))
+        }
+        Event::PromiseDropped { job, why } => {
+            of(job, "promise_dropped", JobPhase::Pending, &before, drop_text(*why).to_owned())
+        }
         Event::AttemptStopping { job, attempt, reason, beneficiary } => {
             let mut detail = stop_text(*reason).to_owned();
             if let Some(beneficiary) = beneficiary {
@@ -105,7 +111,8 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         | Event::TenantRestored { .. }
         | Event::UserRestored { .. }
         | Event::NodeRestored { .. }
-        | Event::JobRestored { .. } => None,
+        | Event::JobRestored { .. }
+        | Event::PromiseRestored { .. } => None,
     }
 }
 

@@ -12,6 +12,7 @@ pub use event::job_event;
 use dure_core::Cluster;
 use dure_core::ids::TenantIndex;
 use dure_core::job::{Job, Outcome, Phase, StopReason, Usage};
+use dure_core::promise::DropCause;
 use dure_core::request::Level;
 use dure_core::units::Time;
 use dure_proto::v1;
@@ -65,7 +66,17 @@ pub fn outcome_word(outcome: Outcome) -> &'static str {
     }
 }
 
-/// Why something is being stopped, in a sentence.
+/// Why a promise was not kept, in a sentence.
+pub fn drop_text(why: DropCause) -> &'static str {
+    match why {
+        DropCause::NotWanted => "the job cannot use it now",
+        DropCause::NodeClosed => "a node or GPU of it is closed",
+        DropCause::NotAllowed => "quotas, limits or a pause do not allow it any more",
+        DropCause::Late => "something did not stop in time: other GPUs are looked for",
+    }
+}
+
+/// Why an attempt is being stopped, in a sentence.
 pub fn stop_text(reason: StopReason) -> &'static str {
     match reason {
         StopReason::Cancelled => "it was cancelled",

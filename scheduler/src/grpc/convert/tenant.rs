@@ -73,8 +73,10 @@ pub fn tenant(cluster: &Cluster, tenant: &Tenant, sums: &Sums) -> v1::Tenant {
     let pools = || cluster.pools().iter().enumerate().map(|(at, pool)| (PoolIndex::of(at), pool.name.to_string()));
     let usage = pools().map(|(at, pool)| {
         let held = tenant.held_in(at);
-        let own = held.used.less(held.borrowed);
-        v1::PoolUsage { pool, used: held.used.0, own: own.0, borrowed: held.borrowed.0 }
+        // What is promised is nobody's yet.
+        let used = held.used.less(held.promised);
+        let own = used.less(held.borrowed);
+        v1::PoolUsage { pool, used: used.0, own: own.0, borrowed: held.borrowed.0 }
     });
     v1::Tenant {
         name: tenant.name.to_string(),
@@ -82,6 +84,7 @@ pub fn tenant(cluster: &Cluster, tenant: &Tenant, sums: &Sums) -> v1::Tenant {
         default_time_limit_ms: tenant.default_time_limit.map_or(0, |limit| limit.0),
         quotas: pools().filter_map(|(at, pool)| quota(pool, tenant.quota_in(at))).collect(),
         usage: usage.collect(),
+        min_run_ms: tenant.min_run.map(|span| span.0),
         paused: tenant.paused,
         pending_jobs: tenant.queued as u64,
         pending_gpus: sums.pending_gpus[tenant.index.at()],

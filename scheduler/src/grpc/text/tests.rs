@@ -40,6 +40,9 @@ fn all() -> Vec<Blocker> {
         Blocked::OverLimit { tenant, pool, limit, used, want },
         Blocked::OverQuota { tenant, pool, quota, used, available: Gpus(1), want },
         Blocked::NonPreemptibleOverQuota { tenant, pool, quota, used, want },
+        Blocked::Fragmented { pool, want, reclaimable: Gpus(3), until: Time(1_800_000_000_000) },
+        Blocked::MinimumRun { pool, want, until: Time(1_800_000_000_000) },
+        Blocked::ReclaimPending { pool, want, free: Gpus(1), due: Time(1_800_000_000_000) },
         Blocked::Paused { tenant },
         Blocked::Paused { tenant: TenantIndex::ROOT },
         Blocked::CycleLimit { limit: 2000 },
@@ -74,6 +77,9 @@ fn every_reason_says_what_is_in_the_way_and_what_would_help() {
         OVER_LIMIT: tenant fusion holds 7 of its limit of 12 in pool h200; this job needs 16 | wait for its other jobs to end, or have the limit raised: dure quota set | {"limit": 12, "used": 7, "want": 16}
         OVER_QUOTA: tenant fusion holds 7 GPUs (its quota is 8) in pool h200 and could get 1 more, lent ones included; this job needs 16 | wait for its other jobs or for lent GPUs, ask for fewer, or have the quota raised | {"available": 1, "quota": 8, "used": 7, "want": 16}
         NON_PREEMPTIBLE_OVER_QUOTA: non-preemptible jobs of tenant fusion hold 7 of its quota of 8 in pool h200; this one needs 16 | submit it as preemptible to run on lent GPUs, or wait for the others to end | {"quota": 8, "used": 7, "want": 16}
+        FRAGMENTED: it is inside its quota and needs 16 GPUs, but what others run inside theirs lies in the way in pool h200 until 2027-01-15T08:00:00Z at the latest; 3 GPUs could be taken back and would not help | ask for smaller members or fewer in one domain, or wait until then | {"reclaimable": 3, "until_ms": 1800000000000, "want": 16}
+        MINIMUM_RUN: it is inside its quota and needs 16 GPUs; what borrows them in pool h200 has not run its minimum yet, enough of it has at 2027-01-15T08:00:00Z | nothing: they are taken back then | {"until_ms": 1800000000000, "want": 16}
+        RECLAIM_PENDING: 16 GPUs in pool h200 are promised to it, 1 is free already; what holds the rest is being stopped, until 2027-01-15T08:00:00Z at the latest | nothing: it starts when the last of them is free | {"due_ms": 1800000000000, "free": 1, "want": 16}
         PAUSED: tenant fusion is paused | it goes on when new starts are allowed again: dure resume | {}
         PAUSED: the cluster is paused | it goes on when new starts are allowed again: dure resume | {}
         CYCLE_LIMIT: the last cycle placed 2000 jobs, as many as one may | nothing: the next cycle goes on where it stopped | {"limit": 2000}

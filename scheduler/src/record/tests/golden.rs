@@ -17,7 +17,8 @@ use dure_core::job::{
     ArrayProgress, ArraySpec, Attempt, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member, MemberPhase,
     Outcome, Phase, StopReason, Usage,
 };
-use dure_core::node::{Capacity, Contact, Location, Node};
+use dure_core::node::{Capacity, Contact, Location, Node, Promised};
+use dure_core::promise::{DropCause, Promise};
 use dure_core::placement::Placed;
 use dure_core::reply::Reply;
 use dure_core::request::{Level, Request, Shape};
@@ -118,6 +119,7 @@ fn division() -> Vec<Event> {
     let change = TenantChange {
         weight: Some(3),
         default_time_limit: Some(Span::seconds(7200)),
+        min_run: None,
         quotas: vec![(PoolIndex(0), quota), (PoolIndex(1), Quota::default())],
     };
     vec![
@@ -210,6 +212,7 @@ fn restored() -> Vec<Event> {
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: Vec::new(),
+        promised: Promised::default(),
     };
     let member = |node, phase, exit| Member { placed: placed(node, 0b11), phase, exit };
     let killed = Exit { how: ExitHow::Signal(9), timed_out: true };
@@ -251,6 +254,7 @@ fn restored() -> Vec<Event> {
         queued: None,
         attempts: 2,
         failures: 1,
+        displaced: 0,
         attempt: Some(Box::new(attempt)),
         avoid: [NodeIndex(300), NodeIndex(7)].into_iter().collect(),
         progress: Some(Box::new(ArrayProgress {
@@ -287,5 +291,25 @@ fn samples() -> Vec<Event> {
     samples.extend(attempts());
     samples.push(answered);
     samples.extend(restored());
+    samples.extend(promises());
     samples
+}
+
+fn promises() -> Vec<Event> {
+    let (job, due) = (JobId(1000), Time(1_700_000_150_000));
+    let members = || [placed(300, 0xff), placed(7, 0b11)].into_iter().collect();
+    let promise = Promise {
+        pool: PoolIndex(1),
+        members: members(),
+        made_at: WRITTEN_AT,
+        start_order: 41,
+        due,
+    };
+    let change = TenantChange { min_run: Some(Span::seconds(600)), ..TenantChange::default() };
+    vec![
+        Event::Promised { job, pool: PoolIndex(1), members: members(), due },
+        Event::PromiseDropped { job, why: DropCause::Late },
+        Event::PromiseRestored { job, promise: Box::new(promise) },
+        Event::TenantChanged { tenant: TenantIndex(3), change },
+    ]
 }

@@ -48,6 +48,8 @@ fn kind(event: &Event) -> &'static str {
         MemberProven,
         AttemptStopping,
         AttemptEnded,
+        Promised,
+        PromiseDropped,
         JobRequeued,
         JobEnded,
         JobForgotten,
@@ -57,11 +59,12 @@ fn kind(event: &Event) -> &'static str {
         UserRestored,
         NodeRestored,
         JobRestored,
+        PromiseRestored,
     )
 }
 
 /// How many kinds there are: the length of the list in `kind`.
-const KINDS: usize = 34;
+const KINDS: usize = 37;
 
 #[test]
 fn random_events_are_of_every_kind() {

@@ -12,7 +12,8 @@ use dure_core::job::{
     ArrayProgress, ArraySpec, Attempt, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member, MemberPhase,
     Outcome, Phase, StopReason, Usage,
 };
-use dure_core::node::{Capacity, Contact, Location, Node};
+use dure_core::node::{Capacity, Contact, Location, Node, Promised};
+use dure_core::promise::{DropCause, Promise};
 use dure_core::placement::Placed;
 use dure_core::reply::Reply;
 use dure_core::request::{Level, Request, Shape};
@@ -204,6 +205,7 @@ fn restored_node() -> impl Strategy<Value = Node> {
             cpu_taken: CpuMilli::ZERO,
             memory_taken: MemoryMib::ZERO,
             residents: Vec::new(),
+            promised: Promised::default(),
         }
     })
 }
@@ -262,13 +264,13 @@ fn progress() -> impl Strategy<Value = ArrayProgress> {
 fn restored_job() -> impl Strategy<Value = Job> {
     let times = (time(), of(time()), of(time()));
     let flags = (any::<bool>(), any::<bool>());
-    let counts = (any::<u32>(), any::<u32>(), any::<u32>());
+    let counts = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>());
     let array = (of(progress()), of((job(), any::<u32>())));
     let past = (of(attempt()), vec(node(), 0..4), usage());
     (job(), spec(), phase(), times, flags, counts, array, past).prop_map(
         |(id, spec, phase, times, (held, front), counts, (progress, index_of), (attempt, avoid, usage))| {
             let (submitted_at, ended_at, not_before) = times;
-            let (open_dependencies, attempts, failures) = counts;
+            let (open_dependencies, attempts, failures, displaced) = counts;
             Job {
                 id,
                 spec,
@@ -283,6 +285,7 @@ fn restored_job() -> impl Strategy<Value = Job> {
                 queued: None,
                 attempts,
                 failures,
+                displaced,
                 attempt: attempt.map(Box::new),
                 avoid: avoid.into(),
                 progress: progress.map(Box::new),
@@ -304,8 +307,9 @@ fn reply() -> impl Strategy<Value = Reply> {
 }
 
 fn tenant_change() -> impl Strategy<Value = TenantChange> {
-    (of(any::<u32>()), of(span()), vec((pool(), quota()), 0..4))
-        .prop_map(|(weight, default_time_limit, quotas)| TenantChange { weight, default_time_limit, quotas })
+    (of(any::<u32>()), of(span()), of(span()), vec((pool(), quota()), 0..4)).prop_map(
+        |(weight, default_time_limit, min_run, quotas)| TenantChange { weight, default_time_limit, min_run, quotas },
+    )
 }
 
 fn division_event() -> impl Strategy<Value = Event> {
@@ -372,6 +376,16 @@ fn job_event() -> impl Strategy<Value = Event> {
     ]
 }
 
+fn drop_cause() -> impl Strategy<Value = DropCause> {
+    select(vec![DropCause::NotWanted, DropCause::NodeClosed, DropCause::NotAllowed, DropCause::Late])
+}
+
+fn promise() -> impl Strategy<Value = Promise> {
+    (pool(), vec(placed(), 1..6), time(), any::<u64>(), time()).prop_map(
+        |(pool, members, made_at, start_order, due)| Promise { pool, members: members.into(), made_at, start_order, due },
+    )
+}
+
 fn attempt_event() -> impl Strategy<Value = Event> {
     let one = || (job(), attempt_number(), member_index());
     prop_oneof![
@@ -386,6 +400,13 @@ fn attempt_event() -> impl Strategy<Value = Event> {
         (job(), attempt_number(), stop_reason(), of(job())).prop_map(|(job, attempt, reason, beneficiary)| {
             Event::AttemptStopping { job, attempt, reason, beneficiary }
         }),
+        (job(), pool(), vec(placed(), 1..6), time()).prop_map(|(job, pool, members, due)| Event::Promised {
+            job,
+            pool,
+            members: members.into(),
+            due
+        }),
+        (job(), drop_cause()).prop_map(|(job, why)| Event::PromiseDropped { job, why }),
         (job(), attempt_number(), outcome()).prop_map(|(job, attempt, outcome)| Event::AttemptEnded {
             job,
             attempt,
@@ -411,6 +432,7 @@ fn restored_event() -> impl Strategy<Value = Event> {
         (tenant(), user(), ledger).prop_map(|(tenant, user, ledger)| Event::UserRestored { tenant, user, ledger }),
         restored_node().prop_map(|node| Event::NodeRestored { node: Box::new(node) }),
         restored_job().prop_map(|job| Event::JobRestored { job: Box::new(job) }),
+        (job(), promise()).prop_map(|(job, promise)| Event::PromiseRestored { job, promise: Box::new(promise) }),
     ]
 }
 

@@ -1,0 +1,67 @@
+//! Nobody is evicted without a beneficiary that gets what he leaves: a cycle that evicts has promised GPUs to the one it
+//! names, all of them free or held by those evicted for it, and the evicted were preemptible and had run their minimum.
+//!
+//! Source: design 5.2, "freed GPUs are held for the beneficiary, who is named on every eviction".
+
+use super::{Check, ensure};
+use crate::cluster::Cluster;
+use crate::event::Event;
+use crate::gpu::GpuSet;
+use crate::ids::JobId;
+use crate::job::{Job, StopReason};
+use crate::promise::Promise;
+
+pub(super) fn check(cluster: &Cluster, events: &[Event]) -> Check {
+    for event in events {
+        match event {
+            Event::AttemptStopping { job, reason: StopReason::Evicted, beneficiary, .. } => {
+                let Some(beneficiary) = *beneficiary else { return Err(format!("job {job} was evicted for nobody")) };
+                ensure(cluster.job(*job).is_some_and(|job| job.spec.preemptible), || {
+                    format!("job {job} must not be evicted, and was")
+                })?;
+                let promise = cluster.promise(beneficiary);
+                ensure(promise.is_some_and(|promise| frees(cluster, *job, promise)), || {
+                    format!("job {job} was evicted for {beneficiary}, which is not promised what it leaves")
+                })?;
+            }
+            Event::Promised { job, members, .. } if cluster.promise(*job).is_some() => {
+                for placed in members {
+                    let taken = cluster.node(placed.node).taken.and(placed.gpus);
+                    let freed = evicted_for(*job, events).filter_map(|victim| cluster.job(victim));
+                    let freed = freed.map(|victim| on_node(victim, placed.node)).fold(GpuSet::EMPTY, GpuSet::with);
+                    ensure(freed.contains(taken), || {
+                        format!("job {job} is promised {placed:?}, of which {taken:?} are held and not given back")
+                    })?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn evicted_for(beneficiary: JobId, events: &[Event]) -> impl Iterator<Item = JobId> {
+    events.iter().filter_map(move |event| match event {
+        Event::AttemptStopping { job, beneficiary: Some(of), .. } if *of == beneficiary => Some(*job),
+        _ => None,
+    })
+}
+
+fn on_node(job: &Job, node: crate::ids::NodeIndex) -> GpuSet {
+    let members = job.live_attempt().into_iter().flat_map(|attempt| attempt.members.iter());
+    members.filter(|member| member.placed.node == node).fold(GpuSet::EMPTY, |all, member| all.with(member.placed.gpus))
+}
+
+/// Whether a victim leaves something on a node of the promise, or lies in a tenant above the beneficiary, which is then
+/// short of quota and not of GPUs.
+fn frees(cluster: &Cluster, victim: JobId, promise: &Promise) -> bool {
+    let Some(victim) = cluster.job(victim) else { return false };
+    let touches = promise.members.iter().any(|placed| !on_node(victim, placed.node).is_empty());
+    let of_mission = |job: &Job| cluster.mission(job.spec.tenant);
+    let shares_quota = cluster
+        .promises()
+        .filter(|(_, other)| *other == promise)
+        .filter_map(|(job, _)| cluster.job(job))
+        .any(|job| of_mission(job) == of_mission(victim));
+    touches || shares_quota
+}

@@ -1,0 +1,200 @@
+//! Making room: at the end of a cycle, for the blocked jobs in their order, GPUs that were lent are taken back (reclaim),
+//! and within a tenant a higher class takes from a lower one (preemption). One planner, one proof.
+//!
+//! In: the state after everything that fits was placed. Out: a promise and the evictions that it needs, as one set of
+//! events; or why there is no such set, and when to look again. Every plan is tried on the index of free GPUs first:
+//! nobody is evicted unless the whole gang then fits where it must, and nobody whose GPUs are not needed for that.
+//!
+//! No two jobs evict each other in turn. What a job takes by reclaim it holds inside its quota, and what it takes it from
+//! are attempts above the quota of theirs: so each plan raises the GPUs held inside quota and lowers them for nobody. By
+//! preemption a job of a higher class comes inside its quota, and only jobs of lower classes leave it. Count GPUs inside
+//! quota by class, highest class first: every plan makes that list greater in the order of words, and it is bounded by the
+//! quotas. Between two submits, ends or changes of quotas there are therefore finitely many evictions, and none that
+//! brings back an earlier state.
+
+mod claim;
+mod victims;
+
+use std::collections::BTreeMap;
+
+use crate::blocked::Blocked;
+use crate::cluster::Cluster;
+use crate::cycle::Cycled;
+use crate::decide::{Events, emit};
+use crate::event::Event;
+use crate::finish;
+use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
+use crate::order::Order;
+use crate::placement::Members;
+use crate::refused::Refused;
+use crate::units::{Span, Time};
+
+/// What was planned, and what is remembered of it. Derived: no fact depends on it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plans {
+    /// When a cycle is to look again though nothing happened.
+    pub(crate) wake: Option<Time>,
+    /// The state that was last looked at, and when.
+    seen: Option<(Versions, Time)>,
+    /// Looking stopped at its limit then: there is more to see.
+    is_cut_off: bool,
+    /// Classes and tenants for which there is no plan in that state, and why if there is more to say than placement said.
+    without: BTreeMap<(ClassIndex, TenantIndex), Option<Blocked>>,
+    /// When one of them may have a plan though nothing happened.
+    ripe_at: Option<Time>,
+}
+
+/// Everything that could lead to another plan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Versions {
+    free: u64,
+    division: u64,
+    queue: u64,
+}
+
+impl Plans {
+    /// No job waits in the class any more: its index may come to mean another.
+    pub(crate) fn forget_class(&mut self, class: ClassIndex) {
+        while let Some((&(of, tenant), _)) = self.without.range((class, TenantIndex(0))..).next()
+            && of == class
+        {
+            self.without.remove(&(of, tenant));
+        }
+    }
+
+    /// Why there was no plan for a class of a tenant when it was last looked for.
+    pub(crate) fn why(&self, class: ClassIndex, tenant: TenantIndex) -> Option<Blocked> {
+        self.without.get(&(class, tenant)).copied().flatten()
+    }
+}
+
+/// A proven plan.
+struct Plan {
+    pool: PoolIndex,
+    members: Members,
+    victims: Vec<JobId>,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Copy, Debug, Default)]
+struct NoPlan {
+    /// What to tell, if it says more than the refusal by admission or placement.
+    why: Option<Blocked>,
+    /// When there may be one though nothing happens.
+    ripe_at: Option<Time>,
+    /// Whether anything was tried: that is what is bounded.
+    is_tried: bool,
+}
+
+/// Makes promises to blocked jobs, and evicts for them.
+pub(crate) fn make_room(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
+    let versions =
+        Versions { free: cluster.free_version, division: cluster.division_version, queue: cluster.queue_version };
+    let plans = &mut cluster.plans;
+    let is_ripe = plans.ripe_at.is_some_and(|at| at <= now);
+    let is_new = is_ripe || plans.seen.is_none_or(|(seen, _)| seen != versions);
+    if !is_new && !plans.is_cut_off {
+        return wake_at(cluster, cluster.plans.ripe_at);
+    }
+    if is_new {
+        let next = plans.seen.map_or(now, |(_, at)| at + cluster.policy.plan_interval);
+        if now < next {
+            return wake_at(cluster, Some(next));
+        }
+        plans.without.clear();
+        plans.ripe_at = None;
+    }
+    let is_cut_off = look(cluster, now, cycled, out);
+    // What the plans themselves changed is no reason to look again.
+    cluster.plans.seen = Some((Versions { division: cluster.division_version, ..versions }, now));
+    cluster.plans.is_cut_off = is_cut_off;
+    cycled.more |= is_cut_off;
+    wake_at(cluster, cluster.plans.ripe_at);
+}
+
+/// The next cycle that is due though nothing happens: at `at`, or when a promise is overdue.
+pub(crate) fn wake_at(cluster: &mut Cluster, at: Option<Time>) {
+    let due = cluster.promises.values().map(|promise| promise.due);
+    cluster.plans.wake = due.chain(at).min();
+}
+
+/// Goes through the blocked jobs in their order. True when it stopped at its limit.
+fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) -> bool {
+    let fresh = Refused::fresh(cluster.tenants.len());
+    let refused = std::mem::replace(&mut cluster.refused, fresh);
+    for (class, tenant) in cluster.plans.without.keys() {
+        cluster.refused.pass_over(*class, *tenant);
+    }
+    let mut order = Order::begin(cluster, now);
+    let (mut tries, most) = (0, cluster.policy.max_plans_per_cycle);
+    let mut is_cut_off = false;
+    while let Some(id) = order.next(cluster) {
+        if tries >= most {
+            is_cut_off = true;
+            break;
+        }
+        if cluster.promises.len() >= cluster.policy.max_promises as usize {
+            break;
+        }
+        match find_plan(cluster, id, now) {
+            Ok(plan) => {
+                tries += 1;
+                carry_out(cluster, id, plan, now, out);
+                order.placed(cluster);
+                // What the beneficiary's tenants kept back until now may be for others.
+                cycled.more = true;
+            }
+            Err(none) => {
+                tries += u32::from(none.is_tried);
+                note(cluster, &mut order, id, none);
+            }
+        }
+    }
+    // The promises took what was idle, and dequeued jobs: what was refused before them stays refused.
+    cluster.refused = refused;
+    cluster.refused.keep_only(&cluster.classes);
+    is_cut_off
+}
+
+fn note(cluster: &mut Cluster, order: &mut Order, id: JobId, none: NoPlan) {
+    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
+    let (class, tenant) = (job.queued.expect("the order gives queued jobs").class, job.spec.tenant);
+    let at = &mut cluster.plans.ripe_at;
+    *at = at.iter().copied().chain(none.ripe_at).min();
+    if !job.avoid.is_empty() {
+        return order.skip(cluster, id);
+    }
+    cluster.refused.pass_over(class, tenant);
+    cluster.plans.without.insert((class, tenant), none.why);
+    order.refused(cluster);
+}
+
+/// A plan in one of the pools of a job, in its order of preference.
+fn find_plan(cluster: &mut Cluster, id: JobId, now: Time) -> Result<Plan, NoPlan> {
+    let request = cluster.jobs.get(id).expect("the order gives jobs that exist").spec.request.clone();
+    let mut none = NoPlan::default();
+    for &pool in &request.pools {
+        match claim::find(cluster, id, pool, now) {
+            Ok(plan) => return Ok(plan),
+            Err(here) => {
+                none.why = none.why.or(here.why);
+                none.ripe_at = none.ripe_at.into_iter().chain(here.ripe_at).min();
+                none.is_tried |= here.is_tried;
+            }
+        }
+    }
+    Err(none)
+}
+
+/// The promise first, then the evictions: from then on nobody else can get what they leave.
+fn carry_out(cluster: &mut Cluster, id: JobId, plan: Plan, now: Time, out: &mut Events) {
+    let grace = |victim: &JobId| cluster.job(*victim).map_or(Span::ZERO, |job| job.spec.grace);
+    let longest = plan.victims.iter().map(grace).max().unwrap_or_default();
+    let due = now + longest + cluster.policy.kill_bound;
+    let is_array = cluster.job(id).is_some_and(|job| job.progress.is_some());
+    let job = if is_array { crate::cycle::start_index(cluster, id, now, out) } else { id };
+    emit(cluster, now, Event::Promised { job, pool: plan.pool, members: plan.members, due }, out);
+    for victim in plan.victims {
+        finish::evict(cluster, victim, job, now, out);
+    }
+}

@@ -1,0 +1,290 @@
+//! What a blocked job may claim, and from whom.
+//!
+//! In: a job and a pool. Out: a plan, or why there is none. A job claims inside quota only: at every tenant above it that
+//! has a quota, what lies inside it there and the job together must not pass it once the victims are gone. Reclaim takes
+//! attempts that lie above the quota of a branch that the job is not in, from the lowest common ancestor with guaranteed
+//! branches upwards, and never from outside a tenant whose own quota is full. Preemption takes lower classes of the job's
+//! own tenant.
+//! It must never take what must not be evicted, what has not run its minimum, or what may lie on a node that is not heard.
+
+use smallvec::SmallVec;
+
+use super::victims::{self, Candidate, Found, Others};
+use super::{NoPlan, Plan};
+use crate::blocked::Blocked;
+use crate::cluster::Cluster;
+use crate::ids::{JobId, PoolIndex, TenantIndex};
+use crate::job::{Job, Phase};
+use crate::node::Contact;
+use crate::tenant::Tenant;
+use crate::units::{GpuTime, Gpus, Span, Time};
+
+/// How many GPUs victims must give back below certain tenants, by level: quota first, then limit. Tenant trees are flat.
+pub(super) type Relief = SmallVec<[Gpus; 4]>;
+
+/// A quota or a limit above the job that it would pass.
+#[derive(Clone, Copy, Debug)]
+struct Shortage {
+    tenant: TenantIndex,
+    /// Only what counts against the quota helps, not what is borrowed there.
+    own_only: bool,
+    gpus: Gpus,
+}
+
+/// A plan for `id` in `pool`.
+///
+/// # Errors
+/// Why there is none, and when to look again.
+pub(super) fn find(cluster: &mut Cluster, id: JobId, pool: PoolIndex, now: Time) -> Result<Plan, NoPlan> {
+    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
+    let (tenant, want) = (job.spec.tenant, job.gpus());
+    let Some(shortages) = shortages(cluster, job, pool, want) else { return Err(NoPlan::default()) };
+    let lenders = lenders(cluster, tenant, pool, &shortages);
+    let taken_back = lent(cluster, tenant, pool, &lenders);
+    let mut none = NoPlan::default();
+    if !lenders.is_empty() {
+        match attempt(cluster, id, pool, taken_back, &shortages, now) {
+            Ok(plan) => return Ok(plan),
+            Err(reclaim) => none = reclaim,
+        }
+    }
+    let lower = lower_classes(cluster, id, pool);
+    if !lower.is_empty() {
+        match attempt(cluster, id, pool, lower, &shortages, now) {
+            Ok(plan) => return Ok(plan),
+            Err(preempt) => {
+                none.is_tried |= preempt.is_tried;
+                none.ripe_at = none.ripe_at.into_iter().chain(preempt.ripe_at).min();
+            }
+        }
+    }
+    Err(none)
+}
+
+/// Where the job would pass a quota or a limit; none where no eviction can help.
+fn shortages(cluster: &Cluster, job: &Job, pool: PoolIndex, want: Gpus) -> Option<SmallVec<[Shortage; 4]>> {
+    let mut found = SmallVec::new();
+    for above in cluster.chain(job.spec.tenant) {
+        let (quota, held) = (above.quota_in(pool), above.held_in(pool));
+        if above.paused {
+            return None;
+        }
+        if let Some(guaranteed) = guaranteed(above, pool) {
+            if want > guaranteed || (!job.spec.preemptible && held.fixed + want > guaranteed) {
+                return None;
+            }
+            let own = own(cluster, above, pool);
+            if own + want > guaranteed {
+                let gpus = (own + want).less(guaranteed);
+                found.push(Shortage { tenant: above.index, own_only: true, gpus });
+            }
+        }
+        if let Some(limit) = quota.limit
+            && held.used + want > limit
+        {
+            let gpus = (held.used + want).less(limit);
+            found.push(Shortage { tenant: above.index, own_only: false, gpus });
+        }
+    }
+    Some(found)
+}
+
+/// What is guaranteed to a tenant, if anything is: a mission without a quota has nothing.
+fn guaranteed(tenant: &Tenant, pool: PoolIndex) -> Option<Gpus> {
+    let quota = tenant.quota_in(pool).quota;
+    if tenant.depth == 1 { Some(quota.unwrap_or_default()) } else { quota }
+}
+
+/// GPUs that count against a tenant's quota.
+fn own(cluster: &Cluster, tenant: &Tenant, pool: PoolIndex) -> Gpus {
+    let held = tenant.held_in(pool);
+    if tenant.depth == 1 {
+        return held.used - held.borrowed - unfit(cluster, tenant, pool);
+    }
+    let quota = tenant.quota_in(pool).quota.unwrap_or_default();
+    above_quota(cluster, pool, quota, tenant.index, |job| cluster.is_within(job.spec.tenant, tenant.index)).0
+}
+
+/// Promised GPUs that do not fit into the mission's quota until the victims are gone.
+fn unfit(cluster: &Cluster, mission: &Tenant, pool: PoolIndex) -> Gpus {
+    if mission.held_in(pool).promised == Gpus::ZERO {
+        return Gpus::ZERO;
+    }
+    let quota = mission.quota_in(pool).quota.unwrap_or_default();
+    let (own, _) = above_quota(cluster, pool, quota, mission.index, |_| true);
+    let held = mission.held_in(pool);
+    (held.used - held.borrowed).less(own)
+}
+
+/// Within `quota`, counted in the order of starts: the GPUs that fit, and the attempts that do not.
+fn above_quota(
+    cluster: &Cluster,
+    pool: PoolIndex,
+    quota: Gpus,
+    tenant: TenantIndex,
+    counts: impl Fn(&Job) -> bool,
+) -> (Gpus, Vec<JobId>) {
+    let mut left = quota;
+    let mut above = Vec::new();
+    let Some(mission) = cluster.mission(tenant) else { return (Gpus::ZERO, above) };
+    for key in &cluster.tenant(mission).attempts {
+        let Some(job) = cluster.job(key.job).filter(|job| counts(job)) else { continue };
+        let promise = cluster.promise(job.id);
+        let attempt = job.live_attempt().map(|attempt| (attempt.pool, attempt.gpus()));
+        let Some((at, gpus)) = promise.map(|promise| (promise.pool, promise.gpus())).or(attempt) else { continue };
+        if at != pool {
+            continue;
+        }
+        if gpus <= left {
+            left -= gpus;
+        } else if promise.is_none() {
+            above.push(job.id);
+        }
+    }
+    (quota - left, above)
+}
+
+/// The tenants below which others may have taken what is the job's: from its parent up to the first whose own quota is
+/// full, or to the root. Empty when the job has no guarantee to claim by.
+fn lenders(
+    cluster: &Cluster,
+    tenant: TenantIndex,
+    pool: PoolIndex,
+    shortages: &[Shortage],
+) -> SmallVec<[TenantIndex; 4]> {
+    let mut found = SmallVec::new();
+    let mut has_guarantee = false;
+    for above in cluster.chain(tenant) {
+        if has_guarantee {
+            found.push(above.index);
+        }
+        if shortages.iter().any(|short| short.own_only && short.tenant == above.index) {
+            break;
+        }
+        has_guarantee |= guaranteed(above, pool).is_some();
+    }
+    found
+}
+
+/// Attempts that lie above the quota of a branch of `lenders` which `tenant` is not in.
+fn lent(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex, lenders: &[TenantIndex]) -> Vec<JobId> {
+    let mut found = Vec::new();
+    for lender in lenders {
+        let lender = cluster.tenant(*lender);
+        let others = lender.children.iter().filter(|child| !cluster.is_within(tenant, **child));
+        if lender.depth == 0 {
+            for mission in others {
+                let keys = cluster.tenant(*mission).attempts.iter().rev();
+                let borrows = |job: &JobId| {
+                    let attempt = cluster.job(*job).and_then(Job::live_attempt);
+                    attempt.is_some_and(|attempt| attempt.borrowed && attempt.pool == pool)
+                };
+                found.extend(keys.take_while(|key| key.preemptible).map(|key| key.job).filter(borrows));
+            }
+            continue;
+        }
+        let quota_of = |child: &TenantIndex| cluster.tenant(*child).quota_in(pool).quota;
+        for child in others.filter(|child| quota_of(child).is_some()) {
+            let quota = quota_of(child).unwrap_or_default();
+            found.extend(above_quota(cluster, pool, quota, *child, |job| cluster.is_within(job.spec.tenant, *child)).1);
+        }
+        // Branches without a quota share what the others leave of the lender's.
+        let shared = lender.quota_in(pool).quota.unwrap_or_default();
+        let rest = shared.less(lender.children.iter().filter_map(quota_of).sum());
+        let in_rest = |job: &Job| {
+            let branch = cluster.chain(job.spec.tenant).find(|above| above.parent == Some(lender.index));
+            branch.is_some_and(|branch| branch.quota_in(pool).quota.is_none())
+        };
+        found.extend(above_quota(cluster, pool, rest, lender.index, in_rest).1);
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// Attempts of the job's own tenant in lower classes.
+fn lower_classes(cluster: &Cluster, id: JobId, pool: PoolIndex) -> Vec<JobId> {
+    let Some(job) = cluster.job(id) else { return Vec::new() };
+    let Some(mission) = cluster.mission(job.spec.tenant) else { return Vec::new() };
+    let is_lower = |other: &&Job| {
+        other.spec.tenant == job.spec.tenant
+            && other.spec.priority < job.spec.priority
+            && other.live_attempt().is_some_and(|attempt| attempt.pool == pool)
+    };
+    let keys = cluster.tenant(mission).attempts.iter();
+    keys.filter_map(|key| cluster.job(key.job)).filter(is_lower).map(|job| job.id).collect()
+}
+
+/// Looks for victims among `jobs`.
+fn attempt(
+    cluster: &mut Cluster,
+    id: JobId,
+    pool: PoolIndex,
+    jobs: Vec<JobId>,
+    shortages: &[Shortage],
+    now: Time,
+) -> Result<Plan, NoPlan> {
+    let want = cluster.job(id).expect("the order gives jobs that exist").gpus();
+    let candidates: Vec<Candidate> =
+        jobs.iter().filter_map(|victim| candidate(cluster, *victim, pool, shortages, now)).collect();
+    let others = Others { pool, id, now };
+    match victims::search(cluster, &others, candidates, shortages.iter().map(|short| short.gpus).collect()) {
+        Found::Victims { members, victims } if stays_inside(cluster, id, pool, &victims) => {
+            Ok(Plan { pool, members, victims })
+        }
+        Found::Victims { .. } => Err(NoPlan { is_tried: true, ..NoPlan::default() }),
+        Found::Ripening { until } => {
+            let why = Blocked::MinimumRun { pool, want, until };
+            Err(NoPlan { why: Some(why), ripe_at: Some(until), is_tried: true })
+        }
+        Found::InTheWay { reclaimable, until } => {
+            let why = Blocked::Fragmented { pool, want, reclaimable, until };
+            Err(NoPlan { why: Some(why), ripe_at: None, is_tried: true })
+        }
+        Found::Nothing => Err(NoPlan { why: None, ripe_at: None, is_tried: true }),
+    }
+}
+
+/// Whether, with the victims gone, the job lies inside every quota above it, and nothing that lay inside does so no more:
+/// where an attempt leaves, one that was above the quota may come inside and push out what started after it.
+fn stays_inside(cluster: &Cluster, id: JobId, pool: PoolIndex, victims: &[JobId]) -> bool {
+    let job = cluster.job(id).expect("the order gives jobs that exist");
+    let is_in = |tenant: &Tenant, job: &Job| cluster.is_within(job.spec.tenant, tenant.index);
+    let loses = |tenant: &&Tenant| victims.iter().filter_map(|v| cluster.job(*v)).any(|victim| is_in(tenant, victim));
+    let mut touched = cluster.chain(job.spec.tenant).filter(|tenant| tenant.depth > 0).filter(loses);
+    touched.all(|tenant| {
+        let Some(quota) = guaranteed(tenant, pool) else { return true };
+        let (_, before) = above_quota(cluster, pool, quota, tenant.index, |job| is_in(tenant, job));
+        let stays = |job: &Job| is_in(tenant, job) && !victims.contains(&job.id);
+        let (own, after) = above_quota(cluster, pool, quota, tenant.index, stays);
+        own + job.gpus() <= quota && after.iter().all(|job| before.contains(job))
+    })
+}
+
+/// An attempt that may be evicted, now or later.
+fn candidate(cluster: &Cluster, id: JobId, pool: PoolIndex, shortages: &[Shortage], now: Time) -> Option<Candidate> {
+    let job = cluster.job(id)?;
+    let attempt = job.live_attempt()?;
+    let may_stop = job.spec.preemptible && matches!(job.phase, Phase::Launching | Phase::Running);
+    let is_heard = |member: &crate::job::Member| cluster.node(member.placed.node).contact == Contact::Ready;
+    if !may_stop || attempt.pool != pool || !attempt.members.iter().all(is_heard) {
+        return None;
+    }
+    let gpus = attempt.gpus();
+    let helps = |short: &Shortage| {
+        let counts = cluster.is_within(job.spec.tenant, short.tenant) && !(short.own_only && attempt.borrowed);
+        if counts { gpus } else { Gpus::ZERO }
+    };
+    Some(Candidate {
+        job: id,
+        gpus,
+        loss: attempt.started_at.map_or(GpuTime::ZERO, |started| gpus.over(now.since(started))),
+        ripe_at: attempt.started_at.unwrap_or(now) + min_run(cluster, job.spec.tenant),
+        relief: shortages.iter().map(helps).collect(),
+    })
+}
+
+/// How long attempts of a tenant run before they may be evicted.
+fn min_run(cluster: &Cluster, tenant: TenantIndex) -> Span {
+    cluster.chain(tenant).find_map(|tenant| tenant.min_run).unwrap_or(cluster.policy.default_min_run)
+}

@@ -1,0 +1,207 @@
+//! Promises: GPUs held for a job that waits until they are all free.
+//!
+//! In: a plan that was proven (these GPUs, after these evictions). Out: the job placed exactly there as soon as the last
+//! of them is free, or the promise dropped with its cause. From the moment it is made a promise counts like an attempt of
+//! the job's tenant (against quota and limit, and in the order of starts that says what is borrowed), and its GPUs, CPU
+//! and memory are in nobody's index.
+//! It must never keep GPUs for a job that cannot use them, and never past its deadline.
+
+use crate::cluster::Cluster;
+use crate::cycle::Cycled;
+use crate::decide::{Events, emit};
+use crate::event::Event;
+use crate::ids::{AttemptNumber, JobId, PoolIndex};
+use crate::job::Phase;
+use crate::node::Contact;
+use crate::placement::{Members, Placed};
+use crate::tenant::RunningKey;
+use crate::units::{Gpus, Time};
+
+/// GPUs held for a waiting job.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Promise {
+    /// Where they are.
+    pub pool: PoolIndex,
+    /// By rank; no other promise has any of these GPUs.
+    pub members: Members,
+    /// When it was made.
+    pub made_at: Time,
+    /// Its place in the order in which attempts get their GPUs; the attempt inherits it.
+    pub start_order: u64,
+    /// If they are not all free by then, others are looked for.
+    pub due: Time,
+}
+
+impl Promise {
+    /// All GPUs of all members.
+    pub fn gpus(&self) -> Gpus {
+        self.members.iter().map(|placed| placed.gpus.count()).sum()
+    }
+}
+
+/// Why a promise was not kept.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum DropCause {
+    /// The job ended, is held, or must wait for another reason.
+    NotWanted,
+    /// A node of it was lost or closed, or a GPU of it was fenced.
+    NodeClosed,
+    /// Quotas, limits or a pause do not allow it any more.
+    NotAllowed,
+    /// Something did not stop in time: other GPUs are looked for.
+    Late,
+}
+
+/// At the start of a cycle: places the jobs whose GPUs are all free, drops the promises that cannot be kept.
+pub(crate) fn keep(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
+    let jobs: Vec<JobId> = cluster.promises.keys().copied().collect();
+    for job in jobs {
+        let Some(promise) = cluster.promises.get(&job) else { continue };
+        if let Some(why) = cause_to_drop(cluster, job, promise) {
+            emit(cluster, now, Event::PromiseDropped { job, why }, out);
+        } else if promise.members.iter().all(|placed| is_free(cluster, placed)) {
+            let (pool, members) = (promise.pool, promise.members.clone());
+            cycled.jobs += 1;
+            cycled.members += members.len() as u32;
+            let attempts = cluster.job(job).expect("a promise is for a job that waits").attempts;
+            emit(cluster, now, Event::JobPlaced { job, attempt: AttemptNumber(attempts + 1), pool, members }, out);
+        } else if promise.due <= now {
+            emit(cluster, now, Event::PromiseDropped { job, why: DropCause::Late }, out);
+        }
+    }
+}
+
+/// Drops the promise for a job that cannot use it any more, if there is one.
+pub(crate) fn give_up(cluster: &mut Cluster, job: JobId, now: Time, out: &mut Events) {
+    if cluster.promises.contains_key(&job) {
+        emit(cluster, now, Event::PromiseDropped { job, why: DropCause::NotWanted }, out);
+    }
+}
+
+fn cause_to_drop(cluster: &Cluster, id: JobId, promise: &Promise) -> Option<DropCause> {
+    let Some(job) = cluster.job(id).filter(|job| job.phase == Phase::Waiting && job.is_eligible()) else {
+        return Some(DropCause::NotWanted);
+    };
+    for tenant in cluster.chain(job.spec.tenant) {
+        let (quota, held) = (tenant.quota_in(promise.pool), tenant.held_in(promise.pool));
+        let is_over = quota.limit.is_some_and(|limit| held.used > limit);
+        let is_fixed_over = !job.spec.preemptible && quota.quota.is_some_and(|quota| held.fixed > quota);
+        if tenant.paused || is_over || is_fixed_over {
+            return Some(DropCause::NotAllowed);
+        }
+    }
+    let is_usable = |placed: &Placed| {
+        let node = cluster.node(placed.node);
+        // A node that is only silent may be heard again before the promise is due.
+        let may_open = node.contact != Contact::Lost && !node.cordoned && !node.draining;
+        node.pool == promise.pool && may_open && node.capacity.gpus.without(node.bad).contains(placed.gpus)
+    };
+    (!promise.members.iter().all(is_usable)).then_some(DropCause::NodeClosed)
+}
+
+fn is_free(cluster: &Cluster, placed: &Placed) -> bool {
+    let node = cluster.node(placed.node);
+    node.is_open() && node.taken.and(placed.gpus).is_empty()
+}
+
+impl Cluster {
+    /// The promise for a job, if there is one.
+    pub fn promise(&self, job: JobId) -> Option<&Promise> {
+        self.promises.get(&job)
+    }
+
+    /// All promises, by job.
+    pub fn promises(&self) -> impl Iterator<Item = (JobId, &Promise)> {
+        self.promises.iter().map(|(job, promise)| (*job, promise))
+    }
+
+    /// GPUs of a promise that are free already.
+    pub fn promised_free(&self, promise: &Promise) -> Gpus {
+        promise.members.iter().map(|p| p.gpus.without(self.node(p.node).taken).count()).sum()
+    }
+
+    /// `apply`: the promise counts from now on; the job leaves the queue, because it is not to be tried elsewhere.
+    pub(crate) fn hold_promise(&mut self, id: JobId, promise: Promise, now: Time) {
+        self.dequeue(id);
+        let key = self.promise_key(id, promise.start_order);
+        self.count_promise(id, &promise, true, now);
+        if let Some(mission) = self.mission(self.tenant_of(id)) {
+            self.tenants[mission.at()].attempts.insert(key);
+        }
+        self.promises.insert(id, promise);
+        // What the tenant kept back of its quota is promised now: others may get what is idle.
+        self.division_version += 1;
+    }
+
+    /// `apply`: the promise counts no more. Whoever calls puts the job where it belongs, and classifies its mission anew.
+    pub(crate) fn take_promise(&mut self, id: JobId, now: Time) -> Option<Promise> {
+        let promise = self.promises.remove(&id)?;
+        let key = self.promise_key(id, promise.start_order);
+        self.count_promise(id, &promise, false, now);
+        if let Some(mission) = self.mission(self.tenant_of(id)) {
+            self.tenants[mission.at()].attempts.remove(&key);
+        }
+        Some(promise)
+    }
+
+    /// `apply`: a promise was not kept.
+    pub(crate) fn drop_promise(&mut self, id: JobId, now: Time) {
+        self.take_promise(id, now).expect("an event names a promise that exists");
+        if let Some(mission) = self.mission(self.tenant_of(id)) {
+            self.classify(mission, now);
+        }
+        self.division_version += 1;
+        self.freed();
+        self.enqueue_if_eligible(id);
+    }
+
+    fn tenant_of(&self, id: JobId) -> crate::ids::TenantIndex {
+        self.jobs.get(id).expect("a promise is for a job that exists").spec.tenant
+    }
+
+    fn promise_key(&self, id: JobId, start_order: u64) -> RunningKey {
+        let job = self.jobs.get(id).expect("a promise is for a job that exists");
+        RunningKey { preemptible: job.spec.preemptible, start_order, job: id }
+    }
+
+    fn count_promise(&mut self, id: JobId, promise: &Promise, is_made: bool, now: Time) {
+        let half_life = self.policy.half_life;
+        let job = self.jobs.get(id).expect("a promise is for a job that exists");
+        let gpus = promise.gpus();
+        let fixed = if job.spec.preemptible { Gpus::ZERO } else { gpus };
+        let (cpu, memory) = (job.spec.request.cpu, job.spec.request.memory);
+        let mut next = Some(job.spec.tenant);
+        while let Some(tenant) = next {
+            let tenant = &mut self.tenants[tenant.at()];
+            let held = &mut tenant.held[promise.pool.at()];
+            if is_made {
+                held.used += gpus;
+                held.fixed += fixed;
+                held.promised += gpus;
+            } else {
+                held.used -= gpus;
+                held.fixed -= fixed;
+                held.promised -= gpus;
+            }
+            let above = tenant.above_quota();
+            if above != tenant.excess.rate {
+                tenant.excess.set_rate(above, now, half_life);
+            }
+            next = tenant.parent;
+        }
+        for placed in &promise.members {
+            let node = &mut self.nodes[placed.node.at()];
+            let promised = &mut node.promised;
+            if is_made {
+                promised.gpus = promised.gpus.with(placed.gpus);
+                promised.cpu += cpu;
+                promised.memory += memory;
+            } else {
+                promised.gpus = promised.gpus.without(placed.gpus);
+                promised.cpu -= cpu;
+                promised.memory -= memory;
+            }
+            self.node_changed(placed.node);
+        }
+    }
+}
