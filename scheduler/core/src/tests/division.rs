@@ -337,6 +337,38 @@ fn several_pools_in_order_of_preference() {
 }
 
 #[test]
+fn want_of_quota_in_one_pool_hides_no_room_in_another() {
+    check(
+        "
+        node   h0 gpus=8 model=H100
+        node   a0 a1 gpus=8 model=A100
+        tenant t pool=H100 quota=0 limit=0
+        quota  t pool=A100 quota=16
+        run    t/g 2x8 on a0 a1
+        lose   a0
+        exit   g.1 sig15
+        run    t/r 1x8 on a1
+        return a0              # what g had there may still run
+        queued t/j 1x4 model=H100,A100
+        cycle
+        cancel g
+        exit   g.0 sig15
+        cycle                  # only GPUs became free; no quota has changed
+        ",
+        expect![[r#"
+            changed t
+            a0 is Lost
+            stop t/g: NodeLost
+            over t/g: NodeLost
+            a0 is Ready
+            blocked j: OverLimit { t, limit: 0, used: 0, want: 4 }
+            stop t/g: Cancelled
+            end t/g: Cancelled
+            place t/j -> a0[0-3]"#]],
+    );
+}
+
+#[test]
 fn a_refusal_of_one_tenant_is_none_of_another() {
     check(
         "

@@ -57,6 +57,27 @@ fn a_failure_ends_the_chain_in_order() {
 }
 
 #[test]
+fn dependents_end_in_the_order_of_their_ids() {
+    check(
+        "
+        node   n0 gpus=8
+        tenant a quota=8
+        run    a/r 1x1 on n0
+        queued a/d1 1x1 after=ok:r | a/d2 1x1 after=ok:r | a/d3 1x1 after=ok:r | a/d4 1x1 after=ok:r
+        cancel d1              # whoever waited first is gone: that reorders nothing
+        exit   r 1
+        ",
+        expect![[r#"
+            end a/d1: Cancelled
+            over a/r: Failed
+            end a/r: Failed
+            end a/d2: DependencyFailed
+            end a/d3: DependencyFailed
+            end a/d4: DependencyFailed"#]],
+    );
+}
+
+#[test]
 fn dependencies_that_cannot_be() {
     check(
         "
