@@ -195,6 +195,12 @@ impl Leases {
             out.push(Action::HangUp(format!("{MAX_HELD} messages wait for the epoch to be written: the disk is slow")));
             return;
         }
+        if let Held::Welcome(welcome) = &message
+            && epoch > highest
+            && welcome.seq < self.highest_seq
+        {
+            self.give_up_positions(welcome.seq, out);
+        }
         if epoch > highest || !self.awaited {
             let store_id = match &message {
                 Held::Welcome(welcome) => welcome.store_id.clone(),
@@ -205,6 +211,17 @@ impl Leases {
             out.push(Action::PersistEpoch(self.newest.clone()));
         }
         self.held.push_back(message);
+    }
+
+    /// A new leader that was told how far this agent has obeyed, and leads from an earlier position all the same: its
+    /// journal was restored, and the positions after it mean something else from now on.
+    fn give_up_positions(&mut self, seq: JournalSeq, out: &mut Vec<Action>) {
+        self.highest_seq = seq;
+        let later: Vec<MemberId> = self.leases.values().filter(|lease| lease.seq > seq).map(|lease| lease.id).collect();
+        for id in later {
+            self.leases.get_mut(&id).expect("it was just found").seq = seq;
+            self.write(id, out);
+        }
     }
 
     fn epoch_synced(&mut self, now: Millis, mark: EpochMark, out: &mut Vec<Action>) {

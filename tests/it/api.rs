@@ -297,6 +297,10 @@ async fn a_restored_backup_leads_under_an_epoch_that_agents_accept() {
     let notes = cluster.path("notes");
     let lost = ana.submit(script("solar", 1, 2, &format!("{}\n{}", note(&notes), await_file(&end)))).await;
     until("it runs", || noted(&notes).len() == 1).await;
+    // Far past what the restored journal will reach: agents have seen positions that it does not have.
+    ana.try_submit("", (0..200).map(|_| held("solar")).collect()).await.expect("accepted");
+    let seen = ana.submit(script("solar", 1, 1, "true")).await;
+    assert_eq!(ana.ended(seen).await.phase(), JobPhase::Completed);
     let epoch = |job: &dure_proto::v1::Job| job.position.as_ref().expect("every answer has one").epoch;
     let before = epoch(&ana.job(kept).await.expect("it is there"));
     let busy = cluster.dure(Who::Op, &["restore", copy, "--data-dir", data, "--force"]).await;
@@ -318,6 +322,13 @@ async fn a_restored_backup_leads_under_an_epoch_that_agents_accept() {
     assert_eq!(ana.ended(new).await.phase(), JobPhase::Completed);
     assert_eq!(noted(&notes).len(), 2, "the new job ran, once");
     assert!(lives(noted(&notes)[0].pid), "what the backup does not know is shown, not killed");
+    // Positions that were given up stay given up, whoever starts again.
+    cluster.kill_scheduler();
+    (0..2).for_each(|node| cluster.kill_agent(node));
+    cluster.start_agents();
+    cluster.start_scheduler();
+    cluster.serving().await;
+    cluster.ready().await;
     std::fs::write(&end, "").expect("writes");
     assert_eq!(ana.ended(kept).await.phase(), JobPhase::Completed);
 }
