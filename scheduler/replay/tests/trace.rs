@@ -129,21 +129,24 @@ fn a_small_replay() {
         0.000,start,a,1,n1,0+1+2+3,1000
         10.000,start,c,1,n1,4+5+6+7,1000
         60.000,end,c,1,,,
-        100.000,end,a,1,,,
-        100.000,start,b,1,n0,0+1+2+3+4+5+6+7,1000
-        150.000,end,b,1,,,
-        200.000,start,late,1,n0,0,1000
-        200.000,start,same,1,n0,1,1000
+        60.000,preempt,a,1,,,
+        60.000,start,b,1,n0,0+1+2+3+4+5+6+7,1000
+        110.000,end,b,1,,,
+        110.000,start,a,2,n0,0+1+2+3+4+5+6+7,1000
+        110.000,start,a,2,n1,0+1+2+3,1000
+        200.000,start,late,1,n1,4,1000
+        200.000,start,same,1,n1,5,1000
         200.000,end,same,1,,,
         201.000,end,late,1,,,
+        210.000,end,a,2,,,
     "#]]
     .assert_eq(&rows);
     expect![[r#"
         tenant                       jobs         wait          p95      longest     completion
-        x                               3        0.0 s        0.0 s        0.0 s         33.7 s
-        y                               2       45.0 s       90.0 s       90.0 s         95.0 s
-        (all)                           5       18.0 s       90.0 s       90.0 s         58.2 s
-        56.0 % of the GPUs held over 201 s, 0 attempts lost"#]]
+        x                               3        0.0 s        0.0 s        0.0 s         70.3 s
+        y                               2       25.0 s       50.0 s       50.0 s         75.0 s
+        (all)                           5       10.0 s       50.0 s       50.0 s         72.2 s
+        75.0 % of the GPUs held over 210 s, 1 attempts lost"#]]
     .assert_eq(&report(drive.rows(), &jobs, &nodes).to_string());
 }
 
