@@ -20,7 +20,7 @@ pub(super) fn check(cluster: &Cluster, events: &[Event]) -> Check {
                     format!("job {job} must not be evicted, and was")
                 })?;
                 let promise = cluster.promise(beneficiary);
-                ensure(promise.is_some_and(|promise| frees(cluster, *job, promise)), || {
+                ensure(promise.is_some_and(|promise| frees(cluster, *job, beneficiary, promise)), || {
                     format!("job {job} was evicted for {beneficiary}, which is not promised what it leaves")
                 })?;
             }
@@ -52,16 +52,15 @@ fn on_node(job: &Job, node: crate::ids::NodeIndex) -> GpuSet {
     members.filter(|member| member.placed.node == node).fold(GpuSet::EMPTY, |all, member| all.with(member.placed.gpus))
 }
 
-/// Whether a victim leaves something on a node of the promise, or lies in a tenant above the beneficiary, which is then
-/// short of quota and not of GPUs.
-fn frees(cluster: &Cluster, victim: JobId, promise: &Promise) -> bool {
-    let Some(victim) = cluster.job(victim) else { return false };
-    let touches = promise.members.iter().any(|placed| !on_node(victim, placed.node).is_empty());
-    let of_mission = |job: &Job| cluster.mission(job.spec.tenant);
-    let shares_quota = cluster
-        .promises()
-        .filter(|(_, other)| *other == promise)
-        .filter_map(|(job, _)| cluster.job(job))
-        .any(|job| of_mission(job) == of_mission(victim));
-    touches || shares_quota
+/// Whether the beneficiary gets something of what a victim leaves: GPUs, CPU or memory beside them, or room in the quota of
+/// the mission that both are in.
+fn frees(cluster: &Cluster, victim: JobId, beneficiary: JobId, promise: &Promise) -> bool {
+    let (Some(victim), Some(job)) = (cluster.job(victim), cluster.job(beneficiary)) else { return false };
+    let request = &job.spec.request;
+    let is_narrow = request.cpu.0 > 0 || request.memory.0 > 0;
+    let gets = promise.members.iter().any(|placed| {
+        let left = on_node(victim, placed.node);
+        !left.and(placed.gpus).is_empty() || (is_narrow && !left.is_empty())
+    });
+    gets || cluster.mission(job.spec.tenant) == cluster.mission(victim.spec.tenant)
 }

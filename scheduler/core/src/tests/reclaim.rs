@@ -545,3 +545,20 @@ fn a_node_that_is_only_silent_keeps_what_it_promised() {
             blocked a: NotEnoughGpus { gpu, want: 8, free: 0 }"#]],
     );
 }
+
+#[test]
+fn nobody_is_evicted_to_let_a_borrower_come_inside() {
+    check(
+        "
+        node   n0 n1 gpus=8
+        tenant a quota=8 | b quota=8
+        run    a/low 1x4 on n0 prio=low | a/large 1x6 on n1 | a/high 1x4 on n0 prio=high | b/b1 1x2 on n1
+        usage  a
+        queued a/next 1x4 prio=high
+        cycle                  # without low, large would be inside, and high and next would borrow
+        ",
+        expect![[r#"
+            usage a: used 14, fixed 0, borrowed 6; GPU-seconds own 0, borrowed 0
+            blocked next: NotEnoughGpus { gpu, want: 4, free: 0 }"#]],
+    );
+}
