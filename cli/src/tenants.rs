@@ -103,7 +103,8 @@ pub(crate) async fn quota(command: QuotaCommand, context: &Context, out: Out) ->
 impl SetArgs {
     fn request(self, now: Option<&v1::Tenant>) -> Result<SetTenantRequest, Failure> {
         let says_quota = self.quota.is_some() || self.limit.is_some() || self.lend_limit.is_some();
-        if !says_quota && self.weight.is_none() && self.default_time.is_none() && self.min_run.is_none() && !self.create {
+        if !says_quota && self.weight.is_none() && self.default_time.is_none() && self.min_run.is_none() && !self.create
+        {
             let what = "--quota, --limit, --lend-limit, --weight, --default-time or --min-run";
             return Err(Failure::Usage(format!("nothing to set: name {what}")));
         }

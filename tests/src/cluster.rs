@@ -12,10 +12,10 @@ use dure_agent::AgentConfig;
 use dure_agent::config::{GpuSource, Location};
 use dure_proto::v1::{ListNodesRequest, Node};
 use tempfile::TempDir;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::client::{Bearer, Caller};
 use crate::process::{self, Process};

@@ -75,8 +75,9 @@ impl Cluster {
     /// Finds out anew which attempts of a mission lie above its quota, and charges those that change sides.
     pub(crate) fn classify(&mut self, mission: TenantIndex, now: Time) {
         let pools = self.pools.len();
-        let mut left: Vec<Gpus> =
-            (0..pools).map(|p| self.tenants[mission.at()].quota_in(PoolIndex::of(p)).quota.unwrap_or_default()).collect();
+        let mut left: Vec<Gpus> = (0..pools)
+            .map(|p| self.tenants[mission.at()].quota_in(PoolIndex::of(p)).quota.unwrap_or_default())
+            .collect();
         let mut borrowed_now = vec![Gpus::ZERO; pools];
         let mut flips = Vec::new();
         for key in &self.tenants[mission.at()].attempts {

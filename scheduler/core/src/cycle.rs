@@ -7,8 +7,8 @@ use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{AttemptNumber, JobId, PoolIndex};
 use crate::order::Order;
-use crate::plan;
 use crate::placement::Members;
+use crate::plan;
 use crate::promise;
 use crate::units::Time;
 

@@ -3,15 +3,15 @@
 //! An event carries the decision (which GPUs, which id), never the rule behind it, so that an old journal keeps its
 //! meaning when the rules change. `apply` is the only reader.
 
-use crate::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
+use crate::decay::Meter;
 use crate::gpu::GpuSet;
+use crate::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
 use crate::job::{Exit, Job, JobSpec, Outcome, StopReason, Usage};
 use crate::node::{Capacity, Contact, Location, Node};
 use crate::placement::Members;
 use crate::promise::{DropCause, Promise};
 use crate::reply::Reply;
 use crate::tenant::{Quota, UserLedger};
-use crate::decay::Meter;
 use crate::units::{Span, Time};
 
 /// What changes of a tenant; absent: stays.

@@ -73,9 +73,7 @@ impl Cluster {
             found.push(Blocker::Blocked(Blocked::ReclaimPending { pool, want, free, due }));
             return found;
         }
-        found.extend(
-            job.queued.and_then(|queued| self.plans.why(queued.class, job.spec.tenant)).map(Blocker::Blocked),
-        );
+        found.extend(job.queued.and_then(|queued| self.plans.why(queued.class, job.spec.tenant)).map(Blocker::Blocked));
         let last = job.queued.and_then(|queued| self.refused.why(id, queued.class, job.spec.tenant));
         for pool in &job.spec.request.pools {
             let now = quota::may_start(self, job.spec.tenant, *pool, job.gpus(), job.spec.preemptible);

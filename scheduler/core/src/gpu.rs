@@ -111,7 +111,11 @@ impl fmt::Debug for GpuSet {
                 write!(f, ",")?;
             }
             first = false;
-            if end == start { write!(f, "{start}")? } else { write!(f, "{start}-{end}")? }
+            if end == start {
+                write!(f, "{start}")?
+            } else {
+                write!(f, "{start}-{end}")?
+            }
             start = end + 1;
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! What can happen: everything that makes the core decide. Names are still names here; the core resolves them.
 
-use crate::ids::{AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex};
 use crate::gpu::GpuSet;
+use crate::ids::{AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex};
 use crate::job::{ArraySpec, DependencyKind, Exit};
 use crate::node::{Capacity, Location};
 use crate::request::{Level, Shape};

@@ -112,16 +112,16 @@ impl Node {
 
     /// GPUs on which something new may start once nothing runs here: none when the node is not open.
     pub fn usable(&self) -> GpuSet {
-        if self.is_open() {
-            self.capacity.gpus.without(self.bad).without(self.promised.gpus)
-        } else {
-            GpuSet::EMPTY
-        }
+        if self.is_open() { self.capacity.gpus.without(self.bad).without(self.promised.gpus) } else { GpuSet::EMPTY }
     }
 
     /// CPU left for members; unbounded where it is not counted.
     pub fn cpu_free(&self) -> CpuMilli {
-        if self.capacity.cpu == CpuMilli::ZERO { CpuMilli(u64::MAX) } else { self.capacity.cpu.less(self.cpu_taken + self.promised.cpu) }
+        if self.capacity.cpu == CpuMilli::ZERO {
+            CpuMilli(u64::MAX)
+        } else {
+            self.capacity.cpu.less(self.cpu_taken + self.promised.cpu)
+        }
     }
 
     /// Memory left for members; unbounded where it is not counted.

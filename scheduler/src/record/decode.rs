@@ -210,10 +210,9 @@ fn attempt(wire: Wire) -> Result<Event, Fault> {
             members: members_from_wire("Promised.members", it.members, |placed| placed_from_wire(&placed))?,
             due: Time(it.due_ms),
         },
-        Wire::PromiseDropped(it) => Event::PromiseDropped {
-            job: JobId(it.job),
-            why: DropCause::from_wire("PromiseDropped.why", it.why)?,
-        },
+        Wire::PromiseDropped(it) => {
+            Event::PromiseDropped { job: JobId(it.job), why: DropCause::from_wire("PromiseDropped.why", it.why)? }
+        }
         _ => unreachable!("only events of attempts come here"),
     })
 }

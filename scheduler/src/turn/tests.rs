@@ -81,8 +81,7 @@ impl World {
     fn new() -> Self {
         let now = Time(1_000_000);
         let cluster = Cluster::new(Policy::standard());
-        let mut world =
-            Self { scheduler: Scheduler::new(cluster, Seq(0), settings(), now), now, streams: Vec::new() };
+        let mut world = Self { scheduler: Scheduler::new(cluster, Seq(0), settings(), now), now, streams: Vec::new() };
         let tenant = TenantDraft {
             name: "m".into(),
             create: true,
@@ -139,9 +138,7 @@ impl World {
 
 fn welcome(effects: Vec<Effect>) -> (v1::Welcome, Vec<v1::Order>) {
     let mut found = effects.into_iter().filter_map(|effect| match effect {
-        Effect::Welcome(_, welcome, wanted) => {
-            Some((*welcome, wanted.into_iter().map(|(order, _)| order).collect()))
-        }
+        Effect::Welcome(_, welcome, wanted) => Some((*welcome, wanted.into_iter().map(|(order, _)| order).collect())),
         _ => None,
     });
     found.next().expect("a Hello is answered with a Welcome")
@@ -253,12 +250,8 @@ fn silence_makes_suspect_then_lost_and_a_heartbeat_heals() {
 fn an_agent_that_obeyed_more_than_the_journal_holds_ends_the_leadership() {
     let mut world = World::new();
     let head = world.scheduler.head().0;
-    let ahead = v1::Hello {
-        highest_epoch: 7,
-        highest_seq: head + 5,
-        store_id: "store".into(),
-        ..hello("n0", Vec::new())
-    };
+    let ahead =
+        v1::Hello { highest_epoch: 7, highest_seq: head + 5, store_id: "store".into(), ..hello("n0", Vec::new()) };
     world.join(1, ahead);
     let lost = Fatal::BehindAgent { node: "n0".into(), obeyed: head + 5, head };
     assert_eq!(world.scheduler.fatal(), Some(&lost));

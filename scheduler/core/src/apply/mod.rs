@@ -11,7 +11,9 @@ mod restore;
 
 use crate::cluster::{Answer, Cluster, Timer};
 use crate::event::Event;
+use crate::ids::{JobId, PoolIndex};
 use crate::job::MemberPhase;
+use crate::placement::Members;
 use crate::promise::Promise;
 use crate::units::Time;
 
@@ -53,12 +55,7 @@ impl Cluster {
                 self.job_mut(*job).held = false;
                 self.enqueue_if_eligible(*job);
             }
-            Event::JobEligible { job } => {
-                if let Some(time) = self.job_mut(*job).not_before.take() {
-                    self.timers.remove(&(time, Timer::NotBefore(*job)));
-                }
-                self.enqueue_if_eligible(*job);
-            }
+            Event::JobEligible { job } => self.make_eligible(*job),
             Event::ArrayIndexStarted { array, index, job } => self.start_index(*array, *index, *job, now),
             Event::ArrayStopped { array } => self.stop_array(*array),
             Event::JobPlaced { job, attempt, pool, members } => self.place_job(*job, *attempt, *pool, members, now),
@@ -70,12 +67,7 @@ impl Cluster {
             }
             Event::MemberGone { job, member, exit, .. } => self.end_member(*job, *member, Some(exit), now),
             Event::MemberProven { job, member, .. } => self.end_member(*job, *member, None, now),
-            Event::Promised { job, pool, members, due } => {
-                let (pool, members, start_order) = (*pool, members.clone(), self.next_start);
-                self.next_start += 1;
-                self.hold_promise(*job, Promise { pool, members, made_at: now, start_order, due: *due }, now);
-                self.classify_mission_of(*job, now);
-            }
+            Event::Promised { job, pool, members, due } => self.make_promise(*job, *pool, members, *due, now),
             Event::PromiseDropped { job, .. } => self.drop_promise(*job, now),
             Event::AttemptStopping { job, reason, .. } => self.stop_attempt(*job, *reason),
             Event::AttemptEnded { job, outcome, .. } => self.end_attempt(*job, *outcome, now),
@@ -94,5 +86,19 @@ impl Cluster {
             | Event::JobRestored { .. }
             | Event::PromiseRestored { .. } => self.restore(now, event),
         }
+    }
+
+    fn make_eligible(&mut self, job: JobId) {
+        if let Some(time) = self.job_mut(job).not_before.take() {
+            self.timers.remove(&(time, Timer::NotBefore(job)));
+        }
+        self.enqueue_if_eligible(job);
+    }
+
+    fn make_promise(&mut self, job: JobId, pool: PoolIndex, members: &Members, due: Time, now: Time) {
+        let (members, start_order) = (members.clone(), self.next_start);
+        self.next_start += 1;
+        self.hold_promise(job, Promise { pool, members, made_at: now, start_order, due }, now);
+        self.classify_mission_of(job, now);
     }
 }

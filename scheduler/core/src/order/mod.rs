@@ -146,7 +146,14 @@ impl Order {
             .filter_map(|class| queue.buckets[&class].iter().find(|key| !self.skipped.contains(&key.job)))
             .min()?;
         let share = self.share(cluster, tenant, user);
-        Some(Turn { priority: Reverse(priority), back: oldest.back, share, key: *oldest, user, refusals: self.refusals })
+        Some(Turn {
+            priority: Reverse(priority),
+            back: oldest.back,
+            share,
+            key: *oldest,
+            user,
+            refusals: self.refusals,
+        })
     }
 
     /// What a user holds and held in a tenant; it grows with each of the user's starts, whatever their priority.

@@ -69,11 +69,8 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
             of(job, "promise_dropped", JobPhase::Pending, &before, drop_text(*why).to_owned())
         }
         Event::AttemptStopping { job, attempt, reason, beneficiary } => {
-            let mut detail = stop_text(*reason).to_owned();
-            if let Some(beneficiary) = beneficiary {
-                let _ = write!(detail, ": job {beneficiary} gets them");
-            }
-            of(job, "stopping", JobPhase::Stopping, attempt, detail)
+            let gets = beneficiary.map_or_else(String::new, |job| format!(": job {job} gets them"));
+            of(job, "stopping", JobPhase::Stopping, attempt, format!("{}{gets}", stop_text(*reason)))
         }
         Event::AttemptEnded { job, attempt, outcome } => {
             // What becomes of the job is an event of its own; only a lost node may keep it from coming at once.

@@ -13,8 +13,8 @@ use dure_core::job::{
     Outcome, Phase, StopReason, Usage,
 };
 use dure_core::node::{Capacity, Contact, Location, Node, Promised};
-use dure_core::promise::{DropCause, Promise};
 use dure_core::placement::Placed;
+use dure_core::promise::{DropCause, Promise};
 use dure_core::reply::Reply;
 use dure_core::request::{Level, Request, Shape};
 use dure_core::tenant::{Quota, UserLedger};
@@ -382,7 +382,13 @@ fn drop_cause() -> impl Strategy<Value = DropCause> {
 
 fn promise() -> impl Strategy<Value = Promise> {
     (pool(), vec(placed(), 1..6), time(), any::<u64>(), time()).prop_map(
-        |(pool, members, made_at, start_order, due)| Promise { pool, members: members.into(), made_at, start_order, due },
+        |(pool, members, made_at, start_order, due)| Promise {
+            pool,
+            members: members.into(),
+            made_at,
+            start_order,
+            due,
+        },
     )
 }
 
