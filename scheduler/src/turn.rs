@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use dure_core::cycle::cycle;
 use dure_core::event::Event;
+use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
 use dure_core::ids::{Epoch, NodeIndex, Seq};
 use dure_core::input::{Input, NodeDraft};
 use dure_core::node::{Contact, Location, Resident};
@@ -98,6 +99,8 @@ struct Session {
     number: u64,
     draft: NodeDraft,
     gpus: Vec<v1::GpuInventory>,
+    /// GPUs under leases that the scheduler does not know: something may run there, so nothing else does.
+    quarantined: GpuSet,
     outgoing: Outgoing,
 }
 
@@ -320,7 +323,7 @@ impl Scheduler {
                 *gpu = change;
             }
         }
-        session.draft.bad = inventory::bad_gpus(&session.gpus);
+        session.draft.bad = inventory::bad_gpus(&session.gpus).with(session.quarantined);
         let (draft, bad) = (session.draft.clone(), session.draft.bad);
         let known = self.cluster.node(node);
         if known.contact != Contact::Ready {
@@ -355,7 +358,7 @@ impl Scheduler {
             turn.effects.push(Effect::Hang(node, old.outgoing));
         }
         let gpus = hello.inventory.as_ref().map(|inventory| inventory.gpus.clone()).unwrap_or_default();
-        self.sessions.insert(node, Session { number, draft, gpus, outgoing });
+        self.sessions.insert(node, Session { number, draft, gpus, quarantined: GpuSet::EMPTY, outgoing });
         self.greet(node, hello, turn);
     }
 
@@ -371,6 +374,7 @@ impl Scheduler {
             tracing::warn!(node = hello.node, leases = ?reconciled.unknown, "the agent holds unknown leases: quarantined");
         }
         live.unknown_leases = reconciled.unknown;
+        self.quarantine(node, &hello.leases, turn);
         for report in reconciled.reports {
             self.decide(report, turn);
         }
@@ -388,6 +392,19 @@ impl Scheduler {
         let of_resident = |at: &Resident| orders::of_member(&self.cluster, &self.live, at.job, at.member, term);
         let wanted = residents.iter().filter_map(of_resident).collect();
         turn.effects.push(Effect::Welcome(node, Box::new(welcome), wanted));
+    }
+
+    /// Fences the GPUs of unknown leases until the agent says hello without them.
+    fn quarantine(&mut self, node: NodeIndex, leases: &[v1::Lease], turn: &mut Turn) {
+        let unknown = &self.live.nodes.entry(node).or_default().unknown_leases;
+        let is_unknown = |lease: &&v1::Lease| unknown.contains(&(lease.job_id, lease.attempt, lease.member));
+        let gpus = leases.iter().filter(is_unknown).flat_map(|lease| lease.gpus.iter().map(|gpu| *gpu as usize));
+        let quarantined: GpuSet = gpus.filter(|gpu| *gpu < MAX_GPUS_PER_NODE).collect();
+        let Some(session) = self.sessions.get_mut(&node) else { return };
+        session.quarantined = quarantined;
+        session.draft.bad = session.draft.bad.with(quarantined);
+        let bad = session.draft.bad;
+        self.decide(Input::NodeHealth { node, bad }, turn);
     }
 
     /// Whether this leader may speak to the agent at all.

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use dure_core::gpu::GpuSet;
 use dure_core::ids::{BlobId, JobId};
 use dure_core::input::{JobDraft, QuotaDraft, TenantDraft};
 use dure_core::job::Phase;
@@ -201,8 +200,14 @@ fn a_hello_meets_what_is_wanted() {
     assert_eq!(world.phase(1), Phase::Running);
     let node = world.scheduler.cluster().find_node("n0").expect("it joined");
     assert_eq!(world.scheduler.live().nodes[&node].unknown_leases, [(99, 1, 0)], "it is shown");
+    assert_eq!(world.scheduler.cluster().node(node).bad, GpuSet::single(0), "nothing else starts on its GPU");
+    let heartbeat = Box::new(v1::Heartbeat::default());
+    let message = FromAgent::Heartbeat { session: 3, node: "n0".into(), heartbeat };
+    world.scheduler.turn(Vec::new(), vec![message], world.now);
+    assert_eq!(world.scheduler.cluster().node(node).bad, GpuSet::single(0), "nor later");
     let (answer, wanted) = welcome(world.join(4, hello("n0", vec![lease(1, 1, v1::LeasePhase::Gone)])));
     assert_eq!((wanted.len(), answer.settled.len()), (0, 1));
+    assert!(world.scheduler.cluster().node(node).bad.is_empty(), "the unknown lease is gone, and its GPU is back");
     assert_eq!(world.phase(1), Phase::Ended(dure_core::job::Outcome::Completed));
 }
 
