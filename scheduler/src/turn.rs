@@ -99,9 +99,19 @@ struct Session {
     number: u64,
     draft: NodeDraft,
     gpus: Vec<v1::GpuInventory>,
-    /// GPUs under leases that the scheduler does not know: something may run there, so nothing else does.
-    quarantined: GpuSet,
+    /// Leases that the scheduler does not know, and their GPUs: something may run there, so nothing else does.
+    quarantined: BTreeMap<LeaseKey, GpuSet>,
     outgoing: Outgoing,
+}
+
+/// Job, attempt and member of a lease.
+type LeaseKey = (u64, u32, u32);
+
+impl Session {
+    /// GPUs on which nothing may start: bad ones, and those of unknown leases.
+    fn fenced(&self) -> GpuSet {
+        self.quarantined.values().fold(inventory::bad_gpus(&self.gpus), |all, gpus| all.with(*gpus))
+    }
 }
 
 /// The owner of the cluster.
@@ -292,6 +302,9 @@ impl Scheduler {
                 if let Some((job, attempt, member, what)) = report_of(&report) {
                     self.decide(Input::MemberReported { node, job, attempt, member, report: what }, turn);
                 }
+                if let Some(v1::report::What::Gone(_)) = report.what {
+                    self.release_quarantined(node, (report.job_id, report.attempt, report.member), turn);
+                }
                 let ack = v1::ReportAck { report_ids: vec![report.report_id] };
                 turn.effects.push(Effect::Tell(node, Box::new(say(Kind::ReportAck(ack)))));
             }
@@ -323,7 +336,7 @@ impl Scheduler {
                 *gpu = change;
             }
         }
-        session.draft.bad = inventory::bad_gpus(&session.gpus).with(session.quarantined);
+        session.draft.bad = session.fenced();
         let (draft, bad) = (session.draft.clone(), session.draft.bad);
         let known = self.cluster.node(node);
         if known.contact != Contact::Ready {
@@ -358,7 +371,7 @@ impl Scheduler {
             turn.effects.push(Effect::Hang(node, old.outgoing));
         }
         let gpus = hello.inventory.as_ref().map(|inventory| inventory.gpus.clone()).unwrap_or_default();
-        self.sessions.insert(node, Session { number, draft, gpus, quarantined: GpuSet::EMPTY, outgoing });
+        self.sessions.insert(node, Session { number, draft, gpus, quarantined: BTreeMap::new(), outgoing });
         self.greet(node, hello, turn);
     }
 
@@ -394,16 +407,31 @@ impl Scheduler {
         turn.effects.push(Effect::Welcome(node, Box::new(welcome), wanted));
     }
 
-    /// Fences the GPUs of unknown leases until the agent says hello without them.
+    /// Fences the GPUs of unknown leases until they are gone.
     fn quarantine(&mut self, node: NodeIndex, leases: &[v1::Lease], turn: &mut Turn) {
-        let unknown = &self.live.nodes.entry(node).or_default().unknown_leases;
-        let is_unknown = |lease: &&v1::Lease| unknown.contains(&(lease.job_id, lease.attempt, lease.member));
-        let gpus = leases.iter().filter(is_unknown).flat_map(|lease| lease.gpus.iter().map(|gpu| *gpu as usize));
-        let quarantined: GpuSet = gpus.filter(|gpu| *gpu < MAX_GPUS_PER_NODE).collect();
         let Some(session) = self.sessions.get_mut(&node) else { return };
-        session.quarantined = quarantined;
-        session.draft.bad = session.draft.bad.with(quarantined);
+        let unknown = &self.live.nodes.entry(node).or_default().unknown_leases;
+        for lease in leases {
+            let key = (lease.job_id, lease.attempt, lease.member);
+            if unknown.contains(&key) {
+                let gpus = lease.gpus.iter().map(|gpu| *gpu as usize).filter(|gpu| *gpu < MAX_GPUS_PER_NODE);
+                session.quarantined.insert(key, gpus.collect());
+            }
+        }
+        session.draft.bad = session.fenced();
         let bad = session.draft.bad;
+        self.decide(Input::NodeHealth { node, bad }, turn);
+    }
+
+    /// An unknown lease is over: its GPUs are free again.
+    fn release_quarantined(&mut self, node: NodeIndex, key: LeaseKey, turn: &mut Turn) {
+        let Some(session) = self.sessions.get_mut(&node) else { return };
+        if session.quarantined.remove(&key).is_none() {
+            return;
+        }
+        session.draft.bad = session.fenced();
+        let bad = session.draft.bad;
+        self.live.nodes.entry(node).or_default().unknown_leases.retain(|unknown| *unknown != key);
         self.decide(Input::NodeHealth { node, bad }, turn);
     }
 

@@ -205,9 +205,13 @@ fn a_hello_meets_what_is_wanted() {
     let message = FromAgent::Heartbeat { session: 3, node: "n0".into(), heartbeat };
     world.scheduler.turn(Vec::new(), vec![message], world.now);
     assert_eq!(world.scheduler.cluster().node(node).bad, GpuSet::single(0), "nor later");
+    let over = v1::Exit { how: Some(v1::exit::How::Code(0)), ..Default::default() };
+    let what = Some(v1::report::What::Gone(over));
+    let report = Box::new(v1::Report { report_id: 1, job_id: 99, attempt: 1, member: 0, what });
+    world.scheduler.turn(Vec::new(), vec![FromAgent::Reported { session: 3, node: "n0".into(), report }], world.now);
+    assert!(world.scheduler.cluster().node(node).bad.is_empty(), "the unknown lease is gone, and its GPU is back");
     let (answer, wanted) = welcome(world.join(4, hello("n0", vec![lease(1, 1, v1::LeasePhase::Gone)])));
     assert_eq!((wanted.len(), answer.settled.len()), (0, 1));
-    assert!(world.scheduler.cluster().node(node).bad.is_empty(), "the unknown lease is gone, and its GPU is back");
     assert_eq!(world.phase(1), Phase::Ended(dure_core::job::Outcome::Completed));
 }
 
