@@ -106,7 +106,8 @@ async fn a_job_file_is_replayed_and_its_times_hold() {
         duration_s: 30.0,
         gpus: [1, 12, 4][number as usize % 3],
         gpu_milli: 1_000,
-        tenant: ["fusion", "solar"][number as usize % 2].to_owned(),
+        // Of one mission: nobody takes back what another has borrowed, so every job runs once.
+        tenant: "fusion".to_owned(),
         user: "lee".to_owned(),
     };
     let options = PlanOptions { window: None, max_duration_s: None, speedup: 500.0, gpus_per_node: 8 };
