@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use petgraph::graphmap::DiGraphMap;
 
 use crate::classes::{ClassKey, Classes};
-use crate::ids::{AttemptNumber, ClassIndex, JobId, NodeIndex, PoolIndex, TenantIndex, UserIndex};
-use crate::job::{DependencyKind, Job};
+use crate::ids::{AttemptNumber, ClassIndex, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
+use crate::job::{DependencyKind, Job, MemberPhase};
 use crate::jobs::Jobs;
 use crate::node::{Contact, Node};
 use crate::place::{PlaceIndex, Scratch};
@@ -256,6 +256,18 @@ impl Cluster {
     /// A job in memory.
     pub fn job(&self, job: JobId) -> Option<&Job> {
         self.jobs.get(job)
+    }
+
+    /// The phase of a member of a current attempt, if it lies on this node.
+    pub fn member_phase(
+        &self,
+        node: NodeIndex,
+        job: JobId,
+        attempt: AttemptNumber,
+        member: MemberIndex,
+    ) -> Option<MemberPhase> {
+        let current = self.job(job)?.live_attempt().filter(|current| current.number == attempt)?;
+        current.members.get(member.at()).filter(|member| member.placed.node == node).map(|member| member.phase)
     }
 
     /// Waiting jobs, arrays counted once.

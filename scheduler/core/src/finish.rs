@@ -26,7 +26,7 @@ pub(crate) fn reported(
     now: Time,
     out: &mut Events,
 ) {
-    let Some(phase) = member_phase(cluster, node, job, attempt, member) else { return };
+    let Some(phase) = cluster.member_phase(node, job, attempt, member) else { return };
     let event = match report {
         MemberReport::Prepared if phase < MemberPhase::Prepared => Event::MemberPrepared { job, attempt, member },
         MemberReport::Started if phase < MemberPhase::Running => Event::MemberStarted { job, attempt, member },
@@ -35,18 +35,6 @@ pub(crate) fn reported(
     };
     emit(cluster, now, event, out);
     settle(cluster, job, now, out);
-}
-
-/// The phase of a member of a current attempt, if it lies on this node.
-fn member_phase(
-    cluster: &Cluster,
-    node: NodeIndex,
-    job: JobId,
-    attempt: AttemptNumber,
-    member: MemberIndex,
-) -> Option<MemberPhase> {
-    let current = cluster.job(job)?.live_attempt().filter(|current| current.number == attempt)?;
-    current.members.get(member.at()).filter(|member| member.placed.node == node).map(|member| member.phase)
 }
 
 /// Stops an attempt, whatever it is doing.

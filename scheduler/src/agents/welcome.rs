@@ -30,7 +30,7 @@ pub fn reconcile(cluster: &Cluster, node: NodeIndex, leases: &[v1::Lease]) -> Re
         let (job, attempt, member) = (JobId(lease.job_id), AttemptNumber(lease.attempt), MemberIndex(lease.member));
         let is_gone = lease.phase() == v1::LeasePhase::Gone;
         let key = v1::LeaseKey { job_id: lease.job_id, attempt: lease.attempt, member: lease.member };
-        match member_phase(cluster, node, job, attempt, member) {
+        match cluster.member_phase(node, job, attempt, member) {
             Some(phase) => {
                 held.insert((job, member));
                 out.reports.extend(reports_of(lease).into_iter().map(|report| Input::MemberReported {
@@ -63,18 +63,6 @@ pub fn reconcile(cluster: &Cluster, node: NodeIndex, leases: &[v1::Lease]) -> Re
         }
     }
     out
-}
-
-/// The phase of a member of a current attempt that lies on this node.
-fn member_phase(
-    cluster: &Cluster,
-    node: NodeIndex,
-    job: JobId,
-    attempt: AttemptNumber,
-    member: MemberIndex,
-) -> Option<MemberPhase> {
-    let current = cluster.job(job)?.live_attempt().filter(|current| current.number == attempt)?;
-    current.members.get(member.at()).filter(|member| member.placed.node == node).map(|member| member.phase)
 }
 
 fn reports_of(lease: &v1::Lease) -> Vec<MemberReport> {
