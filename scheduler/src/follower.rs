@@ -4,6 +4,7 @@
 //! from the journal. Out: snapshots, every so many events or so much time of the journal. It decides nothing, and a
 //! failure of it stops no work: it only means that the next recovery replays more.
 
+mod following;
 mod thread;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,7 @@ use crate::record::SnapshotTooLarge;
 use crate::recover::{RecoverError, Recovered};
 pub use crate::source::DurableBatch;
 use crate::source::{Source, SourceError};
+pub use following::Following;
 pub use thread::Sink;
 use thread::{Command, Pump};
 
@@ -159,16 +161,7 @@ impl Follower {
         shared.durable.store(recovered.head.0, Ordering::SeqCst);
         shared.applied.store(recovered.head.0, Ordering::SeqCst);
         shared.snapshot.store(snapshot.0, Ordering::SeqCst);
-        let pump = Pump {
-            cluster: recovered.cluster.clone(),
-            head: recovered.head,
-            time: recovered.time,
-            last: (snapshot, (recovered.head > Seq(0)).then_some(recovered.time)),
-            config,
-            source,
-            sink,
-            shared: shared.clone(),
-        };
+        let pump = Pump { following: Following::new(recovered, config), source, sink, shared: shared.clone() };
         let thread = std::thread::Builder::new()
             .name("follower".to_owned())
             .spawn(move || pump.run(&commands))

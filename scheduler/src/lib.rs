@@ -1,7 +1,8 @@
 //! The scheduler process: the shell around the core. All of the clock, the disk and the network is here, and no decision.
 //!
-//! `turn` is the synchronous heart (messages in, a batch of events and effects out), `run` pumps it, `handle` is how gRPC
-//! services talk to it, `agents` are the sessions of the nodes, `journal` makes turns durable, `grpc` is the face.
+//! `turn` is the synchronous heart (messages in, a batch of events and effects out), `lead` joins it to the journal, `run`
+//! pumps both, `handle` is how gRPC services talk to them, `agents` are the sessions of the nodes, `journal` makes turns
+//! durable, `grpc` is the face.
 
 pub mod agents;
 pub mod auth;
@@ -14,6 +15,7 @@ pub mod grpc;
 pub mod handle;
 pub mod history;
 pub mod journal;
+pub mod lead;
 pub mod live;
 pub mod metrics;
 pub mod perform;

@@ -13,15 +13,18 @@ use crate::agents::say;
 use crate::effect::Effect;
 use crate::grpc::watch::Watchers;
 use crate::handle::Position;
-use crate::journal::JournalReader;
+use crate::journal::JournalError;
 use crate::turn::Scheduler;
 
 /// Payloads that are kept at hand, in bytes: what was just submitted is launched next.
 const MAX_CACHED_BYTES: usize = 64 << 20;
 
+/// Reads a blob of the journal.
+pub type ReadBlob = Box<dyn FnMut(crate::journal::BlobId) -> Result<Option<Vec<u8>>, JournalError> + Send>;
+
 /// Payloads by id: those at hand, else from the journal.
 pub struct Payloads {
-    reader: JournalReader,
+    read: ReadBlob,
     cached: BTreeMap<BlobId, Arc<v1::Payload>>,
     order: VecDeque<(BlobId, usize)>,
     bytes: usize,
@@ -29,8 +32,8 @@ pub struct Payloads {
 
 impl Payloads {
     /// Nothing at hand.
-    pub fn new(reader: JournalReader) -> Self {
-        Self { reader, cached: BTreeMap::new(), order: VecDeque::new(), bytes: 0 }
+    pub fn new(read: ReadBlob) -> Self {
+        Self { read, cached: BTreeMap::new(), order: VecDeque::new(), bytes: 0 }
     }
 
     /// Keeps an encoded payload at hand. What cannot be decoded was refused when it was submitted.
@@ -51,7 +54,7 @@ impl Payloads {
 
     fn get(&mut self, id: BlobId) -> Option<Arc<v1::Payload>> {
         if !self.cached.contains_key(&id) {
-            match self.reader.read_blob(crate::journal::BlobId(id.0)) {
+            match (self.read)(crate::journal::BlobId(id.0)) {
                 Ok(Some(bytes)) => self.keep(id, &bytes),
                 Ok(None) => tracing::error!(blob = ?id, "a payload is missing from the journal"),
                 Err(err) => tracing::error!(blob = ?id, error = %err, "a payload cannot be read"),

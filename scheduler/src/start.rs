@@ -26,6 +26,7 @@ use crate::handle::{CallError, Handle};
 use crate::history::JournalHistory;
 use crate::journal::backup::EPOCH_JUMP;
 use crate::journal::{EmbeddedEngine, Engine, JournalError, JournalReader, JournalWriter, OpenOptions, WriterLimits};
+use crate::lead::Leader;
 use crate::metrics::{self, Metrics};
 use crate::perform::{Payloads, Performer};
 use crate::recover::{RecoverError, Recovered, recover};
@@ -185,11 +186,11 @@ pub async fn start_with(config: Config, tokens: Tokens) -> Result<Running, Start
     let history = Arc::new(JournalHistory::new(reader.reopen()?));
     let settings = Settings { epoch, store_id, deadlines: config.deadlines(), topology };
     let Recovered { cluster, head, .. } = recovered;
+    let payloads = Payloads::new(Box::new(move |id| reader.read_blob(id)));
+    let performer = Performer { payloads, watchers: watchers.clone() };
     let pump = Pump {
-        scheduler: Scheduler::new(cluster, head, settings, clock.now()),
-        performer: Performer { payloads: Payloads::new(reader), watchers: watchers.clone() },
+        leader: Leader::new(Scheduler::new(cluster, head, settings, clock.now()), performer, epoch),
         clock,
-        epoch,
         writer: writer.clone(),
         reports,
         calls,

@@ -348,9 +348,7 @@ impl Scheduler {
 
     fn open(&mut self, number: u64, hello: &v1::Hello, outgoing: Outgoing, turn: &mut Turn) {
         let refuse = |reason: String| {
-            let refusal = v1::Refusal { reason, retry_after_ms: 30_000 };
-            drop(outgoing.tell(say(Kind::Refusal(refusal))));
-            outgoing.cut(tonic::Status::failed_precondition("refused: see the Refusal"));
+            outgoing.refuse(v1::Refusal { reason, retry_after_ms: 30_000 });
         };
         let draft = match self.check_hello(hello).and_then(|()| inventory::node_draft(hello, &self.settings.topology)) {
             Ok(draft) => draft,

@@ -29,7 +29,15 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Outgoing {
     sender: mpsc::Sender<v1::SchedulerMessage>,
-    cut: Arc<Mutex<Option<oneshot::Sender<Status>>>>,
+    cut: Arc<Mutex<Option<oneshot::Sender<Farewell>>>>,
+}
+
+/// The end of a session.
+#[derive(Debug)]
+struct Farewell {
+    /// What the agent is told in place of all that still waits.
+    last: Option<v1::SchedulerMessage>,
+    why: Status,
 }
 
 /// The agent does not take its messages in.
@@ -41,7 +49,8 @@ impl Outgoing {
     pub fn new() -> (Self, SessionStream) {
         let (sender, messages) = mpsc::channel(MAX_OUTGOING);
         let (cut, is_cut) = oneshot::channel();
-        (Self { sender, cut: Arc::new(Mutex::new(Some(cut))) }, SessionStream { messages, is_cut })
+        let stream = SessionStream { messages, is_cut, over: None, is_over: false };
+        (Self { sender, cut: Arc::new(Mutex::new(Some(cut))) }, stream)
     }
 
     /// Says something. A session that is over hears nothing, and that is no error: its agent will be told anew.
@@ -57,8 +66,18 @@ impl Outgoing {
 
     /// Ends the session.
     pub fn cut(&self, why: Status) {
+        self.end(Farewell { last: None, why });
+    }
+
+    /// Ends the session with a last word, which says when to come back.
+    pub fn refuse(&self, refusal: v1::Refusal) {
+        let last = Some(super::say(v1::scheduler_message::Kind::Refusal(refusal)));
+        self.end(Farewell { last, why: Status::failed_precondition("refused: see the Refusal") });
+    }
+
+    fn end(&self, farewell: Farewell) {
         if let Some(cut) = self.cut.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            drop(cut.send(why));
+            drop(cut.send(farewell)); // a stream that is gone needs no end
         }
     }
 }
@@ -66,16 +85,58 @@ impl Outgoing {
 /// What goes to the agent, until the session is cut.
 pub struct SessionStream {
     messages: mpsc::Receiver<v1::SchedulerMessage>,
-    is_cut: oneshot::Receiver<Status>,
+    is_cut: oneshot::Receiver<Farewell>,
+    /// Said after the last word.
+    over: Option<Status>,
+    is_over: bool,
+}
+
+/// What stands next on a stream.
+#[derive(Debug)]
+pub enum Next {
+    /// Nothing yet.
+    Nothing,
+    /// This.
+    Message(Box<v1::SchedulerMessage>),
+    /// Its end.
+    Over(Status),
+}
+
+impl SessionStream {
+    /// Takes what stands next, without waiting.
+    pub fn try_next(&mut self) -> Next {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        match Pin::new(self).poll_next(&mut context) {
+            Poll::Pending => Next::Nothing,
+            Poll::Ready(Some(Ok(message))) => Next::Message(Box::new(message)),
+            Poll::Ready(Some(Err(why))) => Next::Over(why),
+            Poll::Ready(None) => Next::Over(Status::unavailable("the session is over; connect again")),
+        }
+    }
 }
 
 impl Stream for SessionStream {
     type Item = Result<v1::SchedulerMessage, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Poll::Ready(Ok(why)) = Pin::new(&mut self.is_cut).poll(context) {
-            self.messages.close();
+        if let Some(why) = self.over.take() {
             return Poll::Ready(Some(Err(why)));
+        }
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        if !self.is_cut.is_terminated()
+            && let Poll::Ready(Ok(Farewell { last, why })) = Pin::new(&mut self.is_cut).poll(context)
+        {
+            self.messages.close();
+            self.is_over = true;
+            return Poll::Ready(Some(match last {
+                Some(last) => {
+                    self.over = Some(why);
+                    Ok(last)
+                }
+                None => Err(why),
+            }));
         }
         self.messages.poll_recv(context).map(|message| message.map(Ok))
     }
@@ -170,5 +231,32 @@ impl AgentService {
             Some(Kind::Hello(_)) | None => return true,
         };
         self.messages.send(message).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_agent_hears_when_to_come_back_before_the_stream_ends() {
+        let (outgoing, mut stream) = Outgoing::new();
+        outgoing.tell(v1::SchedulerMessage::default()).expect("there is room");
+        outgoing.refuse(v1::Refusal { reason: "no".to_owned(), retry_after_ms: 7 });
+        let Next::Message(message) = stream.try_next() else { panic!("the last word comes first") };
+        let Some(v1::scheduler_message::Kind::Refusal(refusal)) = message.kind else { panic!("{message:?}") };
+        assert_eq!((refusal.reason.as_str(), refusal.retry_after_ms), ("no", 7));
+        assert!(matches!(stream.try_next(), Next::Over(why) if why.code() == tonic::Code::FailedPrecondition));
+        assert!(matches!(stream.try_next(), Next::Over(_)), "it stays over");
+    }
+
+    #[test]
+    fn a_stream_without_a_word_waits() {
+        let (outgoing, mut stream) = Outgoing::new();
+        assert!(matches!(stream.try_next(), Next::Nothing));
+        outgoing.tell(v1::SchedulerMessage::default()).expect("there is room");
+        assert!(matches!(stream.try_next(), Next::Message(_)));
+        drop(outgoing);
+        assert!(matches!(stream.try_next(), Next::Over(_)));
     }
 }

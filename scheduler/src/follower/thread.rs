@@ -1,17 +1,13 @@
-//! The follower's thread: takes commands one by one, reads again what it missed, makes snapshots when they are due.
+//! The follower's thread: takes commands one by one, reads again what it missed, hands snapshots over.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
-use dure_core::Cluster;
 use dure_core::ids::Seq;
-use dure_core::units::Time;
 
-use super::{DurableBatch, FollowerConfig, FollowerError, Shared};
+use super::{DurableBatch, FollowerError, Following, Shared};
 use crate::journal::{JournalError, Snapshot};
-use crate::record::encode_snapshot;
-use crate::recover::apply_all;
 use crate::source::{Source, Turns};
 
 /// What the thread is told.
@@ -31,12 +27,7 @@ pub type Sink = Box<dyn FnMut(Snapshot) -> Result<(), JournalError> + Send>;
 
 /// The thread's own.
 pub(super) struct Pump {
-    pub(super) cluster: Cluster,
-    pub(super) head: Seq,
-    pub(super) time: Time,
-    /// Where the last snapshot stands, and since when the next one is waited for; an empty journal has no time.
-    pub(super) last: (Seq, Option<Time>),
-    pub(super) config: FollowerConfig,
+    pub(super) following: Following,
     pub(super) source: Box<dyn Source + Send>,
     pub(super) sink: Sink,
     pub(super) shared: Arc<Shared>,
@@ -46,7 +37,7 @@ impl Pump {
     pub(super) fn run(mut self, commands: &Receiver<Command>) -> Result<(), FollowerError> {
         let outcome = self.serve(commands);
         if let Err(err) = &outcome {
-            tracing::error!(error = %err, position = self.head.0, "follower stopped, no more snapshots are made");
+            tracing::error!(error = %err, position = self.following.head().0, "follower stopped, no more snapshots are made");
             self.shared.failure.get_or_init(|| err.to_string());
         }
         outcome
@@ -71,12 +62,12 @@ impl Pump {
                 Command::Verify { seq, digest, reply } => {
                     self.catch_up()?;
                     // Whoever asked may have gone away.
-                    drop(reply.send(self.compare(seq, digest)));
+                    drop(reply.send(self.following.compare(seq, digest)));
                 }
                 Command::Snapshot { reply } => {
                     self.catch_up()?;
-                    let made = self.snapshot();
-                    drop(reply.send(made));
+                    let made = self.following.snapshot().and_then(|snapshot| self.hand_over(snapshot));
+                    drop(reply.send(made.map(|()| self.following.head())));
                 }
                 Command::Stop => return self.catch_up(),
             }
@@ -85,21 +76,21 @@ impl Pump {
 
     /// Applies a turn that was fed; one that is known already is passed over, one too far ahead waits for the journal.
     fn take(&mut self, turn: &DurableBatch) -> Result<(), FollowerError> {
-        if turn.last() <= self.head {
+        if turn.last() <= self.following.head() {
             return Ok(());
         }
-        if turn.first_seq == self.head.0 + 1 { self.apply(turn) } else { self.catch_up() }
+        if turn.first_seq == self.following.head().0 + 1 { self.apply(turn) } else { self.catch_up() }
     }
 
     /// Reads again whatever is durable and was not applied.
     fn catch_up(&mut self) -> Result<(), FollowerError> {
-        while self.head.0 < self.shared.durable.load(Ordering::SeqCst) {
-            let before = self.head;
+        while self.following.head().0 < self.shared.durable.load(Ordering::SeqCst) {
+            let before = self.following.head();
             let limit = crate::journal::ReadLimit::default();
             for turn in Turns::page(self.source.as_ref(), Seq(before.0 + 1), limit)? {
                 self.apply(&turn)?;
             }
-            if self.head == before {
+            if self.following.head() == before {
                 // It is durable by the writer's word, and a reader must see it.
                 let durable = self.shared.durable.load(Ordering::SeqCst);
                 return Err(crate::recover::RecoverError::Short { head: durable, end: before.0 }.into());
@@ -109,40 +100,23 @@ impl Pump {
     }
 
     fn apply(&mut self, turn: &DurableBatch) -> Result<(), FollowerError> {
-        apply_all(&mut self.cluster, turn.time, turn.first_seq, &turn.events)?;
-        self.head = turn.last();
-        self.time = turn.time;
-        self.shared.applied.store(self.head.0, Ordering::SeqCst);
-        let (seq, time) = (self.last.0, *self.last.1.get_or_insert(turn.time));
-        if self.head.0 - seq.0 >= self.config.snapshot_events || self.time.since(time) >= self.config.snapshot_span {
-            match self.snapshot() {
-                Ok(_) => {}
-                Err(FollowerError::TooLarge(err)) => tracing::error!(error = %err, "snapshot not made"),
-                Err(err) => return Err(err),
+        let due = self.following.apply(turn);
+        self.shared.applied.store(self.following.head().0, Ordering::SeqCst);
+        match due {
+            Ok(snapshot) => self.hand_over(snapshot),
+            Err(FollowerError::TooLarge(err)) => {
+                tracing::error!(error = %err, "snapshot not made");
+                Ok(())
             }
+            Err(err) => Err(err),
         }
+    }
+
+    fn hand_over(&mut self, snapshot: Option<Snapshot>) -> Result<(), FollowerError> {
+        let Some(snapshot) = snapshot else { return Ok(()) };
+        let seq = snapshot.seq;
+        (self.sink)(snapshot)?;
+        self.shared.snapshot.store(seq, Ordering::SeqCst);
         Ok(())
-    }
-
-    /// Hands a snapshot of the state to the journal, unless the last one stands here.
-    fn snapshot(&mut self) -> Result<Seq, FollowerError> {
-        let (seq, time) = (self.head, self.time);
-        if self.last.0 == seq {
-            return Ok(seq);
-        }
-        // Also when it turns out too large: the next try comes when the next one is due, not with every turn.
-        self.last = (seq, Some(time));
-        let bytes = encode_snapshot(&self.cluster, seq, time)?;
-        (self.sink)(Snapshot { seq: seq.0, created_ms: time.0, bytes })?;
-        self.shared.snapshot.store(seq.0, Ordering::SeqCst);
-        Ok(seq)
-    }
-
-    fn compare(&self, seq: Seq, theirs: u64) -> Result<(), FollowerError> {
-        if seq != self.head {
-            return Err(FollowerError::Elsewhere { at: self.head.0, seq: seq.0 });
-        }
-        let ours = self.cluster.digest();
-        if ours == theirs { Ok(()) } else { Err(FollowerError::Differs { seq: seq.0, ours, theirs }) }
     }
 }

@@ -6,11 +6,12 @@
 //! cannot be proven whole is `JournalError::Damaged`, with the positions and the remedy.
 //!
 //! Read in this order: this file (words, limits, the trait), `chain` (what is proven), `anchor`, `schema`, `snapshot`,
-//! `reader`, `verify` (what is checked before leading), `embedded` (SQLite), `writer` (the thread), `backup`, `memory`.
+//! `reader`, `verify` (what is checked before leading), `embedded` (SQLite), `committer` (groups), `writer` (its thread), `backup`, `memory`.
 
 pub mod anchor;
 pub mod backup;
 pub mod chain;
+pub mod committer;
 pub mod embedded;
 mod error;
 pub mod memory;
@@ -24,12 +25,13 @@ use sha2::{Digest, Sha256};
 
 pub use backup::{RestoreOptions, RestoreReport, restore};
 pub use chain::Hash;
+pub use committer::{Committer, Durable, Report, Write, WriterLimits};
 pub use embedded::EmbeddedEngine;
 pub use error::{Finding, JournalError};
 pub use memory::{MemoryEngine, MemoryStore};
 pub use reader::{JournalReader, VerifyReport};
 pub use snapshot::{FoundSnapshot, Snapshot, SnapshotInfo};
-pub use writer::{Durable, JournalWriter, Report, WriterLimits, WriterStats};
+pub use writer::{JournalWriter, WriterStats};
 
 /// Largest payload of one batch, in bytes: SQLite's own bound is far higher, memory during recovery is not.
 pub const MAX_BATCH_BYTES: usize = 64 << 20;

@@ -1,9 +1,8 @@
-//! The writer thread: turns waiting batches into as few commits as possible.
+//! The writer thread: pumps what waits to the committer, and what became of it back.
 //!
 //! In: batches with their blobs, and snapshots, through one bounded queue. Out: reports, in order, from the thread
 //! itself: what became durable, or the one failure after which nothing more is written. Whatever waits while a commit
-//! runs goes into the next one. Snapshots are written chunk by chunk between commits and never hold one up for longer
-//! than a chunk. It never retries, never reorders and never reports a batch before the engine has it durable.
+//! runs goes into the next one. What is written when is the committer's to say.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
@@ -11,63 +10,11 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Batch, Blob, Engine, Head, JournalError, SNAPSHOT_CHUNK_BYTES, Snapshot};
+use super::committer::{Committer, Durable, Report, Write, WriterLimits};
+use super::{Batch, Blob, Engine, Head, JournalError, Snapshot};
 
 /// How long the thread waits for work before it does its housekeeping (syncing the anchor, among others).
 const IDLE_TICK: Duration = Duration::from_secs(1);
-
-/// Bounds of the writer.
-#[derive(Debug, Clone, Copy)]
-pub struct WriterLimits {
-    /// Most jobs waiting in the queue; one more blocks or is refused.
-    pub queue: usize,
-    /// Most batches in one commit.
-    pub group_batches: usize,
-    /// Payload and blob bytes after which a commit takes no further batch.
-    pub group_bytes: usize,
-}
-
-impl Default for WriterLimits {
-    fn default() -> Self {
-        WriterLimits { queue: 256, group_batches: 256, group_bytes: 8 << 20 }
-    }
-}
-
-/// What one commit made durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Durable {
-    /// The new head: every position up to `head.seq` is on disk.
-    pub head: Head,
-    /// Batches in this commit.
-    pub batches: u32,
-    /// Events in this commit.
-    pub events: u64,
-    /// Payload and blob bytes in this commit.
-    pub bytes: u64,
-    /// How long the commit took, sync included, in microseconds.
-    pub commit_micros: u64,
-}
-
-/// What the thread tells, in the order of the queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Report {
-    /// A commit has ended.
-    Durable(Durable),
-    /// A snapshot is visible now.
-    SnapshotDone {
-        /// Its position.
-        seq: u64,
-    },
-    /// A snapshot was not taken (a newer one came first, or its place does not fit); nothing is lost.
-    SnapshotRefused {
-        /// Its position.
-        seq: u64,
-        /// Why.
-        why: String,
-    },
-    /// The last report: a write failed. Whatever was not reported durable may or may not be on disk.
-    Failed(JournalError),
-}
 
 /// Counts since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -111,8 +58,7 @@ impl Counters {
 }
 
 enum Job {
-    Append(Batch, Vec<Blob>),
-    Snapshot(Snapshot),
+    Write(Write),
     Close,
 }
 
@@ -138,17 +84,8 @@ impl JournalWriter {
         let (queue, jobs) = sync_channel(limits.queue);
         let failure = Arc::new(OnceLock::new());
         let counters = Arc::new(Counters::default());
-        let pump = Pump {
-            engine,
-            jobs,
-            limits,
-            report: Box::new(report),
-            counters: counters.clone(),
-            closing: false,
-            more_housekeeping: true,
-            writing: None,
-            waiting: None,
-        };
+        let (report, committer) = (Box::new(report), Committer::new(engine, limits));
+        let pump = Pump { committer, jobs, report, counters: counters.clone(), closing: false };
         let first_failure = failure.clone();
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
@@ -166,7 +103,7 @@ impl JournalWriter {
     /// # Errors
     /// [`JournalError::Poisoned`] after a failure, [`JournalError::Closed`] after the thread has ended otherwise.
     pub fn append(&self, batch: Batch, blobs: Vec<Blob>) -> Result<(), JournalError> {
-        self.send(Job::Append(batch, blobs))
+        self.send(Job::Write(Write::Append(batch, blobs)))
     }
 
     /// Queues a batch unless the queue is full; then the batch comes back as `Ok(Some(..))`, for the caller to keep.
@@ -175,10 +112,10 @@ impl JournalWriter {
     /// As [`Self::append`].
     pub fn try_append(&self, batch: Batch, blobs: Vec<Blob>) -> Result<Option<(Batch, Vec<Blob>)>, JournalError> {
         let Some(queue) = &self.queue else { return Err(self.gone()) };
-        match queue.try_send(Job::Append(batch, blobs)) {
+        match queue.try_send(Job::Write(Write::Append(batch, blobs))) {
             Ok(()) => Ok(None),
-            Err(TrySendError::Full(Job::Append(batch, blobs))) => Ok(Some((batch, blobs))),
-            Err(TrySendError::Full(Job::Snapshot(_) | Job::Close) | TrySendError::Disconnected(_)) => Err(self.gone()),
+            Err(TrySendError::Full(Job::Write(Write::Append(batch, blobs)))) => Ok(Some((batch, blobs))),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(self.gone()),
         }
     }
 
@@ -187,7 +124,7 @@ impl JournalWriter {
     /// # Errors
     /// As [`Self::append`].
     pub fn snapshot(&self, snapshot: Snapshot) -> Result<(), JournalError> {
-        self.send(Job::Snapshot(snapshot))
+        self.send(Job::Write(Write::Snapshot(snapshot)))
     }
 
     /// Writes all that is queued, syncs, closes the engine and returns the last head. An unfinished snapshot is dropped.
@@ -239,28 +176,19 @@ impl Drop for JournalWriter {
     }
 }
 
-struct Writing {
-    snapshot: Snapshot,
-    next: u32,
-}
-
 struct Pump {
-    engine: Box<dyn Engine>,
+    committer: Committer,
     jobs: Receiver<Job>,
-    limits: WriterLimits,
     report: Box<dyn FnMut(Report) + Send>,
     counters: Arc<Counters>,
     closing: bool,
-    more_housekeeping: bool,
-    writing: Option<Writing>,
-    waiting: Option<Snapshot>,
 }
 
 impl Pump {
     fn run(mut self, failure: &OnceLock<JournalError>) -> Result<Head, JournalError> {
         let outcome = self.serve();
         let outcome = match outcome {
-            Ok(()) => self.engine.close(),
+            Ok(()) => self.committer.close(),
             Err(err) => Err(err),
         };
         if let Err(err) = &outcome {
@@ -272,24 +200,29 @@ impl Pump {
 
     fn serve(&mut self) -> Result<(), JournalError> {
         while !self.closing {
-            let (batches, blobs) = self.gather();
-            if !batches.is_empty() {
-                self.commit(&batches, &blobs)?;
+            self.gather();
+            let began = Instant::now();
+            if let Some(mut durable) = self.committer.commit()? {
+                durable.commit_micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.counters.count(&durable);
+                (self.report)(Report::Durable(durable));
             }
             if self.closing {
                 break;
             }
-            self.write_snapshot_step()?;
-            let unfinished = self.writing.as_ref().map(|writing| writing.snapshot.seq);
-            self.more_housekeeping = self.engine.maintain(unfinished)?;
+            if let Some(report) = self.committer.keep_house()? {
+                if let Report::SnapshotDone { .. } = report {
+                    self.counters.snapshots.fetch_add(1, Ordering::Relaxed);
+                }
+                (self.report)(report);
+            }
         }
         Ok(())
     }
 
-    /// Waits for a job, unless there is something to do without one, and takes all that goes into one commit with it.
-    fn gather(&mut self) -> (Vec<Batch>, Vec<Blob>) {
-        let (mut batches, mut blobs, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let mut next = if self.more_housekeeping || self.writing.is_some() || self.waiting.is_some() {
+    /// Waits for work, unless there is something to do without any, and takes what goes into one commit with it.
+    fn gather(&mut self) {
+        let mut next = if self.committer.has_work() {
             self.jobs.try_recv()
         } else {
             self.jobs.recv_timeout(IDLE_TICK).map_err(|err| match err {
@@ -299,78 +232,21 @@ impl Pump {
         };
         loop {
             match next {
-                Ok(Job::Append(batch, more)) => {
-                    bytes += batch.payload.len() + more.iter().map(|blob| blob.bytes().len()).sum::<usize>();
-                    batches.push(batch);
-                    blobs.extend(more);
+                Ok(Job::Write(write)) => {
+                    if let Some(report) = self.committer.push(write) {
+                        (self.report)(report);
+                    }
                 }
-                Ok(Job::Snapshot(snapshot)) => self.await_turn(snapshot),
                 Ok(Job::Close) | Err(TryRecvError::Disconnected) => {
                     self.closing = true;
-                    break;
+                    return;
                 }
-                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Empty) => return,
             }
-            if batches.len() >= self.limits.group_batches || bytes >= self.limits.group_bytes {
-                break;
+            if self.committer.is_full() {
+                return;
             }
             next = self.jobs.try_recv();
-        }
-        (batches, blobs)
-    }
-
-    fn commit(&mut self, batches: &[Batch], blobs: &[Blob]) -> Result<(), JournalError> {
-        let began = Instant::now();
-        let head = self.engine.append(batches, blobs)?;
-        let bytes = batches.iter().map(|batch| batch.payload.len()).sum::<usize>()
-            + blobs.iter().map(|blob| blob.bytes().len()).sum::<usize>();
-        let durable = Durable {
-            head,
-            batches: u32::try_from(batches.len()).unwrap_or(u32::MAX),
-            events: batches.iter().map(|batch| u64::from(batch.count)).sum(),
-            bytes: bytes as u64,
-            commit_micros: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
-        };
-        self.counters.count(&durable);
-        (self.report)(Report::Durable(durable));
-        Ok(())
-    }
-
-    fn await_turn(&mut self, snapshot: Snapshot) {
-        if let Some(older) = self.waiting.replace(snapshot) {
-            let why = "a newer one came before its turn".to_owned();
-            (self.report)(Report::SnapshotRefused { seq: older.seq, why });
-        }
-    }
-
-    /// Writes one chunk of the snapshot in hand, or makes it visible when all are written.
-    fn write_snapshot_step(&mut self) -> Result<(), JournalError> {
-        let waiting = &mut self.waiting;
-        if self.writing.is_none() {
-            self.writing = waiting.take().map(|snapshot| Writing { snapshot, next: 0 });
-        }
-        let Some(writing) = &mut self.writing else { return Ok(()) };
-        let seq = writing.snapshot.seq;
-        let start = writing.next as usize * SNAPSHOT_CHUNK_BYTES;
-        if start < writing.snapshot.bytes.len() {
-            let end = writing.snapshot.bytes.len().min(start + SNAPSHOT_CHUNK_BYTES);
-            self.engine.put_snapshot_chunk(seq, writing.next, &writing.snapshot.bytes[start..end])?;
-            writing.next += 1;
-            return Ok(());
-        }
-        let info = writing.snapshot.info();
-        self.writing = None;
-        match self.engine.publish_snapshot(&info) {
-            Ok(()) => {
-                self.counters.snapshots.fetch_add(1, Ordering::Relaxed);
-                (self.report)(Report::SnapshotDone { seq });
-                Ok(())
-            }
-            Err(JournalError::BadSnapshot { seq, why }) => {
-                (self.report)(Report::SnapshotRefused { seq, why });
-                Ok(())
-            }
-            Err(err) => Err(err),
         }
     }
 }

@@ -1,0 +1,82 @@
+//! The second core: turns in, snapshots out when they are due. Synchronous; the follower's thread pumps it.
+
+use dure_core::Cluster;
+use dure_core::ids::Seq;
+use dure_core::units::Time;
+
+use super::{DurableBatch, FollowerConfig, FollowerError};
+use crate::journal::Snapshot;
+use crate::record::encode_snapshot;
+use crate::recover::{Recovered, apply_all};
+
+/// A state that follows the journal.
+#[derive(Debug)]
+pub struct Following {
+    cluster: Cluster,
+    head: Seq,
+    time: Time,
+    /// Where the last snapshot stands, and since when the next one is waited for; an empty journal has no time.
+    last: (Seq, Option<Time>),
+    config: FollowerConfig,
+}
+
+impl Following {
+    /// Goes on from where recovery ended.
+    pub fn new(recovered: &Recovered, config: FollowerConfig) -> Self {
+        let snapshot = recovered.from_snapshot.unwrap_or(Seq(0));
+        let last = (snapshot, (recovered.head > Seq(0)).then_some(recovered.time));
+        Self { cluster: recovered.cluster.clone(), head: recovered.head, time: recovered.time, last, config }
+    }
+
+    /// Position of the last event applied.
+    pub fn head(&self) -> Seq {
+        self.head
+    }
+
+    /// The state there.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Applies the next turn; a snapshot when one is due.
+    ///
+    /// # Errors
+    /// `Recover` when the turn does not fit the state; `TooLarge` when a snapshot was due and cannot be made, the turn is
+    /// applied all the same.
+    pub fn apply(&mut self, turn: &DurableBatch) -> Result<Option<Snapshot>, FollowerError> {
+        apply_all(&mut self.cluster, turn.time, turn.first_seq, &turn.events)?;
+        self.head = turn.last();
+        self.time = turn.time;
+        let (seq, time) = (self.last.0, *self.last.1.get_or_insert(turn.time));
+        let is_due =
+            self.head.0 - seq.0 >= self.config.snapshot_events || self.time.since(time) >= self.config.snapshot_span;
+        if is_due { self.snapshot() } else { Ok(None) }
+    }
+
+    /// A snapshot of the state, unless the last one stands here.
+    ///
+    /// # Errors
+    /// `TooLarge`.
+    pub fn snapshot(&mut self) -> Result<Option<Snapshot>, FollowerError> {
+        let (seq, time) = (self.head, self.time);
+        if self.last.0 == seq {
+            return Ok(None);
+        }
+        // Also when it turns out too large: the next try comes when the next one is due, not with every turn.
+        self.last = (seq, Some(time));
+        let bytes = encode_snapshot(&self.cluster, seq, time)?;
+        Ok(Some(Snapshot { seq: seq.0, created_ms: time.0, bytes }))
+    }
+
+    /// Compares the state with another at `seq`.
+    ///
+    /// # Errors
+    /// `Elsewhere` when it stands at another position, `Differs`.
+    pub fn compare(&self, seq: Seq, theirs: u64) -> Result<(), FollowerError> {
+        if seq != self.head {
+            return Err(FollowerError::Elsewhere { at: self.head.0, seq: seq.0 });
+        }
+        let ours = self.cluster.digest();
+        if ours == theirs { Ok(()) } else { Err(FollowerError::Differs { seq: seq.0, ours, theirs }) }
+    }
+}
