@@ -346,11 +346,7 @@ impl Cluster {
 
     /// After a node changed: brings the pool's idle GPUs and the index up to date.
     pub(crate) fn node_changed(&mut self, node: NodeIndex) {
-        let entry = &self.nodes[node.at()];
-        let now = (entry.pool, entry.free().count());
-        let (pool, before) = std::mem::replace(&mut self.idle[node.at()], now);
-        self.pools[pool.at()].idle -= before;
-        self.pools[now.0.at()].idle += now.1;
+        count_idle(&self.nodes[node.at()], &mut self.pools, &mut self.idle[node.at()]);
         if !self.index_is_stale {
             self.index.sync(&self.nodes[node.at()]);
         }
@@ -389,4 +385,12 @@ impl Cluster {
     pub fn class_of(&self, job: &Job) -> Option<ClassIndex> {
         job.queued.map(|queued| queued.class)
     }
+}
+
+/// After the state of a node changed: counts the idle GPUs of its pool; `counted` is what the node added so far.
+pub(crate) fn count_idle(node: &Node, pools: &mut [Pool], counted: &mut (PoolIndex, Gpus)) {
+    let now = (node.pool, node.free().count());
+    let (pool, before) = std::mem::replace(counted, now);
+    pools[pool.at()].idle -= before;
+    pools[now.0.at()].idle += now.1;
 }

@@ -44,9 +44,7 @@ impl Cluster {
             outcome: None,
         }));
         self.waiting -= 1;
-        for rank in 0..placed.len() {
-            self.occupy(id, MemberIndex::of(rank));
-        }
+        self.occupy(id, (0..placed.len()).map(MemberIndex::of));
         self.timers.insert((deadline, Timer::Launch(id, number)));
         self.begin_charge(id, now);
     }
@@ -84,7 +82,7 @@ impl Cluster {
             }
         }
         match phase {
-            Phase::AwaitingProof(_) => self.vacate(id, member),
+            Phase::AwaitingProof(_) => self.vacate(id, std::iter::once(member)),
             Phase::Launching if outcome == Outcome::Completed => self.note_started(id, now),
             _ => {}
         }
@@ -120,9 +118,7 @@ impl Cluster {
             .filter(|(_, member)| member.phase == MemberPhase::Gone)
             .map(|(rank, _)| MemberIndex::of(rank))
             .collect();
-        for member in gone {
-            self.vacate(id, member);
-        }
+        self.vacate(id, gone.into_iter());
         let is_displaced = matches!(outcome, Outcome::Evicted | Outcome::Drained);
         let job = self.job_mut(id);
         job.displaced += u32::from(is_displaced);

@@ -1,10 +1,11 @@
 //! Nodes, and what members hold on them.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, count_idle};
 use crate::event::Event;
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, MemberIndex};
 use crate::node::{Node, Resident};
+use crate::placement::Placed;
 use crate::units::{CpuMilli, Gpus, MemoryMib, Time};
 
 impl Cluster {
@@ -85,34 +86,49 @@ impl Cluster {
         self.count_capacity(pool);
     }
 
-    /// A member takes its GPUs, CPU and memory on its node.
-    pub(super) fn occupy(&mut self, id: JobId, member: MemberIndex) {
-        let job = self.jobs.get(id).expect("an event names a job that exists");
-        let placed = job.attempt.as_deref().expect("it was placed").members[member.at()].placed;
-        let (cpu, memory) = (job.spec.request.cpu, job.spec.request.memory);
-        let node = &mut self.nodes[placed.node.at()];
-        assert!(node.taken.and(placed.gpus).is_empty(), "no GPU is held twice");
-        node.taken = node.taken.with(placed.gpus);
-        node.cpu_taken += cpu;
-        node.memory_taken += memory;
-        let resident = Resident { job: id, member };
-        let at = node.residents.binary_search(&resident).expect_err("a member takes its place once");
-        node.residents.insert(at, resident);
-        self.node_changed(placed.node);
+    /// These members of a job's attempt take their GPUs, CPU and memory on their nodes.
+    pub(super) fn occupy(&mut self, id: JobId, members: impl Iterator<Item = MemberIndex> + Clone) {
+        self.change_members(id, members, |node, resident, placed, cpu, memory| {
+            assert!(node.taken.and(placed.gpus).is_empty(), "no GPU is held twice");
+            node.taken = node.taken.with(placed.gpus);
+            node.cpu_taken += cpu;
+            node.memory_taken += memory;
+            let at = node.residents.binary_search(&resident).expect_err("a member takes its place once");
+            node.residents.insert(at, resident);
+        });
     }
 
-    /// A member gives back what it took.
-    pub(super) fn vacate(&mut self, id: JobId, member: MemberIndex) {
-        let job = self.jobs.get(id).expect("an event names a job that exists");
-        let placed = job.attempt.as_deref().expect("it was placed").members[member.at()].placed;
-        let (cpu, memory) = (job.spec.request.cpu, job.spec.request.memory);
-        let node = &mut self.nodes[placed.node.at()];
-        node.taken = node.taken.without(placed.gpus);
-        node.cpu_taken -= cpu;
-        node.memory_taken -= memory;
-        let at = node.residents.binary_search(&Resident { job: id, member }).expect("it is there");
-        node.residents.remove(at);
-        self.node_changed(placed.node);
+    /// These members of a job's attempt give back what they took.
+    pub(super) fn vacate(&mut self, id: JobId, members: impl Iterator<Item = MemberIndex> + Clone) {
+        self.change_members(id, members, |node, resident, placed, cpu, memory| {
+            node.taken = node.taken.without(placed.gpus);
+            node.cpu_taken -= cpu;
+            node.memory_taken -= memory;
+            let at = node.residents.binary_search(&resident).expect("it is there");
+            node.residents.remove(at);
+        });
         self.freed();
+    }
+
+    /// Changes the nodes of members; what is counted of nodes follows once for all of them.
+    fn change_members(
+        &mut self,
+        id: JobId,
+        members: impl Iterator<Item = MemberIndex> + Clone,
+        change: impl Fn(&mut Node, Resident, Placed, CpuMilli, MemoryMib),
+    ) {
+        let Self { jobs, nodes, pools, idle, index, .. } = self;
+        let job = jobs.get(id).expect("an event names a job that exists");
+        let (cpu, memory) = (job.spec.request.cpu, job.spec.request.memory);
+        let placed = |member: MemberIndex| job.attempt.as_deref().expect("it was placed").members[member.at()].placed;
+        for member in members.clone() {
+            let placed = placed(member);
+            let node = &mut nodes[placed.node.at()];
+            change(node, Resident { job: id, member }, placed, cpu, memory);
+            count_idle(node, pools, &mut idle[placed.node.at()]);
+        }
+        if !self.index_is_stale {
+            index.sync_members(nodes, members.map(|member| placed(member).node));
+        }
     }
 }

@@ -78,9 +78,7 @@ impl Cluster {
             _ => {}
         }
         self.jobs.insert(job);
-        for member in still_holds {
-            self.occupy(id, member);
-        }
+        self.occupy(id, still_holds.iter().copied());
         if is_charged {
             self.restore_charge(id, now);
         }

@@ -36,18 +36,39 @@ impl BitRows {
         self.summary[row * self.summary_stride + word / WORD] |= 1 << (word % WORD);
     }
 
-    /// Switches a bit off; says whether the row is empty now.
+    /// Switches a bit off.
     #[inline]
-    pub(super) fn remove(&mut self, row: usize, column: usize) -> bool {
+    pub(super) fn remove(&mut self, row: usize, column: usize) {
         let word = column / WORD;
         let bits = &mut self.words[row * self.stride + word];
         *bits &= !(1 << (column % WORD));
-        if *bits != 0 {
-            return false;
+        if *bits == 0 {
+            self.summary[row * self.summary_stride + word / WORD] &= !(1 << (word % WORD));
         }
-        let summary = &mut self.summary[row * self.summary_stride..][..self.summary_stride];
-        summary[word / WORD] &= !(1 << (word % WORD));
-        summary.iter().all(|bits| *bits == 0)
+    }
+
+    /// Whether no bit of a row is on.
+    #[inline]
+    pub(super) fn is_row_empty(&self, row: usize) -> bool {
+        self.summary[row * self.summary_stride..][..self.summary_stride].iter().all(|bits| *bits == 0)
+    }
+
+    /// Switches all bits of a row off and says which were on, in rising order.
+    #[inline]
+    pub(super) fn drain(&mut self, row: usize, mut each: impl FnMut(usize)) {
+        let words = &mut self.words[row * self.stride..][..self.stride];
+        for (at, summary) in self.summary[row * self.summary_stride..][..self.summary_stride].iter_mut().enumerate() {
+            let mut filled = std::mem::take(summary);
+            while filled != 0 {
+                let word = at * WORD + filled.trailing_zeros() as usize;
+                let mut bits = std::mem::take(&mut words[word]);
+                while bits != 0 {
+                    each(word * WORD + bits.trailing_zeros() as usize);
+                    bits &= bits - 1;
+                }
+                filled &= filled - 1;
+            }
+        }
     }
 
     /// Whether a bit is on.
@@ -125,8 +146,11 @@ impl Buckets {
         if old == new {
             return;
         }
-        if old != 0 && self.sorted.remove(old, thing) {
-            self.filled.remove(0, old);
+        if old != 0 {
+            self.sorted.remove(old, thing);
+            if self.sorted.is_row_empty(old) {
+                self.filled.remove(0, old);
+            }
         }
         if new != 0 {
             self.sorted.insert(new, thing);
@@ -184,9 +208,12 @@ mod tests {
         assert_eq!(rows.next_in(1, 4, 20_000), Some(8197));
         assert_eq!(rows.next_in(1, 4, 8197), None);
         assert_eq!(rows.next_in(1, 8198, 20_000), Some(19_999));
-        assert!(!rows.remove(1, 3));
-        assert!(!rows.remove(1, 8197));
-        assert!(rows.remove(1, 19_999));
+        rows.remove(1, 3);
+        assert!(!rows.is_row_empty(1));
+        let mut drained = Vec::new();
+        rows.drain(1, |column| drained.push(column));
+        assert_eq!(drained, [8197, 19_999]);
+        assert!(rows.is_row_empty(1));
         assert_eq!(rows, BitRows::new(2, 20_000));
     }
 

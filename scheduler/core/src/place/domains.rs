@@ -6,44 +6,53 @@
 
 use std::ops::Range;
 
-use super::bits::Buckets;
-use crate::gpu::MAX_GPUS_PER_NODE;
-
-/// Domains with at least this many places share one bucket, which is then gone through: there are few of them, since
-/// each is large.
-const MAX_SORTED_SLOTS: usize = 511;
-
-/// By how much the counters of a domain change; the first `2 * width` are in use, as in `Domains::counters`.
-pub(super) type Change = [i32; 2 * MAX_GPUS_PER_NODE];
+use super::filing::Filing;
 
 /// What nodes add to the counters of the domains that they lie in, by their number of free GPUs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Shares {
     width: usize,
     /// For each number of free GPUs from 0: is it at least 1 to `width`, then how often do 1 to `width` fit into it.
-    rows: Vec<i32>,
+    rows: Vec<u32>,
+    /// For free GPUs before and after, the sizes of members that then fit another number of times: bit g for g GPUs.
+    resized: Vec<u64>,
 }
 
 impl Shares {
     /// For nodes of up to `width` GPUs.
     pub(super) fn new(width: usize) -> Self {
         let row = |free: usize| {
-            let at_least = (1..=width).map(move |gpus| i32::from(free >= gpus));
-            at_least.chain((1..=width).map(move |gpus| (free / gpus) as i32))
+            let at_least = (1..=width).map(move |gpus| u32::from(free >= gpus));
+            at_least.chain((1..=width).map(move |gpus| (free / gpus) as u32))
         };
-        Self { width, rows: (0..=width).flat_map(row).collect() }
+        let differ = |(one, other): (usize, usize)| {
+            (1..=width).filter(|gpus| one / gpus != other / gpus).fold(0, |sizes, gpus| sizes | 1 << gpus)
+        };
+        let pairs = (0..=width).flat_map(|one| (0..=width).map(move |other| (one, other)));
+        Self { width, rows: (0..=width).flat_map(row).collect(), resized: pairs.map(differ).collect() }
     }
 
-    /// A node had `before` free GPUs and has `now`.
     #[inline]
-    pub(super) fn add(&self, change: &mut Change, before: u8, now: u8) {
-        let length = 2 * self.width;
-        let old = &self.rows[before as usize * length..][..length];
-        let new = &self.rows[now as usize * length..][..length];
-        for ((sum, old), new) in change[..length].iter_mut().zip(old).zip(new) {
-            *sum += new - old;
-        }
+    fn row(&self, free: u8) -> &[u32] {
+        &self.rows[free as usize * 2 * self.width..][..2 * self.width]
     }
+
+    /// The sizes of members for which a node with `now` free GPUs has not as many slots as with `before`.
+    #[inline]
+    fn resized(&self, before: u8, now: u8) -> u64 {
+        self.resized[before as usize * (self.width + 1) + now as usize]
+    }
+}
+
+/// The free GPUs of a node have changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    /// Its position.
+    pub(super) at: u32,
+    /// Free GPUs before.
+    pub(super) before: u8,
+    /// Free GPUs now.
+    pub(super) now: u8,
 }
 
 /// All domains of one level.
@@ -59,8 +68,8 @@ pub(super) struct Domains {
     children: Vec<u32>,
     /// For each domain `at_least[1..=width]`, then `slots[1..=width]`.
     counters: Vec<u32>,
-    /// For g from 1: domains by slots(g).
-    by_slots: Vec<Buckets>,
+    /// The domains by their slots; empty where there is only one.
+    filing: Filing,
 }
 
 impl Domains {
@@ -81,10 +90,7 @@ impl Domains {
             domain_of: if count > 1 { domain_of(nodes) } else { Vec::new() },
             children,
             counters: vec![0; count * 2 * width],
-            by_slots: (1..=width)
-                // One bucket more than there are numbers of slots: the last one is used only where they are too many.
-                .map(|gpus| Buckets::new(count, (widest * (width / gpus) + 1).min(MAX_SORTED_SLOTS)))
-                .collect(),
+            filing: if count > 1 { Filing::new(count, widest, width) } else { Filing::default() },
         }
     }
 
@@ -130,45 +136,56 @@ impl Domains {
         if gpus > self.width { 0 } else { self.counters[(domain * 2 + 1) * self.width + gpus - 1] }
     }
 
-    /// The numbers of free GPUs that at least one node of the domain has: bit k for exactly k.
+    /// What a mask of the numbers of free GPUs that at least one node of the domain has (bit k for exactly k) is after a
+    /// change that is counted already.
     #[inline]
-    pub(super) fn mask(&self, domain: usize) -> u64 {
-        let at_least = &self.counters[domain * 2 * self.width..][..self.width];
-        let mut mask = 0;
-        let mut more = 0;
-        for (below, count) in at_least.iter().enumerate().rev() {
-            mask |= u64::from(*count != more) << (below + 1);
-            more = *count;
-        }
-        mask
+    pub(super) fn remask(&self, domain: usize, mask: u64, change: &Change) -> u64 {
+        let of = |mask: u64, gpus: u8| match gpus {
+            0 => mask,
+            _ => mask & !(1 << gpus) | u64::from(self.exactly(domain, gpus as usize) > 0) << gpus,
+        };
+        of(of(mask, change.before), change.now)
     }
 
-    /// The counters of a domain change.
+    /// What is free on nodes of one domain has changed.
     #[inline]
-    pub(super) fn shift(&mut self, domain: usize, change: &Change) {
-        let width = self.width;
-        let counters = &mut self.counters[domain * 2 * width..][..2 * width];
-        for (counter, delta) in counters.iter_mut().zip(change) {
-            *counter = counter.wrapping_add_signed(*delta);
-        }
-        let deltas = &change[width..2 * width];
-        for ((slots, delta), buckets) in counters[width..].iter().zip(deltas).zip(&mut self.by_slots) {
-            if *delta != 0 {
-                let highest = buckets.highest();
-                let old = slots.wrapping_add_signed(-delta) as usize;
-                buckets.shift(domain, highest.min(old), highest.min(*slots as usize));
+    pub(super) fn recount(&mut self, domain: usize, changes: &[Change], shares: &Shares) {
+        let length = 2 * self.width;
+        let counters = &mut self.counters[domain * length..][..length];
+        let mut sizes = 0;
+        for change in changes {
+            let rows = shares.row(change.before).iter().zip(shares.row(change.now));
+            for (counter, (before, now)) in counters.iter_mut().zip(rows) {
+                *counter = counter.wrapping_add(*now).wrapping_sub(*before);
             }
+            sizes |= shares.resized(change.before, change.now);
+        }
+        if self.count() > 1 {
+            self.filing.mark(domain, sizes);
+        }
+    }
+
+    /// Makes ready for questions about members of `gpus` each.
+    #[inline]
+    pub(super) fn settle(&mut self, gpus: usize) {
+        if self.count() > 1 && gpus <= self.width {
+            let (counters, width) = (&self.counters, self.width);
+            self.filing.settle(gpus, |domain| counters[(domain * 2 + 1) * width + gpus - 1]);
         }
     }
 
     /// The domain with the fewest slots for members of `gpus` each, `want` at least, that `accept` takes; between equal
-    /// ones the first. `accept` is asked in rising order of slots where those are few.
+    /// ones the first. `accept` is asked in rising order of slots where those are few. Only when settled, as all that
+    /// follows.
     #[inline]
     pub(super) fn best_fit(&self, gpus: usize, want: u32, mut accept: impl FnMut(usize) -> bool) -> Option<usize> {
         if gpus > self.width {
             return None;
         }
-        let buckets = &self.by_slots[gpus - 1];
+        if self.count() == 1 {
+            return (self.slots(0, gpus) >= want && accept(0)).then_some(0);
+        }
+        let buckets = self.filing.by_slots(gpus);
         let highest = buckets.highest();
         let mut from = highest.min(want as usize);
         while let Some(number) = buckets.next_number(from) {
@@ -201,28 +218,20 @@ impl Domains {
 
     /// The domains of the highest bucket.
     fn largest(&self, gpus: usize) -> impl Iterator<Item = usize> {
-        let buckets = &self.by_slots[gpus - 1];
+        let buckets = self.filing.by_slots(gpus);
         let highest = buckets.highest();
         std::iter::successors(buckets.next(highest, 0), move |domain| buckets.next(highest, domain + 1))
     }
 
-    /// The most slots that one domain has.
+    /// The most slots that one domain has. Goes through all domains, settled or not.
     pub(super) fn most_slots(&self, gpus: usize) -> u32 {
-        if gpus > self.width {
-            return 0;
-        }
-        let buckets = &self.by_slots[gpus - 1];
-        match buckets.last_number() {
-            None => 0,
-            Some(number) if number < buckets.highest() => number as u32,
-            Some(_) => self.largest(gpus).map(|domain| self.slots(domain, gpus)).max().unwrap_or(0),
-        }
+        (0..self.count()).map(|domain| self.slots(domain, gpus)).max().unwrap_or(0)
     }
 
     /// Domains with most slots first, whole buckets, until together they have `want`: what a gang wider than any of them
     /// is spread over. Calls `add` with the slots and the domain.
     pub(super) fn largest_first(&self, gpus: usize, want: u32, mut add: impl FnMut(u32, usize)) {
-        let buckets = &self.by_slots[gpus - 1];
+        let buckets = self.filing.by_slots(gpus);
         let mut found = 0;
         let mut number = buckets.last_number();
         while let Some(at) = number {
@@ -237,10 +246,8 @@ impl Domains {
         }
     }
 
-    /// Whether `domain` lies in the bucket of `gpus` where it belongs, and in no other.
+    /// Whether `domain` is filed for members of `gpus` where it belongs, and nowhere else.
     pub(super) fn is_sorted(&self, domain: usize, gpus: usize) -> bool {
-        let buckets = &self.by_slots[gpus - 1];
-        let belongs = buckets.highest().min(self.slots(domain, gpus) as usize);
-        (1..=buckets.highest()).all(|number| buckets.contains(number, domain) == (number == belongs))
+        self.count() == 1 || self.filing.is_sorted(domain, gpus, self.slots(domain, gpus))
     }
 }

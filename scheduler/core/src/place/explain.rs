@@ -50,7 +50,8 @@ pub(super) fn equal(pool: &Pool, index: PoolIndex, ask: &Ask, required: Option<L
 /// The most members that one domain of the required level has room for; the whole pool where none is required.
 fn most_in_one_domain(pool: &Pool, ask: &Ask, required: Option<Level>) -> u32 {
     let height = match required {
-        _ if ask.members == 1 => None,
+        // The search has just seen that no node takes it.
+        _ if ask.members == 1 => return u32::from(!ask.narrow),
         None => Some(pool.levels.len() - 1),
         Some(level) => pool.height(level),
     };

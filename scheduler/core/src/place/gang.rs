@@ -169,7 +169,7 @@ fn spread(pool: &Pool, ask: &Ask, height: usize, domain: usize, members: u32, sp
 fn fill(pool: &Pool, ask: &Ask, domain: usize, members: u32, spots: &mut Spots) {
     let positions = pool.levels[0].positions(domain);
     let mut left = members;
-    let mut sizes = pool.levels[0].mask(domain) >> ask.gpus << ask.gpus;
+    let mut sizes = pool.mask_of(domain) >> ask.gpus << ask.gpus;
     while sizes != 0 {
         let gpus = sizes.trailing_zeros() as usize;
         let mut next = pool.next_with(gpus, positions.start, positions.end);

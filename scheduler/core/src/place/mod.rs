@@ -12,6 +12,7 @@ mod check;
 mod devices;
 mod domains;
 mod explain;
+mod filing;
 mod gang;
 mod measures;
 mod pool;
@@ -23,6 +24,7 @@ mod unequal;
 use smallvec::smallvec;
 
 use self::ask::Ask;
+use self::domains::Change;
 use self::gang::{Span, Spots};
 use self::pool::{Pool, Room};
 use self::trial::Undo;
@@ -62,8 +64,8 @@ pub struct PlaceIndex {
     /// What rollback takes back, oldest first; kept while a checkpoint is open.
     log: Vec<Undo>,
     open: u32,
-    /// Buffer of `take` and `release`: position, free GPUs before and after.
-    changes: Vec<(u32, u8, u8)>,
+    /// Buffer for the changes of a gang; empty between calls.
+    changes: Vec<Change>,
 }
 
 impl PlaceIndex {
@@ -113,7 +115,7 @@ impl PlaceIndex {
         steps: u32,
         scratch: &mut Scratch,
     ) -> Result<Members, Blocked> {
-        self.without(avoid, |index| index.find(request, pool, steps, scratch))
+        self.without(avoid, request, pool, |index| index.find(request, pool, steps, scratch))
     }
 
     /// Whether `place` would find a place; for equal members without looking for it. The arguments are those of `place`.
@@ -125,7 +127,7 @@ impl PlaceIndex {
         steps: u32,
         scratch: &mut Scratch,
     ) -> bool {
-        self.without(avoid, |index| match (&request.shape, index.pools.get(pool.at())) {
+        self.without(avoid, request, pool, |index| match (&request.shape, index.pools.get(pool.at())) {
             (Shape::Equal { .. }, Some(of_pool)) => {
                 let ask = Ask::of(request, of_pool.counted);
                 gang::exists(of_pool, &ask, &Span::of(request, of_pool))
@@ -134,10 +136,17 @@ impl PlaceIndex {
         })
     }
 
-    /// What `look` says of the index without these nodes.
+    /// What `look` says of the index without these nodes, made ready for `request` in `pool`.
     #[inline]
-    fn without<T>(&mut self, avoid: &[NodeIndex], look: impl FnOnce(&Self) -> T) -> T {
+    fn without<T>(
+        &mut self,
+        avoid: &[NodeIndex],
+        request: &Request,
+        pool: PoolIndex,
+        look: impl FnOnce(&Self) -> T,
+    ) -> T {
         if avoid.is_empty() {
+            self.settle(request, pool);
             return look(self);
         }
         let mark = self.checkpoint();
@@ -146,9 +155,21 @@ impl PlaceIndex {
             let room = self.pools[home.pool.at()].rooms[home.at as usize];
             self.set(home, Room { free: GpuSet::EMPTY, usable: GpuSet::EMPTY, ..room });
         }
+        self.settle(request, pool);
         let found = look(self);
         self.rollback(mark);
         found
+    }
+
+    /// Files the domains for members of the size by which a gang looks for them; a single member looks for nodes.
+    #[inline]
+    fn settle(&mut self, request: &Request, pool: PoolIndex) {
+        let Some(pool) = self.pools.get_mut(pool.at()) else { return };
+        match &request.shape {
+            Shape::Equal { members: 1, .. } => {}
+            Shape::Equal { gpus, .. } => pool.settle(*gpus as usize),
+            Shape::Unequal(_) => pool.settle(1),
+        }
     }
 
     /// As `place`, with nothing to avoid.

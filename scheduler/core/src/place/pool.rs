@@ -11,7 +11,7 @@ use super::ask::{Ask, clamp};
 use super::bits::{BitRows, Buckets};
 use super::devices;
 use super::domains::{Change, Domains, Shares};
-use crate::gpu::{GpuSet, MAX_GPUS_PER_NODE};
+use crate::gpu::GpuSet;
 use crate::ids::{NodeIndex, PoolIndex};
 use crate::node::Node;
 use crate::request::Level;
@@ -74,6 +74,8 @@ pub(super) struct Pool {
     by_free: BitRows,
     /// Bit k: some node has exactly k free GPUs.
     mask: u64,
+    /// The same for each of the lowest domains.
+    masks: Vec<u64>,
     /// The levels whose domains differ from those of the level below, lowest first, and at last the whole pool.
     pub(super) levels: Vec<Domains>,
     /// For each `Level` its place in `levels`; `None` where each node is a domain by itself.
@@ -121,6 +123,7 @@ impl Pool {
             rooms: vec![Room::default(); order.len()],
             shares: Shares::new(width),
             by_free: BitRows::new(width + 1, order.len()),
+            masks: vec![0; lowest.count()],
             by_room: vec![Buckets::new(lowest.count(), ROOM_CLASSES); width + 1],
             room_shift: (0..32)
                 .find(|shift| most >> shift < ROOM_CLASSES)
@@ -177,6 +180,12 @@ impl Pool {
         self.whole().slots(0, 1)
     }
 
+    /// The numbers of free GPUs that at least one node of one of the lowest domains has: bit k for exactly k.
+    #[inline]
+    pub(super) fn mask_of(&self, domain: usize) -> u64 {
+        self.masks[domain]
+    }
+
     /// The next position from `from` on, below `end`, with exactly `gpus` free.
     #[inline]
     pub(super) fn next_with(&self, gpus: usize, from: usize, end: usize) -> Option<usize> {
@@ -224,46 +233,46 @@ impl Pool {
         None
     }
 
-    /// The free GPUs of nodes have changed: (position, how many before, how many now), neighbours together. `rooms` is
-    /// the caller's.
+    /// The free GPUs of these nodes have changed, neighbours together. `rooms` is the caller's.
     #[inline]
-    pub(super) fn recount(&mut self, changes: &[(u32, u8, u8)]) {
-        for (at, before, now) in changes {
-            self.by_free.remove(*before as usize, *at as usize);
-            if *now > 0 {
-                self.by_free.insert(*now as usize, *at as usize);
+    pub(super) fn recount(&mut self, changes: &[Change]) {
+        for change in changes {
+            let at = change.at as usize;
+            if change.before > 0 {
+                self.by_free.remove(change.before as usize, at);
+            }
+            if change.now > 0 {
+                self.by_free.insert(change.now as usize, at);
             }
         }
         for height in 0..self.levels.len() {
             let mut rest = changes;
-            while let Some((at, _, _)) = rest.first() {
-                let domain = self.levels[height].domain_of(*at as usize);
-                let end = self.levels[height].positions(domain).end as u32;
-                let start = self.levels[height].positions(domain).start as u32;
-                let mut change: Change = [0; 2 * MAX_GPUS_PER_NODE];
-                let inside = rest.iter().take_while(|(at, _, _)| (start..end).contains(at));
-                let mut count = 0;
-                for (_, before, now) in inside {
-                    self.shares.add(&mut change, *before, *now);
-                    count += 1;
+            while let Some(first) = rest.first() {
+                let domain = self.levels[height].domain_of(first.at as usize);
+                let positions = self.levels[height].positions(domain);
+                let inside = rest.iter().take_while(|change| positions.contains(&(change.at as usize))).count();
+                let (here, others) = rest.split_at(inside);
+                if height == 0 {
+                    self.recount_lowest(domain, here);
+                } else {
+                    self.levels[height].recount(domain, here, &self.shares);
                 }
-                self.shift(height, domain, &change);
-                rest = &rest[count..];
+                rest = others;
             }
         }
-        self.mask = self.whole().mask(0);
+        let whole = &self.levels[self.levels.len() - 1];
+        self.mask = changes.iter().fold(self.mask, |mask, change| whole.remask(0, mask, change));
     }
 
-    /// Changes the counters of one domain and what depends on them.
+    /// As `recount`, in one of the lowest domains, which are sorted by what is free in them.
     #[inline]
-    fn shift(&mut self, height: usize, domain: usize, change: &Change) {
-        if height > 0 {
-            self.levels[height].shift(domain, change);
-            return;
-        }
-        let (old_mask, old_class) = (self.levels[0].mask(domain), self.room_class(domain));
-        self.levels[0].shift(domain, change);
-        let (new_mask, new_class) = (self.levels[0].mask(domain), self.room_class(domain));
+    fn recount_lowest(&mut self, domain: usize, changes: &[Change]) {
+        let (old_mask, old_class) = (self.masks[domain], self.room_class(domain));
+        self.levels[0].recount(domain, changes, &self.shares);
+        let lowest = &self.levels[0];
+        let new_mask = changes.iter().fold(old_mask, |mask, change| lowest.remask(domain, mask, change));
+        self.masks[domain] = new_mask;
+        let new_class = self.room_class(domain);
         let mut sizes = if old_class == new_class { old_mask ^ new_mask } else { old_mask | new_mask };
         while sizes != 0 {
             let gpus = sizes.trailing_zeros() as usize;
@@ -271,6 +280,12 @@ impl Pool {
             self.by_room[gpus].shift(domain, class_if(old_mask, old_class), class_if(new_mask, new_class));
             sizes &= sizes - 1;
         }
+    }
+
+    /// Makes ready for questions about domains with room for members of `gpus` each.
+    #[inline]
+    pub(super) fn settle(&mut self, gpus: usize) {
+        self.levels.iter_mut().for_each(|level| level.settle(gpus));
     }
 
     /// What is free in one of the lowest domains, roughly.
@@ -292,7 +307,10 @@ impl Pool {
                     .all(|class| self.by_room[gpus].contains(class, domain) == (is_there && class == belongs))
             })
         });
-        let mask = (1..=self.width).map(|gpus| u64::from(self.whole().exactly(0, gpus) > 0) << gpus).sum::<u64>();
-        nodes && domains && mask == self.mask
+        let mask = |level: &Domains, domain: usize| {
+            (1..=self.width).map(|gpus| u64::from(level.exactly(domain, gpus) > 0) << gpus).sum::<u64>()
+        };
+        let masks = self.masks.iter().enumerate().all(|(domain, said)| *said == mask(&self.levels[0], domain));
+        nodes && domains && masks && mask(self.whole(), 0) == self.mask
     }
 }

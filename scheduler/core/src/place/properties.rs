@@ -183,6 +183,7 @@ proptest! {
         let mut scratch = Scratch::default();
         let found = index.place(&request, pool, &avoid, STEPS, &mut scratch);
         prop_assert!(index.pools == before.pools, "place has changed the index");
+        check_index(&index, &nodes);
         prop_assert_eq!(index.fits(&request, pool, &avoid, STEPS, &mut scratch), found.is_ok());
         let again = index.place(&request, pool, &avoid, STEPS, &mut scratch);
         prop_assert_eq!(&found, &again);

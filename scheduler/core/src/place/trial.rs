@@ -5,9 +5,12 @@
 //! It must never hold on to a change that was rolled back.
 
 use super::ask::clamp;
+use super::domains::Change;
 use super::pool::{Room, UNCOUNTED};
 use super::{Home, PlaceIndex};
 use crate::gpu::GpuSet;
+use crate::ids::{NodeIndex, PoolIndex};
+use crate::node::Node;
 use crate::placement::Placed;
 use crate::request::Request;
 
@@ -76,6 +79,36 @@ impl PlaceIndex {
         }
     }
 
+    /// Takes over what is free now on the nodes of these members, after a change of their state; each counter of a domain
+    /// changes once. Not between checkpoints.
+    ///
+    /// # Panics
+    /// When a node was not there when the index was built.
+    pub fn sync_members(&mut self, nodes: &[Node], placed: impl Iterator<Item = NodeIndex>) {
+        debug_assert!(self.open == 0, "what is so for good is no trial");
+        let mut last = None;
+        for node in placed {
+            let Home { pool, at } = self.homes[node.at()];
+            if last.is_some_and(|last| last != pool) {
+                self.flush(last);
+            }
+            last = Some(pool);
+            let room = Room::of(&nodes[node.at()]);
+            let old = std::mem::replace(&mut self.pools[pool.at()].rooms[at as usize], room);
+            push(&mut self.changes, Change { at, before: old.count() as u8, now: room.count() as u8 });
+        }
+        self.flush(last);
+    }
+
+    /// Counts the changes of a pool that were gathered.
+    #[inline]
+    fn flush(&mut self, pool: Option<PoolIndex>) {
+        if let Some(pool) = pool {
+            self.pools[pool.at()].recount(&self.changes);
+        }
+        self.changes.clear();
+    }
+
     /// Sets what is free on one node.
     pub(super) fn set(&mut self, home: Home, room: Room) {
         let pool = &mut self.pools[home.pool.at()];
@@ -84,7 +117,7 @@ impl PlaceIndex {
             self.log.push(Undo { home, room: old });
         }
         if old.count() != room.count() {
-            pool.recount(&[(home.at, old.count() as u8, room.count() as u8)]);
+            pool.recount(&[Change { at: home.at, before: old.count() as u8, now: room.count() as u8 }]);
         }
     }
 
@@ -95,7 +128,6 @@ impl PlaceIndex {
             let index = self.homes[first.node.at()].pool;
             let pool = &mut self.pools[index.at()];
             let same_pool = rest.iter().take_while(|member| self.homes[member.node.at()].pool == index).count();
-            self.changes.clear();
             for member in &rest[..same_pool] {
                 let home = self.homes[member.node.at()];
                 let room = &mut pool.rooms[home.at as usize];
@@ -104,13 +136,21 @@ impl PlaceIndex {
                 }
                 let before = room.count() as u8;
                 edit(room, member.gpus);
-                if before != room.count() as u8 {
-                    self.changes.push((home.at, before, room.count() as u8));
-                }
+                push(&mut self.changes, Change { at: home.at, before, now: room.count() as u8 });
             }
-            pool.recount(&self.changes);
+            self.flush(Some(index));
             rest = &rest[same_pool..];
         }
+    }
+}
+
+/// Adds a change to those of other nodes, or to the last one where that was of the same node.
+#[inline]
+fn push(changes: &mut Vec<Change>, change: Change) {
+    match changes.last_mut() {
+        Some(last) if last.at == change.at => last.now = change.now,
+        _ if change.before == change.now => {}
+        _ => changes.push(change),
     }
 }
 
