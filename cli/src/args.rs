@@ -8,6 +8,7 @@ use crate::{
     bench::BenchCommand,
     context::Flags,
     dev::DevArgs,
+    explain::ExplainArgs,
     jobs::{ActionArgs, JobArgs, QueueArgs},
     logs::LogsArgs,
     nodes::{NodeCommand, NodesArgs},
@@ -53,7 +54,7 @@ pub(crate) enum Command {
     /// Show one job
     Job(Shown<JobArgs>),
     /// Why a job waits, and what would help
-    Explain(Shown<JobArgs>),
+    Explain(Shown<ExplainArgs>),
     /// Show the output of a job
     Logs(Shown<LogsArgs>),
     /// End jobs
@@ -124,7 +125,8 @@ impl Cli {
     pub(crate) fn format(&self) -> Format {
         let after = match &self.command {
             Command::Queue(with) => with.view,
-            Command::Job(with) | Command::Explain(with) => with.view,
+            Command::Job(with) => with.view,
+            Command::Explain(with) => with.view,
             Command::Logs(with) => with.view,
             Command::Cancel(with) | Command::Hold(with) | Command::Release(with) => with.view,
             Command::Watch(with) => with.view,
@@ -181,6 +183,7 @@ mod tests {
             "dure submit -A fusion --gpus 8 --time 2h train.sh",
             "dure submit -A a/b --members 4 --gpus-per-member 8 --array 0-99%10 --depend afterok:12,afterany:13 -- sleep 1",
             "dure submit --file jobs.jsonl --parsable",
+            "dure job 12_7 --why-here",
             "dure queue --phase running,timed-out -A fusion --server http://x:1",
             "dure logs -f 12_7 --member 3 --stderr",
             "dure cancel 1 2 3_4",

@@ -1,10 +1,11 @@
-//! `dure queue | job | explain | cancel | hold | release`.
+//! `dure queue | job | cancel | hold | release`.
 
 use clap::Args;
-use dure_proto::v1::{self, Explanation, Job, JobPhase, ListJobsRequest, PageRequest};
+use dure_proto::v1::{self, Job, JobPhase, ListJobsRequest, PageRequest};
 
 use crate::{
     context::Context,
+    explain,
     failure::Failure,
     jobid::{self, JobRef},
     phase,
@@ -48,7 +49,10 @@ pub(crate) struct QueueArgs {
 pub(crate) struct JobArgs {
     /// The job: 12, or 12_7 for index 7 of the array 12
     #[arg(value_name = "ID")]
-    id: JobRef,
+    pub(crate) id: JobRef,
+    /// What its place in the order follows from
+    #[arg(long)]
+    pub(crate) why_here: bool,
 }
 
 /// What to do with jobs.
@@ -164,6 +168,9 @@ fn nodes_of(job: &Job) -> String {
 
 /// `dure job`.
 pub(crate) async fn job(args: JobArgs, context: &Context, out: Out) -> Result<(), Failure> {
+    if args.why_here {
+        return explain::why_here(args.id, context, out).await;
+    }
     let mut client = context.jobs().await?;
     let job_id = jobid::resolve(context, &mut client, args.id).await?;
     let get = v1::GetJobRequest { job_id, with_payload: false };
@@ -233,36 +240,6 @@ fn depend_text(dependency: &v1::Dependency) -> String {
         Some(v1::dependency::On::IndexInCall(place)) => format!("{kind}:+{place}"),
         None => kind.to_owned(),
     }
-}
-
-/// `dure explain`.
-pub(crate) async fn explain(args: JobArgs, context: &Context, out: Out) -> Result<(), Failure> {
-    let mut client = context.jobs().await?;
-    let job_id = jobid::resolve(context, &mut client, args.id).await?;
-    let request = v1::ExplainRequest { job_id };
-    let explanation = client.explain(request).await.map_err(|status| context.refused(status))?.into_inner();
-    out.answer("Explanation", &explanation, || explain_text(args.id, &explanation))
-}
-
-fn explain_text(id: JobRef, explanation: &Explanation) -> String {
-    let mut text = format!("job {id} is {}", phase::name(explanation.phase()));
-    if explanation.position_in_tenant > 0 {
-        text.push_str(&format!(
-            ", place {} of {} in its tenant",
-            explanation.position_in_tenant, explanation.pending_in_tenant
-        ));
-    }
-    text.push('\n');
-    for (number, blocker) in explanation.blockers.iter().enumerate() {
-        text.push_str(&format!("{}. {} [{}]\n", number + 1, blocker.message, blocker.code));
-        if !blocker.remedy.is_empty() {
-            text.push_str(&format!("   what would help: {}\n", blocker.remedy));
-        }
-    }
-    if explanation.blockers.is_empty() && !phase::ended(explanation.phase()) {
-        text.push_str("nothing is in its way\n");
-    }
-    text
 }
 
 /// `dure cancel | hold | release`: all of them, also when one is refused.

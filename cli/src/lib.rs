@@ -13,6 +13,7 @@ mod context;
 mod demo;
 mod dev;
 mod draft;
+mod explain;
 mod failure;
 mod jobid;
 mod jobs;
@@ -94,7 +95,7 @@ async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Fail
         Command::Submit(args) => submit::run(*args, context, out).await,
         Command::Queue(with) => jobs::queue(with.args, context, out).await,
         Command::Job(with) => jobs::job(with.args, context, out).await,
-        Command::Explain(with) => jobs::explain(with.args, context, out).await,
+        Command::Explain(with) => explain::explain(with.args, context, out).await,
         Command::Cancel(with) => jobs::act(Action::Cancel, with.args, context, out).await,
         Command::Hold(with) => jobs::act(Action::Hold, with.args, context, out).await,
         Command::Release(with) => jobs::act(Action::Release, with.args, context, out).await,

@@ -106,7 +106,7 @@ fn an_explanation_numbers_what_is_in_the_way() {
         remedy: remedy.into(),
         ..Blocker::default()
     };
-    let explanation = Explanation {
+    let explanation = v1::Explanation {
         job_id: 12,
         phase: JobPhase::Pending.into(),
         blockers: vec![
@@ -115,7 +115,7 @@ fn an_explanation_numbers_what_is_in_the_way() {
         ],
         position_in_tenant: 2,
         pending_in_tenant: 5,
-        position: None,
+        ..v1::Explanation::default()
     };
     expect![[r#"
         job 12 is pending, place 2 of 5 in its tenant
@@ -123,5 +123,5 @@ fn an_explanation_numbers_what_is_in_the_way() {
            what would help: wait for one of its jobs, or raise the limit
         2. wants 16 GPUs, 11 are free [NOT_ENOUGH_GPUS]
     "#]]
-    .assert_eq(&explain_text(JobRef { job: 12, index: None }, &explanation));
+    .assert_eq(&explain::text(JobRef { job: 12, index: None }, &explanation));
 }

@@ -139,6 +139,20 @@ pub enum Blocked {
     },
 }
 
+impl Blocked {
+    /// Whether placement said so: it holds whoever asks.
+    pub fn is_of_placement(&self) -> bool {
+        matches!(
+            self,
+            Self::NotEnoughGpus { .. }
+                | Self::NotEnoughSlots { .. }
+                | Self::NoDomain { .. }
+                | Self::NotEnoughCpuOrMemory { .. }
+                | Self::SearchLimit { .. }
+        )
+    }
+}
+
 /// Why a job is not even tried.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Gate {

@@ -371,10 +371,19 @@ impl Cluster {
         self.division_version += 1;
     }
 
+    /// A copy of the index as it stands now.
+    pub(crate) fn fresh_index(&self) -> PlaceIndex {
+        if self.index_is_stale { PlaceIndex::build(&self.topology(), &self.nodes) } else { self.index.clone() }
+    }
+
+    fn topology(&self) -> Topology {
+        Topology::compile(&self.nodes).expect("names were checked when the nodes joined")
+    }
+
     /// Builds the index anew if nodes were added or moved.
     pub(crate) fn refresh_index(&mut self) {
         if self.index_is_stale {
-            let topology = Topology::compile(&self.nodes).expect("names were checked when the nodes joined");
+            let topology = self.topology();
             self.index = PlaceIndex::build(&topology, &self.nodes);
             self.widest = (0..topology.pools()).map(|pool| Widest::of(&topology, PoolIndex::of(pool))).collect();
             self.index_is_stale = false;

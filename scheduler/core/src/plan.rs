@@ -12,11 +12,15 @@
 //! quotas. Between two submits, ends or changes of quotas there are therefore finitely many evictions, and none that
 //! brings back an earlier state.
 
+mod asked;
 mod claim;
+mod ends;
 mod victims;
 
 use std::collections::BTreeMap;
 
+pub(crate) use self::asked::{Asked, TrialIndex};
+pub(crate) use self::ends::{by_ends, latest_end};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::cycle::Cycled;
@@ -69,19 +73,20 @@ impl Plans {
 }
 
 /// A proven plan.
-struct Plan {
-    pool: PoolIndex,
-    members: Members,
-    victims: Vec<JobId>,
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) pool: PoolIndex,
+    pub(crate) members: Members,
+    pub(crate) victims: Vec<JobId>,
 }
 
 /// Why there is no plan.
 #[derive(Clone, Copy, Debug, Default)]
-struct NoPlan {
+pub(crate) struct NoPlan {
     /// What to tell, if it says more than the refusal by admission or placement.
-    why: Option<Blocked>,
+    pub(crate) why: Option<Blocked>,
     /// When there may be one though nothing happens.
-    ripe_at: Option<Time>,
+    pub(crate) ripe_at: Option<Time>,
     /// Whether anything was tried: that is what is bounded.
     is_tried: bool,
 }
@@ -136,7 +141,7 @@ fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
         if cluster.promises.len() >= cluster.policy.max_promises as usize {
             break;
         }
-        match find_plan(cluster, id, now) {
+        match plan_for(cluster, id, now) {
             Ok(plan) => {
                 tries += 1;
                 carry_out(cluster, id, plan, now, out);
@@ -169,12 +174,28 @@ fn note(cluster: &mut Cluster, order: &mut Order, id: JobId, none: NoPlan) {
     order.refused(cluster);
 }
 
-/// A plan in one of the pools of a job, in its order of preference.
-fn find_plan(cluster: &mut Cluster, id: JobId, now: Time) -> Result<Plan, NoPlan> {
-    let request = cluster.jobs.get(id).expect("the order gives jobs that exist").spec.request.clone();
+/// A plan for a job in the queue.
+fn plan_for(cluster: &mut Cluster, id: JobId, now: Time) -> Result<Plan, NoPlan> {
+    let asked = Asked::of(cluster.jobs.get(id).expect("the order gives jobs that exist"));
+    let (mut index, mut scratch) = (std::mem::take(&mut cluster.index), std::mem::take(&mut cluster.scratch));
+    let found = find_plan(cluster, &mut TrialIndex { index: &mut index, scratch: &mut scratch }, &asked, now);
+    (cluster.index, cluster.scratch) = (index, scratch);
+    found
+}
+
+/// A plan in one of the pools that would do, in their order. The index is as before.
+///
+/// # Errors
+/// Why there is none, and when to look again.
+pub(crate) fn find_plan(
+    cluster: &Cluster,
+    trial: &mut TrialIndex<'_>,
+    asked: &Asked,
+    now: Time,
+) -> Result<Plan, NoPlan> {
     let mut none = NoPlan::default();
-    for &pool in &request.pools {
-        match claim::find(cluster, id, pool, now) {
+    for &pool in &asked.request.pools {
+        match claim::find(cluster, trial, asked, pool, now) {
             Ok(plan) => return Ok(plan),
             Err(here) => {
                 none.why = none.why.or(here.why);

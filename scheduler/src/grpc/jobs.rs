@@ -78,10 +78,12 @@ impl Jobs for Services {
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::Explanation>, Status> {
         let identity = auth::of(&request)?;
         let job_id = request.into_inner().job_id;
+        let now = self.clock.now();
         let look = move |cluster: &Cluster| {
             let job = seen(cluster, job_id, &identity, Verb::ReadJobs)?;
-            let explained = cluster.explain(job.id).ok_or_else(|| unknown(job_id))?;
-            Ok::<_, Status>(convert::job::explanation(cluster, job, &explained))
+            let explained = cluster.explain(job.id, now).ok_or_else(|| unknown(job_id))?;
+            let may_see = |other: &job::Job| identity.may(Verb::ReadJobs, target(cluster, other)).is_ok();
+            Ok::<_, Status>(convert::explanation::explanation(cluster, job, &explained, may_see))
         };
         let (found, position) = self.handle.read(move |cluster, _| look(cluster)).await?;
         let mut explanation = found?;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use dure_core::Cluster;
 use dure_core::blocked::{Blocked, Gate};
-use dure_core::explain::Blocker;
-use dure_core::ids::{PoolIndex, TenantIndex};
+use dure_core::explain::{Blocker, Change, Help};
+use dure_core::ids::{PoolIndex, PriorityIndex, TenantIndex};
 use dure_core::request::Level;
 use dure_core::units::Time;
 use dure_proto::v1;
@@ -226,6 +226,40 @@ fn blocked_numbers(blocked: Blocked) -> Vec<(&'static str, u64)> {
         Blocked::Paused { .. } => Vec::new(),
         Blocked::CycleLimit { limit } => vec![("limit", n(limit))],
     }
+}
+
+/// What would let a job start.
+pub fn help(cluster: &Cluster, help: &Help) -> v1::Help {
+    let (code, with) = change(cluster, help.change);
+    let message = match help.evicts {
+        0 => format!("starts now {with}"),
+        evicts => {
+            format!("starts {with}, after {} on {} would be evicted", plural(evicts, "job"), gpus(help.evicted.0))
+        }
+    };
+    v1::Help { code: code.to_owned(), message, evicts: help.evicts, evicted_gpus: help.evicted.0 }
+}
+
+fn change(cluster: &Cluster, change: Change) -> (&'static str, String) {
+    match change {
+        Change::Members(members) => ("MEMBERS", format!("with {}", plural(members, "member"))),
+        Change::GpusPerMember(count) => ("GPUS_PER_MEMBER", format!("with {} per member", gpus(count.into()))),
+        Change::Prefer(level) => ("PREFER", format!("with {0} preferred instead of required", level_name(level))),
+        Change::Require(level) => ("REQUIRE", format!("if only one {} were required", level_name(level))),
+        Change::ShareNodes => ("SHARE_NODES", "if members might share nodes".to_owned()),
+        Change::Beside { cpu, memory } => {
+            let cpus = cpu.0 as f64 / 1000.0;
+            ("CPU_AND_MEMORY", format!("with {cpus} CPUs and {} MiB of memory per member", memory.0))
+        }
+        Change::Pool(pool) => ("POOL", format!("in pool {}", pool_name(cluster, pool))),
+        Change::Preemptible => ("PREEMPTIBLE", "if it might be evicted".to_owned()),
+        Change::Priority(class) => ("PRIORITY", format!("with priority {}", priority(cluster, class))),
+    }
+}
+
+/// The name of a class of priority.
+pub fn priority(cluster: &Cluster, class: PriorityIndex) -> &str {
+    cluster.policy().priorities.get(class.at()).map_or("", |class| &class.name)
 }
 
 /// A level in a sentence.

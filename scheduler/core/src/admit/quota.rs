@@ -49,31 +49,53 @@ pub(crate) fn may_start(
     preemptible: bool,
 ) -> Result<(), Blocked> {
     for above in cluster.chain(tenant) {
-        let (quota, held) = (above.quota_in(pool), above.held_in(pool));
-        if above.paused {
-            return Err(Blocked::Paused { tenant: above.index });
-        }
-        if let Some(limit) = quota.limit
-            && held.used + want > limit
-        {
-            return Err(Blocked::OverLimit { tenant: above.index, pool, limit, used: held.used, want });
-        }
-        if let Some(quota) = guaranteed(above, pool)
-            && !preemptible
-            && held.fixed + want > quota
-        {
-            let (tenant, used) = (above.index, held.fixed);
-            return Err(Blocked::NonPreemptibleOverQuota { tenant, pool, quota, used, want });
+        let why = paused(above).or_else(|| over_limit(above, pool, want));
+        if let Some(why) = why.or_else(|| fixed_over_quota(above, pool, want, preemptible)) {
+            return Err(why);
         }
     }
-    // Where there are not enough GPUs for anyone, no division helps: placement says so, once for all tenants.
+    over_quota(cluster, tenant, pool, want).map_or(Ok(()), Err)
+}
+
+/// All reasons why `tenant` may not start `want` GPUs in `pool` now, from the tenant upwards.
+pub(crate) fn refusals(
+    cluster: &Cluster,
+    tenant: TenantIndex,
+    pool: PoolIndex,
+    want: Gpus,
+    preemptible: bool,
+) -> impl Iterator<Item = Blocked> {
+    let of_tenant = move |above: &Tenant| {
+        [paused(above), over_limit(above, pool, want), fixed_over_quota(above, pool, want, preemptible)]
+    };
+    let of_chain = cluster.chain(tenant).flat_map(of_tenant).flatten();
+    of_chain.chain(over_quota(cluster, tenant, pool, want))
+}
+
+fn paused(tenant: &Tenant) -> Option<Blocked> {
+    tenant.paused.then_some(Blocked::Paused { tenant: tenant.index })
+}
+
+fn over_limit(tenant: &Tenant, pool: PoolIndex, want: Gpus) -> Option<Blocked> {
+    let (limit, used) = (tenant.quota_in(pool).limit?, tenant.held_in(pool).used);
+    (used + want > limit).then_some(Blocked::OverLimit { tenant: tenant.index, pool, limit, used, want })
+}
+
+fn fixed_over_quota(tenant: &Tenant, pool: PoolIndex, want: Gpus, preemptible: bool) -> Option<Blocked> {
+    let (quota, used) = (guaranteed(tenant, pool).filter(|_| !preemptible)?, tenant.held_in(pool).fixed);
+    let why = Blocked::NonPreemptibleOverQuota { tenant: tenant.index, pool, quota, used, want };
+    (used + want > quota).then_some(why)
+}
+
+/// Where there are not enough GPUs for anyone, no division helps: placement says so, once for all tenants.
+fn over_quota(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex, want: Gpus) -> Option<Blocked> {
     let available = available(cluster, tenant, pool);
     if want <= available || want > cluster.pool(pool).idle {
-        return Ok(());
+        return None;
     }
     let payer = cluster.chain(tenant).find(|tenant| tenant.quota_in(pool).quota.is_some());
     let payer = payer.unwrap_or(cluster.tenant(tenant));
-    Err(Blocked::OverQuota {
+    Some(Blocked::OverQuota {
         tenant: payer.index,
         pool,
         quota: payer.quota_in(pool).quota.unwrap_or_default(),

@@ -18,8 +18,12 @@ pub(crate) fn rank(tenant: &Tenant, now: Time, half_life: Span) -> Rank {
     if used < quota {
         return Rank::UnderQuota((u64::from(used.0) << 32) / u64::from(quota.0));
     }
-    let above = recent_and_now(tenant.excess.value(now, half_life), tenant.above_quota());
-    Rank::Borrower((above << 16) / u64::from(tenant.weight.max(1)))
+    Rank::Borrower((of_borrower(tenant, now, half_life) << 16) / u64::from(tenant.weight.max(1)))
+}
+
+/// What a tenant took above its quota: GPUs, now and decayed, in thousandths.
+pub(crate) fn of_borrower(tenant: &Tenant, now: Time, half_life: Span) -> u64 {
+    recent_and_now(tenant.excess.value(now, half_life), tenant.above_quota())
 }
 
 /// The share of a user: GPUs held, now and decayed, in thousandths.

@@ -1,6 +1,6 @@
 //! What a blocked job may claim, and from whom.
 //!
-//! In: a job and a pool. Out: a plan, or why there is none. A job claims inside quota only: at every tenant above it that
+//! In: what a job asks for and a pool. Out: a plan, or why there is none. A job claims inside quota only: at every tenant above it that
 //! has a quota, what lies inside it there and the job together must not pass it once the victims are gone. Reclaim takes
 //! attempts that lie above the quota of a branch that the job is not in, from the lowest common ancestor with guaranteed
 //! branches upwards, and never from outside a tenant whose own quota is full. Preemption takes lower classes of the job's
@@ -9,7 +9,8 @@
 
 use smallvec::SmallVec;
 
-use super::victims::{self, Candidate, Found, Others};
+use super::asked::{Asked, TrialIndex};
+use super::victims::{self, Candidate, Found, Where};
 use super::{NoPlan, Plan};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
@@ -31,26 +32,30 @@ struct Shortage {
     gpus: Gpus,
 }
 
-/// A plan for `id` in `pool`.
+/// A plan for `asked` in `pool`. The index is as before.
 ///
 /// # Errors
 /// Why there is none, and when to look again.
-pub(super) fn find(cluster: &mut Cluster, id: JobId, pool: PoolIndex, now: Time) -> Result<Plan, NoPlan> {
-    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
-    let (tenant, want) = (job.spec.tenant, job.gpus());
-    let Some(shortages) = shortages(cluster, job, pool, want) else { return Err(NoPlan::default()) };
-    let lenders = lenders(cluster, tenant, pool, &shortages);
-    let taken_back = lent(cluster, tenant, pool, &lenders);
+pub(super) fn find(
+    cluster: &Cluster,
+    trial: &mut TrialIndex<'_>,
+    asked: &Asked,
+    pool: PoolIndex,
+    now: Time,
+) -> Result<Plan, NoPlan> {
+    let Some(shortages) = shortages(cluster, asked, pool) else { return Err(NoPlan::default()) };
+    let lenders = lenders(cluster, asked.tenant, pool, &shortages);
+    let taken_back = lent(cluster, asked.tenant, pool, &lenders);
     let mut none = NoPlan::default();
     if !lenders.is_empty() {
-        match attempt(cluster, id, pool, taken_back, &shortages, now) {
+        match attempt(cluster, trial, asked, pool, taken_back, &shortages, now) {
             Ok(plan) => return Ok(plan),
             Err(reclaim) => none = reclaim,
         }
     }
-    let lower = lower_classes(cluster, id, pool);
+    let lower = lower_classes(cluster, asked, pool);
     if !lower.is_empty() {
-        match attempt(cluster, id, pool, lower, &shortages, now) {
+        match attempt(cluster, trial, asked, pool, lower, &shortages, now) {
             Ok(plan) => return Ok(plan),
             Err(preempt) => {
                 none.is_tried |= preempt.is_tried;
@@ -62,15 +67,16 @@ pub(super) fn find(cluster: &mut Cluster, id: JobId, pool: PoolIndex, now: Time)
 }
 
 /// Where the job would pass a quota or a limit; none where no eviction can help.
-fn shortages(cluster: &Cluster, job: &Job, pool: PoolIndex, want: Gpus) -> Option<SmallVec<[Shortage; 4]>> {
+fn shortages(cluster: &Cluster, asked: &Asked, pool: PoolIndex) -> Option<SmallVec<[Shortage; 4]>> {
+    let want = asked.gpus();
     let mut found = SmallVec::new();
-    for above in cluster.chain(job.spec.tenant) {
+    for above in cluster.chain(asked.tenant) {
         let (quota, held) = (above.quota_in(pool), above.held_in(pool));
         if above.paused {
             return None;
         }
         if let Some(guaranteed) = guaranteed(above, pool) {
-            if want > guaranteed || (!job.spec.preemptible && held.fixed + want > guaranteed) {
+            if want > guaranteed || (!asked.preemptible && held.fixed + want > guaranteed) {
                 return None;
             }
             let own = own(cluster, above, pool);
@@ -203,12 +209,11 @@ fn lent(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex, lenders: &[Tena
 }
 
 /// Attempts of the job's own tenant in lower classes.
-fn lower_classes(cluster: &Cluster, id: JobId, pool: PoolIndex) -> Vec<JobId> {
-    let Some(job) = cluster.job(id) else { return Vec::new() };
-    let Some(mission) = cluster.mission(job.spec.tenant) else { return Vec::new() };
+fn lower_classes(cluster: &Cluster, asked: &Asked, pool: PoolIndex) -> Vec<JobId> {
+    let Some(mission) = cluster.mission(asked.tenant) else { return Vec::new() };
     let is_lower = |other: &&Job| {
-        other.spec.tenant == job.spec.tenant
-            && other.spec.priority < job.spec.priority
+        other.spec.tenant == asked.tenant
+            && other.spec.priority < asked.priority
             && other.live_attempt().is_some_and(|attempt| attempt.pool == pool)
     };
     let keys = cluster.tenant(mission).attempts.iter();
@@ -217,19 +222,20 @@ fn lower_classes(cluster: &Cluster, id: JobId, pool: PoolIndex) -> Vec<JobId> {
 
 /// Looks for victims among `jobs`.
 fn attempt(
-    cluster: &mut Cluster,
-    id: JobId,
+    cluster: &Cluster,
+    trial: &mut TrialIndex<'_>,
+    asked: &Asked,
     pool: PoolIndex,
     jobs: Vec<JobId>,
     shortages: &[Shortage],
     now: Time,
 ) -> Result<Plan, NoPlan> {
-    let want = cluster.job(id).expect("the order gives jobs that exist").gpus();
+    let want = asked.gpus();
     let candidates: Vec<Candidate> =
         jobs.iter().filter_map(|victim| candidate(cluster, *victim, pool, shortages, now)).collect();
-    let others = Others { pool, id, now };
-    match victims::search(cluster, &others, candidates, shortages.iter().map(|short| short.gpus).collect()) {
-        Found::Victims { members, victims } if stays_inside(cluster, id, pool, &victims) => {
+    let missing = shortages.iter().map(|short| short.gpus).collect();
+    match victims::search(cluster, trial, &Where { asked, pool, now }, candidates, missing) {
+        Found::Victims { members, victims } if stays_inside(cluster, asked, pool, &victims) => {
             Ok(Plan { pool, members, victims })
         }
         Found::Victims { .. } => Err(NoPlan { is_tried: true, ..NoPlan::default() }),
@@ -247,17 +253,16 @@ fn attempt(
 
 /// Whether, with the victims gone, the job lies inside every quota above it, and nothing that lay inside does so no more:
 /// where an attempt leaves, one that was above the quota may come inside and push out what started after it.
-fn stays_inside(cluster: &Cluster, id: JobId, pool: PoolIndex, victims: &[JobId]) -> bool {
-    let job = cluster.job(id).expect("the order gives jobs that exist");
+fn stays_inside(cluster: &Cluster, asked: &Asked, pool: PoolIndex, victims: &[JobId]) -> bool {
     let is_in = |tenant: &Tenant, job: &Job| cluster.is_within(job.spec.tenant, tenant.index);
     let loses = |tenant: &&Tenant| victims.iter().filter_map(|v| cluster.job(*v)).any(|victim| is_in(tenant, victim));
-    let mut touched = cluster.chain(job.spec.tenant).filter(|tenant| tenant.depth > 0).filter(loses);
+    let mut touched = cluster.chain(asked.tenant).filter(|tenant| tenant.depth > 0).filter(loses);
     touched.all(|tenant| {
         let Some(quota) = guaranteed(tenant, pool) else { return true };
         let (_, before) = above_quota(cluster, pool, quota, tenant.index, |job| is_in(tenant, job));
         let stays = |job: &Job| is_in(tenant, job) && !victims.contains(&job.id);
         let (own, after) = above_quota(cluster, pool, quota, tenant.index, stays);
-        own + job.gpus() <= quota && after.iter().all(|job| before.contains(job))
+        own + asked.gpus() <= quota && after.iter().all(|job| before.contains(job))
     })
 }
 

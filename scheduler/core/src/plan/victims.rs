@@ -10,17 +10,16 @@ use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::asked::{Asked, TrialIndex};
 use super::claim::Relief;
+use super::ends::latest_end;
 use crate::cluster::Cluster;
 use crate::ids::{JobId, NodeIndex, PoolIndex};
-use crate::job::{Job, Phase};
-use crate::jobs::Jobs;
+use crate::job::Job;
 use crate::node::Node;
 use crate::place::{PlaceIndex, Scratch};
 use crate::placement::{Members, Placed};
-use crate::policy::Policy;
 use crate::request::{Request, Shape};
-use crate::tenant::Tenant;
 use crate::units::{GpuTime, Gpus, Time};
 
 /// An attempt that may be evicted.
@@ -36,11 +35,11 @@ pub(super) struct Candidate {
     pub(super) relief: Relief,
 }
 
-/// For whom and when.
+/// For whom, where and when.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Others {
+pub(super) struct Where<'a> {
+    pub(super) asked: &'a Asked,
     pub(super) pool: PoolIndex,
-    pub(super) id: JobId,
     pub(super) now: Time,
 }
 
@@ -63,7 +62,7 @@ struct Holder {
 }
 
 /// The index during one search.
-struct Trial<'c> {
+pub(super) struct Trial<'c> {
     index: &'c mut PlaceIndex,
     scratch: &'c mut Scratch,
     request: &'c Request,
@@ -80,34 +79,24 @@ struct Trial<'c> {
 }
 
 /// Looks for victims; `missing` is what they must give back where the beneficiary is short.
-pub(super) fn search(cluster: &mut Cluster, others: &Others, mut candidates: Vec<Candidate>, missing: Relief) -> Found {
-    let Others { pool, id, now } = *others;
+pub(super) fn search(
+    cluster: &Cluster,
+    index: &mut TrialIndex<'_>,
+    place: &Where<'_>,
+    mut candidates: Vec<Candidate>,
+    missing: Relief,
+) -> Found {
+    let Where { asked, now, .. } = *place;
     candidates.sort_unstable_by_key(|c| (c.ripe_at.max(now), c.loss, Reverse(c.gpus), Reverse(c.job)));
     let ripe = candidates.iter().take_while(|candidate| candidate.ripe_at <= now).count();
-    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
-    let mut trial = Trial {
-        index: &mut cluster.index,
-        scratch: &mut cluster.scratch,
-        request: &job.spec.request,
-        pool,
-        avoid: &job.avoid,
-        steps: cluster.policy.search_steps,
-        is_cheap: is_cheap(job),
-        holders: Vec::with_capacity(candidates.len()),
-        placed: Vec::new(),
-        relief: candidates.iter().map(|candidate| candidate.relief.clone()).collect(),
-        missing,
-    };
-    for candidate in &candidates {
-        trial.add(cluster.jobs.get(candidate.job).expect("what holds GPUs exists"), &cluster.nodes);
-    }
+    let mut trial = Trial::of(cluster, index, place, &candidates, missing);
     match trial.cheapest(&candidates[..ripe]) {
         Some((_, victims)) if victims.is_empty() => Found::Nothing,
         Some((members, victims)) => {
             Found::Victims { members, victims: victims.into_iter().map(|at| candidates[at].job).collect() }
         }
         None => {
-            let rest = rest(&cluster.jobs, &cluster.tenants, &cluster.policy, others, &candidates);
+            let rest = rest(cluster, place, &candidates);
             for (_, job) in &rest {
                 trial.add(cluster.jobs.get(*job).expect("what holds GPUs exists"), &cluster.nodes);
             }
@@ -115,21 +104,21 @@ pub(super) fn search(cluster: &mut Cluster, others: &Others, mut candidates: Vec
             let outer = trial.index.checkpoint();
             let count = trial.give_back(&all);
             trial.index.rollback(outer);
-            later(cluster, id, &candidates, ripe, &rest, count)
+            later(cluster, asked, &candidates, ripe, &rest, count)
         }
     }
 }
 
-fn is_cheap(job: &Job) -> bool {
-    let request = &job.spec.request;
+fn is_cheap(asked: &Asked) -> bool {
+    let request = &asked.request;
     let is_equal = matches!(request.shape, Shape::Equal { .. });
-    is_equal && !request.distinct_nodes && request.cpu.0 == 0 && request.memory.0 == 0 && job.avoid.is_empty()
+    is_equal && !request.distinct_nodes && request.cpu.0 == 0 && request.memory.0 == 0 && asked.avoid.is_empty()
 }
 
 /// What the gang waits for when it needs the first `count` of the candidates and the rest, more than are ripe.
 fn later(
     cluster: &Cluster,
-    id: JobId,
+    asked: &Asked,
     candidates: &[Candidate],
     ripe: usize,
     rest: &[(Time, JobId)],
@@ -141,48 +130,57 @@ fn later(
     }
     let (until, last) = rest[count - candidates.len() - 1];
     // What its own mission runs is not in its way: it is what its quota is used for.
-    let mission_of = |job: JobId| cluster.job(job).and_then(|job| cluster.mission(job.spec.tenant));
-    if mission_of(last) == mission_of(id) {
+    let mission_of_last = cluster.job(last).and_then(|job| cluster.mission(job.spec.tenant));
+    if mission_of_last == cluster.mission(asked.tenant) {
         return Found::Nothing;
     }
     Found::InTheWay { reclaimable: candidates[..ripe].iter().map(|candidate| candidate.gpus).sum(), until }
 }
 
 /// Everything else in the pool that will end, by the latest time at which it does.
-fn rest(
-    jobs: &Jobs,
-    tenants: &[Tenant],
-    policy: &Policy,
-    others: &Others,
-    candidates: &[Candidate],
-) -> Vec<(Time, JobId)> {
+fn rest(cluster: &Cluster, place: &Where<'_>, candidates: &[Candidate]) -> Vec<(Time, JobId)> {
     let mut listed: Vec<JobId> = candidates.iter().map(|candidate| candidate.job).collect();
     listed.sort_unstable();
-    let missions = tenants.iter().filter(|tenant| tenant.depth == 1);
+    let missions = cluster.tenants.iter().filter(|tenant| tenant.depth == 1);
     let keys = missions.flat_map(|mission| mission.attempts.iter());
     let mut found: Vec<(Time, JobId)> = keys
         .filter(|key| listed.binary_search(&key.job).is_err())
-        .filter_map(|key| Some((latest_end(policy, jobs.get(key.job)?, others)?, key.job)))
+        .filter_map(|key| cluster.job(key.job))
+        .filter(|job| job.live_attempt().is_some_and(|attempt| attempt.pool == place.pool))
+        .filter_map(|job| Some((latest_end(&cluster.policy, job, place.now)?, job.id)))
         .collect();
     found.sort_unstable();
     found
 }
 
-/// When an attempt in the pool is over at the latest, by its limit; none when nobody can say.
-fn latest_end(policy: &Policy, job: &Job, others: &Others) -> Option<Time> {
-    let attempt = job.live_attempt().filter(|attempt| attempt.pool == others.pool)?;
-    let slack = policy.time_limit_slack;
-    match job.phase {
-        Phase::Launching | Phase::Running => {
-            let start = attempt.started_at.unwrap_or(attempt.placed_at + policy.launch_deadline);
-            Some(start + job.spec.time_limit + job.spec.grace + slack)
+impl<'c> Trial<'c> {
+    /// Nothing is given back yet.
+    pub(super) fn of(
+        cluster: &Cluster,
+        index: &'c mut TrialIndex<'_>,
+        place: &Where<'c>,
+        candidates: &[Candidate],
+        missing: Relief,
+    ) -> Self {
+        let mut trial = Trial {
+            index: index.index,
+            scratch: index.scratch,
+            request: &place.asked.request,
+            pool: place.pool,
+            avoid: &place.asked.avoid,
+            steps: cluster.policy.search_steps,
+            is_cheap: is_cheap(place.asked),
+            holders: Vec::with_capacity(candidates.len()),
+            placed: Vec::new(),
+            relief: candidates.iter().map(|candidate| candidate.relief.clone()).collect(),
+            missing,
+        };
+        for candidate in candidates {
+            trial.add(cluster.jobs.get(candidate.job).expect("what holds GPUs exists"), &cluster.nodes);
         }
-        Phase::Stopping(_) => Some(others.now + job.spec.grace + slack),
-        Phase::AwaitingProof(_) | Phase::Waiting | Phase::Spread | Phase::Ended(_) => None,
+        trial
     }
-}
 
-impl Trial<'_> {
     /// What becomes free when the job's attempt is over: nothing on closed nodes, and no fenced GPU.
     fn add(&mut self, job: &Job, nodes: &[Node]) {
         let from = self.placed.len();
@@ -305,7 +303,7 @@ impl Trial<'_> {
     }
 
     /// From the start of `order` those of whom none can be spared, and the place that they leave. The index is as before.
-    fn victims(&mut self, order: &[usize], ripe: &[Candidate]) -> Option<(Members, Vec<usize>)> {
+    pub(super) fn victims(&mut self, order: &[usize], ripe: &[Candidate]) -> Option<(Members, Vec<usize>)> {
         let outer = self.index.checkpoint();
         let found = self.give_back(order).map(|count| self.spare(&order[..count], ripe));
         self.index.rollback(outer);

@@ -3,6 +3,7 @@
 mod arrays;
 mod division;
 mod evictions;
+mod explain;
 mod gangs;
 mod jobs;
 mod nodes;

@@ -455,7 +455,8 @@ impl World {
             }
         }
         let left: Vec<_> = self.accepted.difference(&self.ended).collect();
-        let why: Vec<_> = left.iter().map(|job| (*job, self.cluster.job(**job), self.cluster.explain(**job))).collect();
+        let why: Vec<_> =
+            left.iter().map(|job| (*job, self.cluster.job(**job), self.cluster.explain(**job, self.now))).collect();
         panic!("nothing is in the way, and {left:?} do not end: {why:#?}");
     }
 

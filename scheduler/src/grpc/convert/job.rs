@@ -1,7 +1,6 @@
 //! A job of the core -> the wire.
 
 use dure_core::Cluster;
-use dure_core::explain::Explanation;
 use dure_core::ids::JobId;
 use dure_core::job::{Attempt, DependencyKind, ExitHow, Job, Member, MemberPhase, Outcome, Phase};
 use dure_core::request::Shape;
@@ -28,11 +27,7 @@ pub fn job(cluster: &Cluster, job: &Job, now: Time) -> v1::Job {
         phase: phase(job).into(),
         shape: Some(shape(job)),
         gpus: job.gpus().0,
-        priority: cluster
-            .policy()
-            .priorities
-            .get(spec.priority.at())
-            .map_or_else(String::new, |class| class.name.to_string()),
+        priority: text::priority(cluster, spec.priority).to_owned(),
         time_limit_ms: spec.time_limit.0,
         submitted_ms: job.submitted_at.0,
         started_ms: ms(attempt.and_then(|attempt| attempt.started_at)),
@@ -162,18 +157,5 @@ fn end_text(job: &Job, outcome: Outcome) -> String {
         Some(ExitHow::Signal(signal)) => format!("a member was ended by signal {signal}"),
         Some(ExitHow::LaunchFailed(why)) => format!("a member could not be started: {why}"),
         Some(ExitHow::Unknown(why)) => format!("a member is gone: {why}"),
-    }
-}
-
-/// Why a job waits. Its position is for the caller to fill in.
-pub fn explanation(cluster: &Cluster, job: &Job, explained: &Explanation) -> v1::Explanation {
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    v1::Explanation {
-        job_id: job.id.0,
-        phase: phase(job).into(),
-        blockers: explained.blockers.iter().map(|blocker| text::blocker(cluster, blocker)).collect(),
-        position_in_tenant: explained.before.map_or(0, |before| count(before + 1)),
-        pending_in_tenant: count(explained.queued),
-        position: None,
     }
 }

@@ -2,6 +2,7 @@
 //! cannot be understood.
 
 mod event;
+pub mod explanation;
 pub mod job;
 pub mod node;
 pub mod submit;

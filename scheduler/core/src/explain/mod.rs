@@ -1,0 +1,165 @@
+//! Why a job waits: every gate before it and every refusal of it, its place in the order, whose GPUs it waits for, and
+//! what would let it start.
+//!
+//! In: the state, read only, and a job. Out: an `Explanation`; text is made in the shell. All of it is worked out anew
+//! when it is asked for, by the very code that decides, on a copy of the index; nothing is guessed.
+//! It must never change the state, and its work is bounded (`helps::MAX_PLANS`).
+
+mod factors;
+mod helps;
+mod holders;
+
+use crate::admit::quota;
+use crate::blocked::{Blocked, Gate};
+use crate::cluster::Cluster;
+use crate::ids::JobId;
+use crate::job::{Job, Phase};
+use crate::place::Scratch;
+use crate::plan::{self, Asked, NoPlan, Plan, TrialIndex};
+use crate::units::Time;
+
+pub use self::factors::{Factors, Standing};
+pub use self::helps::{Change, Help, MAX_PLANS};
+pub use self::holders::{Holder, Holds, MAX_HOLDERS};
+
+/// What keeps a job from running.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blocker {
+    /// It is not even tried.
+    Gate(Gate),
+    /// It was tried, or would be refused now.
+    Blocked(Blocked),
+    /// Nothing but its turn: it has not been tried since something changed.
+    NotTried,
+}
+
+/// The answer to "why does it wait".
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explanation {
+    /// Where the job is.
+    pub phase: Phase,
+    /// All that keeps it; empty when it does not wait.
+    pub blockers: Vec<Blocker>,
+    /// Jobs of its tenant that are looked at before it, if all users were alike; absent when it is not in the queue.
+    pub before: Option<usize>,
+    /// Jobs in the queue of its tenant.
+    pub queued: usize,
+    /// What its place in the order follows from; absent when it does not wait.
+    pub factors: Option<Factors>,
+    /// Whose GPUs it waits for, the most first; at most `holders::MAX_HOLDERS`.
+    pub holders: Vec<Holder>,
+    /// By the limits of what runs now there is room for it then at the latest, whatever else may come before it.
+    pub room_by: Option<Time>,
+    /// What would let it start now, as the planner has tried it.
+    pub helps: Vec<Help>,
+}
+
+impl Cluster {
+    /// Why `job` waits at `now`; none when it is not in memory. Costs a copy of the index and a few plans.
+    pub fn explain(&self, job: JobId, now: Time) -> Option<Explanation> {
+        let job = self.job(job)?;
+        let queue = &self.tenant(job.spec.tenant).queue;
+        let mut told = Explanation {
+            phase: job.phase,
+            blockers: Vec::new(),
+            before: job.queued.map(|queued| queue.before(job.spec.priority, queued)),
+            queued: queue.len,
+            factors: None,
+            holders: Vec::new(),
+            room_by: None,
+            helps: Vec::new(),
+        };
+        if job.phase != Phase::Waiting {
+            return Some(told);
+        }
+        told.factors = Some(factors::of(self, job, now));
+        told.blockers = gates(job);
+        if let Some(promise) = self.promise(job.id) {
+            told.blockers.push(self.pending(promise));
+            told.holders = holders::of_promise(self, promise, now);
+            told.room_by = Some(promise.due);
+            return Some(told);
+        }
+        self.try_out(job, now, &mut told);
+        if told.blockers.is_empty() {
+            told.blockers.push(Blocker::NotTried);
+        }
+        Some(told)
+    }
+
+    /// What keeps a job from running, one reason of many; cheap enough for a listing.
+    pub fn first_blocker(&self, job: JobId) -> Option<Blocker> {
+        let job = self.job(job).filter(|job| job.phase == Phase::Waiting)?;
+        if let Some(gate) = gates(job).first() {
+            return Some(*gate);
+        }
+        if let Some(promise) = self.promise(job.id) {
+            return Some(self.pending(promise));
+        }
+        let planned = job.queued.and_then(|queued| self.plans.why(queued.class, job.spec.tenant));
+        let tried = || job.queued.and_then(|queued| self.refused.why(job.id, queued.class, job.spec.tenant));
+        let admitted = || {
+            let (tenant, want, preemptible) = (job.spec.tenant, job.gpus(), job.spec.preemptible);
+            let mut pools = job.spec.request.pools.iter();
+            pools.find_map(|pool| quota::may_start(self, tenant, *pool, want, preemptible).err())
+        };
+        let why = planned.or_else(admitted).or_else(|| tried().filter(Blocked::is_of_placement));
+        Some(why.map_or(Blocker::NotTried, Blocker::Blocked))
+    }
+
+    fn pending(&self, promise: &crate::promise::Promise) -> Blocker {
+        let (pool, want, due) = (promise.pool, promise.gpus(), promise.due);
+        Blocker::Blocked(Blocked::ReclaimPending { pool, want, free: self.promised_free(promise), due })
+    }
+
+    /// Tries the job, and others like it, on a copy of the index.
+    fn try_out(&self, job: &Job, now: Time, told: &mut Explanation) {
+        let (mut index, mut scratch) = (self.fresh_index(), Scratch::default());
+        let trial = &mut TrialIndex { index: &mut index, scratch: &mut scratch };
+        let asked = Asked::of(job);
+        let planned = plan::find_plan(self, trial, &asked, now);
+        if let Err(NoPlan { why: Some(why), .. }) = &planned {
+            told.blockers.push(Blocker::Blocked(*why));
+        }
+        told.blockers.extend(self.refusals(trial, &asked).into_iter().map(Blocker::Blocked));
+        let is_planned = planned.is_ok();
+        let victims = planned.map(|Plan { victims, .. }| victims).unwrap_or_default();
+        if victims.is_empty() {
+            (told.room_by, told.holders) = holders::by_ends(self, trial, &asked, now);
+        } else {
+            told.holders = holders::of_jobs(self, &victims, Holds::Reclaimable, now);
+        }
+        if !told.blockers.iter().any(|blocker| matches!(blocker, Blocker::Gate(_))) {
+            told.helps = helps::of(self, trial, &asked, is_planned, now);
+        }
+    }
+
+    /// Everything that refuses the job as it is, pool by pool, but for want of a plan to make room.
+    fn refusals(&self, trial: &mut TrialIndex<'_>, asked: &Asked) -> Vec<Blocked> {
+        let mut found: Vec<Blocked> = Vec::new();
+        for pool in &asked.request.pools {
+            let refused = quota::refusals(self, asked.tenant, *pool, asked.gpus(), asked.preemptible);
+            // A pause is the same in every pool.
+            refused.for_each(|why| {
+                if !found.contains(&why) {
+                    found.push(why)
+                }
+            });
+            found.extend(trial.place(self, asked, *pool).err());
+        }
+        found
+    }
+}
+
+/// What keeps a job from being tried.
+fn gates(job: &Job) -> Vec<Blocker> {
+    let dependencies = (job.open_dependencies > 0).then_some(Gate::Dependencies { open: job.open_dependencies });
+    let cap = job.spec.array.map_or(0, |array| array.cap);
+    let gates = [
+        job.held.then_some(Gate::Held),
+        dependencies,
+        job.not_before.map(|time| Gate::NotBefore { time }),
+        job.is_capped().then_some(Gate::ArrayCap { cap }),
+    ];
+    gates.into_iter().flatten().map(Blocker::Gate).collect()
+}

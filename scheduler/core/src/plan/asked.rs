@@ -1,0 +1,61 @@
+//! What planning sees of a job that asks for room, and the index that it is tried on.
+//!
+//! A plan may be sought for a job as it is, or for one that is only thought of (what if it asked for less?).
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::blocked::Blocked;
+use crate::cluster::Cluster;
+use crate::ids::{NodeIndex, PoolIndex, PriorityIndex, TenantIndex};
+use crate::job::Job;
+use crate::place::{PlaceIndex, Scratch};
+use crate::placement::Members;
+use crate::request::Request;
+use crate::units::Gpus;
+
+/// A job that asks for room, real or only thought of.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) tenant: TenantIndex,
+    pub(crate) priority: PriorityIndex,
+    pub(crate) preemptible: bool,
+    pub(crate) request: Arc<Request>,
+    pub(crate) avoid: SmallVec<[NodeIndex; 2]>,
+}
+
+impl Asked {
+    /// The job as it is.
+    pub(crate) fn of(job: &Job) -> Self {
+        Self {
+            tenant: job.spec.tenant,
+            priority: job.spec.priority,
+            preemptible: job.spec.preemptible,
+            request: job.spec.request.clone(),
+            avoid: job.avoid.clone(),
+        }
+    }
+
+    /// The GPUs of all members.
+    pub(crate) fn gpus(&self) -> Gpus {
+        self.request.shape.total()
+    }
+}
+
+/// An index on which plans are tried: the cluster's own (every trial is rolled back) or a copy.
+#[derive(Debug)]
+pub(crate) struct TrialIndex<'i> {
+    pub(crate) index: &'i mut PlaceIndex,
+    pub(crate) scratch: &'i mut Scratch,
+}
+
+impl TrialIndex<'_> {
+    /// A place among what is free in `pool`, whatever admission says.
+    ///
+    /// # Errors
+    /// As `PlaceIndex::place`.
+    pub(crate) fn place(&mut self, cluster: &Cluster, asked: &Asked, pool: PoolIndex) -> Result<Members, Blocked> {
+        self.index.place(&asked.request, pool, &asked.avoid, cluster.policy.search_steps, self.scratch)
+    }
+}
