@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "dure/v1/nodes.proto",
         "dure/v1/agents.proto",
         "dure/journal/v1/journal.proto",
+        "dure/journal/v1/replicated.proto",
     ]
     .iter()
     .map(|file| root.join(file))
@@ -28,5 +29,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         code = code.boxed(format!(".dure.journal.v1.Record.event.{large}"));
     }
     code.compile_fds(set)?;
+    // Of etcd only the client is needed, and it is no interface of ours.
+    let etcd = protox::compile([root.join("etcd/rpc.proto")], [root])?;
+    tonic_prost_build::configure().build_server(false).bytes(".").compile_fds(etcd)?;
     Ok(())
 }

@@ -15,5 +15,11 @@ pub mod journal {
     }
 }
 
-/// All of the files above as an encoded `FileDescriptorSet`, for reflection and for the test of the permission table.
+/// The part of etcd's API that the replicated journal speaks; the client only.
+#[allow(clippy::all)]
+pub mod etcd {
+    tonic::include_proto!("etcdserverpb");
+}
+
+/// The files of Dure above as an encoded `FileDescriptorSet`, for reflection and for the test of the permission table.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dure.bin"));

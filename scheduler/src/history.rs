@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use dure_core::ids::Seq;
 
 use crate::grpc::watch::{History, Recorded};
-use crate::journal::{JournalError, JournalReader, ReadLimit};
+use crate::journal::{JournalError, ReadLimit, Reader};
 use crate::record;
 
 /// Batches that one step reads: a watcher catches up in many small steps.
@@ -13,12 +13,12 @@ const STEP: ReadLimit = ReadLimit { batches: 256, bytes: 1 << 20 };
 
 /// The journal as watchers see it.
 pub struct JournalHistory {
-    reader: Mutex<JournalReader>,
+    reader: Mutex<Box<dyn Reader>>,
 }
 
 impl JournalHistory {
     /// Reads with a reader of its own.
-    pub fn new(reader: JournalReader) -> Self {
+    pub fn new(reader: Box<dyn Reader>) -> Self {
         Self { reader: Mutex::new(reader) }
     }
 }

@@ -7,7 +7,7 @@ use dure_core::event::Event;
 use dure_core::ids::Seq;
 use dure_core::units::Time;
 
-use crate::journal::{Batch, Engine, FoundSnapshot, JournalError, JournalReader, ReadLimit};
+use crate::journal::{Batch, Engine, FoundSnapshot, JournalError, JournalReader, ReadLimit, Reader};
 use crate::record::{self, RecordError};
 
 /// One durable turn.
@@ -64,6 +64,20 @@ impl<E: Engine + ?Sized> Source for E {
 }
 
 impl Source for JournalReader {
+    fn last_position(&self) -> Result<Seq, JournalError> {
+        Ok(Seq(self.head()?.seq))
+    }
+
+    fn batches_from(&self, from: Seq, limit: ReadLimit) -> Result<Vec<Batch>, JournalError> {
+        self.read(from.0, limit)
+    }
+
+    fn sound_snapshot(&self) -> Result<FoundSnapshot, JournalError> {
+        self.newest_snapshot()
+    }
+}
+
+impl Source for Box<dyn Reader> {
     fn last_position(&self) -> Result<Seq, JournalError> {
         Ok(Seq(self.head()?.seq))
     }

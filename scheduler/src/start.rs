@@ -24,8 +24,9 @@ use crate::grpc::server::{self, ServeError, ServerTls, Services};
 use crate::grpc::watch::Watchers;
 use crate::handle::{CallError, Handle};
 use crate::history::JournalHistory;
-use crate::journal::backup::EPOCH_JUMP;
-use crate::journal::{EmbeddedEngine, Engine, JournalError, JournalReader, JournalWriter, OpenOptions, WriterLimits};
+use crate::journal::{
+    EmbeddedEngine, Engine, JournalError, JournalReader, JournalWriter, OpenOptions, Reader, WriterLimits,
+};
 use crate::lead::Leader;
 use crate::metrics::{self, Metrics};
 use crate::perform::{Payloads, Performer};
@@ -181,10 +182,22 @@ pub async fn start_with(config: Config, tokens: Tokens) -> Result<Running, Start
     let desk = LogDesk::default();
     let metrics = Arc::new(Metrics::new());
     let watchers = Watchers::new();
-    let Opened { recovered, restored, clock, epoch, store_id, writer, reports, follower, reader, journal } = opened;
+    let Opened {
+        recovered,
+        restored,
+        restore_floor,
+        clock,
+        epoch,
+        store_id,
+        writer,
+        reports,
+        follower,
+        reader,
+        journal,
+    } = opened;
     let blobs = Arc::new(Mutex::new(reader.reopen()?));
     let history = Arc::new(JournalHistory::new(reader.reopen()?));
-    let settings = Settings { epoch, store_id, deadlines: config.deadlines(), topology };
+    let settings = Settings { epoch, restore_floor, store_id, deadlines: config.deadlines(), topology };
     let Recovered { cluster, head, .. } = recovered;
     let payloads = Payloads::new(Box::new(move |id| reader.read_blob(id)));
     let performer = Performer { payloads, watchers: watchers.clone() };
@@ -240,13 +253,14 @@ struct Opened {
     recovered: Recovered,
     /// Nothing was written since the journal was restored from a backup.
     restored: bool,
+    restore_floor: Epoch,
     clock: Clock,
     epoch: Epoch,
     store_id: String,
     writer: Arc<JournalWriter>,
     reports: mpsc::UnboundedReceiver<crate::journal::Report>,
     follower: Follower,
-    reader: JournalReader,
+    reader: Box<dyn Reader>,
     journal: PathBuf,
 }
 
@@ -254,8 +268,8 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     let journal = config.data_dir.join("journal");
     let engine = EmbeddedEngine::open(&journal, OpenOptions::default())?;
     let (epoch, store_id) = (Epoch(engine.epoch()), format!("{:?}", engine.store_id()));
-    // Epochs rise by one at a start, and by a leap at a restore.
-    let restored = engine.epoch() - engine.head().epoch >= EPOCH_JUMP;
+    let restore_floor = Epoch(engine.restore_floor());
+    let restored = engine.head().epoch < engine.restore_floor();
     let recovered = recover(&engine, config.core_policy())?;
     for (seq, why) in &recovered.passed_over {
         tracing::warn!(seq = seq.0, why, "a snapshot could not be used");
@@ -263,7 +277,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     let (head, jobs) = (recovered.head, recovered.cluster.jobs().len());
     tracing::info!(head = head.0, jobs, events = recovered.events_replayed, "the journal was recovered");
     let clock = Clock::start(recovered.time);
-    let reader = JournalReader::open(&journal)?;
+    let reader: Box<dyn Reader> = Box::new(JournalReader::open(&journal)?);
     let (reported, reports) = mpsc::unbounded_channel();
     let report = move |report| drop(reported.send(report)); // a pump that is gone needs no reports
     let writer = Arc::new(JournalWriter::start(Box::new(engine), WriterLimits::default(), report)?);
@@ -272,7 +286,19 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         Box::new(move |snapshot| writer.upgrade().map_or(Err(JournalError::Closed), |writer| writer.snapshot(snapshot)))
     };
     let follower = Follower::start(&recovered, follower_config(config), Box::new(reader.reopen()?), sink)?;
-    Ok(Opened { recovered, restored, clock, epoch, store_id, writer, reports, follower, reader, journal })
+    Ok(Opened {
+        recovered,
+        restored,
+        restore_floor,
+        clock,
+        epoch,
+        store_id,
+        writer,
+        reports,
+        follower,
+        reader,
+        journal,
+    })
 }
 
 /// The owner of the cluster runs on a thread of its own: nothing else takes its time.

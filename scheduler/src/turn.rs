@@ -24,10 +24,6 @@ use crate::handle::{Call, Mutation, Position};
 use crate::journal::Blob;
 use crate::live::Live;
 
-/// How far the epochs of a restored store lie above all that were given before: an agent that obeyed a later position
-/// under such an older epoch has seen what the restore gave up, knowingly.
-pub const RESTORE_EPOCH_JUMP: u64 = crate::journal::backup::EPOCH_JUMP;
-
 /// How often the nodes are gone through for silence: the precision of its deadlines.
 const ROLL_CALL_EVERY: Span = Span(250);
 
@@ -36,6 +32,9 @@ const ROLL_CALL_EVERY: Span = Span(250);
 pub struct Settings {
     /// This leader's term.
     pub epoch: Epoch,
+    /// Epochs below this one belong to what a restore gave up, knowingly: an agent that obeyed a later position under one
+    /// of them is no witness against this journal.
+    pub restore_floor: Epoch,
     /// Which store, as text.
     pub store_id: String,
     /// When silence means what.
@@ -445,7 +444,7 @@ impl Scheduler {
         let (ours, theirs) = (self.settings.epoch.0, hello.highest_epoch);
         let fatal = if theirs > ours {
             Some(Fatal::Deposed { node: hello.node.clone(), theirs, ours })
-        } else if hello.highest_seq > self.head.0 && ours - theirs < RESTORE_EPOCH_JUMP {
+        } else if hello.highest_seq > self.head.0 && theirs >= self.settings.restore_floor.0 {
             let (obeyed, head) = (hello.highest_seq, self.head.0);
             Some(Fatal::BehindAgent { node: hello.node.clone(), obeyed, head })
         } else {

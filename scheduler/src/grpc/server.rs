@@ -22,7 +22,7 @@ use super::watch::{History, Watchers};
 use crate::auth::Guard;
 use crate::clock::Clock;
 use crate::handle::Handle;
-use crate::journal::{BlobId, JournalError, JournalReader};
+use crate::journal::{BlobId, JournalError, Reader};
 
 /// Where payloads are read.
 pub trait Blobs: Send + Sync + 'static {
@@ -33,7 +33,7 @@ pub trait Blobs: Send + Sync + 'static {
     fn blob(&self, id: BlobId) -> Result<Option<Vec<u8>>, JournalError>;
 }
 
-impl Blobs for Mutex<JournalReader> {
+impl Blobs for Mutex<Box<dyn Reader>> {
     fn blob(&self, id: BlobId) -> Result<Option<Vec<u8>>, JournalError> {
         self.lock().unwrap_or_else(PoisonError::into_inner).read_blob(id)
     }

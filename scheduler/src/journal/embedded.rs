@@ -286,6 +286,11 @@ impl Engine for EmbeddedEngine {
         self.guarded(|engine| engine.housekeep(unfinished))
     }
 
+    fn restore_floor(&self) -> u64 {
+        // Epochs rise by one at a start, and by a leap at a restore.
+        (self.facts.epoch + 1).saturating_sub(super::backup::EPOCH_JUMP)
+    }
+
     fn close(mut self: Box<Self>) -> Result<Head, JournalError> {
         self.guarded(|engine| {
             // Without waiting for readers: what they keep from being moved stays in the log, which is as durable.

@@ -128,6 +128,12 @@ pub enum JournalError {
         /// The system's own words.
         detail: String,
     },
+    /// Positions that lie before the oldest snapshot kept. Fix: start from a snapshot.
+    #[error("positions before {kept_from} are no longer kept: start from the newest snapshot")]
+    Truncated {
+        /// The first position that is kept.
+        kept_from: u64,
+    },
     /// The writer thread has been closed. A fault of the caller.
     #[error("the journal writer is closed: nothing can be appended any more")]
     Closed,
@@ -255,6 +261,7 @@ impl JournalError {
             | JournalError::NotEmpty { .. }
             | JournalError::NoStore { .. }
             | JournalError::Storage { .. }
+            | JournalError::Truncated { .. }
             | JournalError::Closed => false,
         }
     }

@@ -333,6 +333,10 @@ impl Engine for MemoryEngine {
         }
     }
 
+    fn restore_floor(&self) -> u64 {
+        0
+    }
+
     fn close(self: Box<Self>) -> Result<Head, JournalError> {
         match &self.poison {
             Some(cause) => Err(JournalError::Poisoned { cause: cause.clone() }),

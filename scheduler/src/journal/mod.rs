@@ -5,8 +5,9 @@
 //! the disk has the batch, never writes again after a failed write, and never serves a damaged batch in silence: what
 //! cannot be proven whole is `JournalError::Damaged`, with the positions and the remedy.
 //!
-//! Read in this order: this file (words, limits, the trait), `chain` (what is proven), `anchor`, `schema`, `snapshot`,
-//! `reader`, `verify` (what is checked before leading), `embedded` (SQLite), `committer` (groups), `writer` (its thread), `backup`, `memory`.
+//! Read in this order: this file (words, limits, the traits), `chain` (what is proven), `anchor`, `schema`, `snapshot`,
+//! `reader`, `verify` (what is checked before leading), `embedded` (SQLite), `replicated` (etcd), `committer` (groups),
+//! `writer` (its thread), `backup`, `memory`.
 
 pub mod anchor;
 pub mod backup;
@@ -16,6 +17,7 @@ pub mod embedded;
 mod error;
 pub mod memory;
 pub mod reader;
+pub mod replicated;
 mod schema;
 pub mod snapshot;
 mod verify;
@@ -30,6 +32,7 @@ pub use embedded::EmbeddedEngine;
 pub use error::{Finding, JournalError};
 pub use memory::{MemoryEngine, MemoryStore};
 pub use reader::{JournalReader, VerifyReport};
+pub use replicated::{ReplicatedEngine, ReplicatedReader};
 pub use snapshot::{FoundSnapshot, Snapshot, SnapshotInfo};
 pub use writer::{JournalWriter, WriterStats};
 
@@ -227,6 +230,9 @@ pub trait Engine: Send {
     /// [`JournalError::LeadershipLost`], or as [`Engine::append`]; poisons.
     fn maintain(&mut self, unfinished: Option<u64>) -> Result<bool, JournalError>;
 
+    /// Epochs below this one belong to what a restore gave up, knowingly; 0 where nothing was ever restored.
+    fn restore_floor(&self) -> u64;
+
     /// Syncs everything, gives the leadership up and returns the last head.
     ///
     /// # Errors
@@ -243,6 +249,42 @@ pub trait Engine: Send {
         }
         self.publish_snapshot(&snapshot.info())
     }
+}
+
+/// A view of a journal beside whoever leads on it: it sees only what is durable and changes nothing.
+pub trait Reader: Send {
+    /// Which store this is.
+    fn store_id(&self) -> StoreId;
+
+    /// The durable head at this moment.
+    ///
+    /// # Errors
+    /// Those of reading.
+    fn head(&self) -> Result<Head, JournalError>;
+
+    /// As [`Engine::read`]. Positions that were given up for a snapshot are [`JournalError::Truncated`].
+    ///
+    /// # Errors
+    /// As [`Engine::read`].
+    fn read(&self, from_seq: u64, limit: ReadLimit) -> Result<Vec<Batch>, JournalError>;
+
+    /// As [`Engine::read_blob`].
+    ///
+    /// # Errors
+    /// As [`Engine::read_blob`].
+    fn read_blob(&self, id: BlobId) -> Result<Option<Vec<u8>>, JournalError>;
+
+    /// As [`Engine::newest_snapshot`].
+    ///
+    /// # Errors
+    /// As [`Engine::newest_snapshot`].
+    fn newest_snapshot(&self) -> Result<FoundSnapshot, JournalError>;
+
+    /// Another reader of the same journal, for another thread.
+    ///
+    /// # Errors
+    /// Those of opening.
+    fn reopen(&self) -> Result<Box<dyn Reader>, JournalError>;
 }
 
 /// Refuses a journal that ends before a position which an agent has obeyed; for witnesses that arrive after opening.

@@ -12,7 +12,7 @@ use super::chain::{ChainCheck, Depth, genesis};
 use super::schema::{blob, db_path, each_row, last_head, open_reader, read_facts};
 use super::snapshot::{Content, damaged, newest};
 use super::verify::{Extent, verify_store};
-use super::{Batch, BlobId, Finding, FoundSnapshot, Head, JournalError, ReadLimit, Snapshot, StoreId};
+use super::{Batch, BlobId, Finding, FoundSnapshot, Head, JournalError, ReadLimit, Reader, Snapshot, StoreId};
 
 /// A read-only view of a journal. `Send`; open another one for another thread.
 #[derive(Debug)]
@@ -182,6 +182,32 @@ impl JournalReader {
             findings if findings.is_empty() => Ok(!more),
             findings => Err(JournalError::damaged(&self.dir, findings)),
         }
+    }
+}
+
+impl Reader for JournalReader {
+    fn store_id(&self) -> StoreId {
+        self.store_id
+    }
+
+    fn head(&self) -> Result<Head, JournalError> {
+        JournalReader::head(self)
+    }
+
+    fn read(&self, from_seq: u64, limit: ReadLimit) -> Result<Vec<Batch>, JournalError> {
+        JournalReader::read(self, from_seq, limit)
+    }
+
+    fn read_blob(&self, id: BlobId) -> Result<Option<Vec<u8>>, JournalError> {
+        JournalReader::read_blob(self, id)
+    }
+
+    fn newest_snapshot(&self) -> Result<FoundSnapshot, JournalError> {
+        JournalReader::newest_snapshot(self)
+    }
+
+    fn reopen(&self) -> Result<Box<dyn Reader>, JournalError> {
+        Ok(Box::new(JournalReader::reopen(self)?))
     }
 }
 

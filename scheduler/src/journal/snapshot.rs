@@ -73,7 +73,7 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    fn crc(&self) -> u32 {
+    pub(crate) fn crc(&self) -> u32 {
         let mut crc = crc32fast::Hasher::new();
         for number in [self.info.seq, self.info.created_ms, self.info.bytes, self.head.epoch] {
             crc.update(&number.to_le_bytes());

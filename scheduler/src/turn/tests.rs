@@ -24,6 +24,7 @@ struct World {
 fn settings() -> Settings {
     Settings {
         epoch: Epoch(7),
+        restore_floor: Epoch(0),
         store_id: "store".into(),
         deadlines: Deadlines {
             heartbeat: Span::seconds(1),
@@ -278,7 +279,8 @@ fn an_agent_of_a_later_leader_ends_the_leadership() {
 fn after_a_restore_the_agents_may_be_ahead() {
     let mut world = World::new();
     let mut settings = settings();
-    settings.epoch = Epoch(7 + RESTORE_EPOCH_JUMP);
+    settings.epoch = Epoch(1_000_007);
+    settings.restore_floor = Epoch(1_000_000);
     world.scheduler = Scheduler::new(Cluster::new(Policy::standard()), Seq(0), settings, world.now);
     let ahead = v1::Hello { highest_epoch: 7, highest_seq: 500, ..hello("n0", Vec::new()) };
     welcome(world.join(1, ahead));

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn an_empty_store_has_head_zero_and_nothing_to_read() {
-    on_both(|place| {
+    on_each(|place| {
         let engine = place.lead();
         assert_eq!(engine.head(), chain::genesis(engine.store_id()));
         assert_eq!(read_all(&*engine).expect("readable"), vec![]);
@@ -15,7 +15,7 @@ fn an_empty_store_has_head_zero_and_nothing_to_read() {
 
 #[test]
 fn what_was_appended_reads_back_after_reopening() {
-    on_both(|place| {
+    on_each(|place| {
         let mut engine = place.lead();
         append(&mut *engine, 50);
         let head = engine.head();
@@ -33,7 +33,7 @@ fn what_was_appended_reads_back_after_reopening() {
 
 #[test]
 fn several_batches_go_in_one_commit_and_the_same_blob_twice() {
-    on_both(|place| {
+    on_each(|place| {
         let mut engine = place.lead();
         let first = batch_at(1, engine.epoch());
         let second = batch_at(first.last_seq() + 1, engine.epoch());
@@ -47,7 +47,7 @@ fn several_batches_go_in_one_commit_and_the_same_blob_twice() {
 
 #[test]
 fn reading_starts_inside_a_batch_and_keeps_its_limits() {
-    on_both(|place| {
+    on_each(|place| {
         let mut engine = place.lead();
         append(&mut *engine, 30);
         let all = read_all(&*engine).expect("readable");
@@ -74,7 +74,7 @@ fn a_batch_that_does_not_follow_is_refused_and_poisons() {
         |batch| batch.epoch -= 1,
     ];
     for change in changes {
-        on_both(|place| {
+        on_each(|place| {
             let mut engine = place.lead();
             append(&mut *engine, 3);
             let head = engine.head();
@@ -94,7 +94,7 @@ fn a_batch_that_does_not_follow_is_refused_and_poisons() {
 
 #[test]
 fn two_leaders_on_one_store_are_refused() {
-    on_both(|place| {
+    on_each(|place| {
         let engine = place.lead();
         let second = place.open(OpenOptions::default()).err();
         assert!(matches!(second, Some(JournalError::AlreadyLed { .. })), "{second:?}");
@@ -105,7 +105,7 @@ fn two_leaders_on_one_store_are_refused() {
 
 #[test]
 fn every_leadership_has_a_higher_epoch() {
-    on_both(|place| {
+    on_each(|place| {
         let mut last = 0;
         for round in 0..5 {
             let mut engine = place.lead();
@@ -121,7 +121,7 @@ fn every_leadership_has_a_higher_epoch() {
 
 #[test]
 fn a_journal_behind_its_witness_never_leads() {
-    on_both(|place| {
+    on_each(|place| {
         let mut engine = place.lead();
         append(&mut *engine, 4);
         let seq = engine.head().seq;
@@ -140,7 +140,7 @@ fn snapshot(seq: u64, bytes: usize) -> Snapshot {
 
 #[test]
 fn the_newest_snapshot_is_found_and_older_ones_go() {
-    on_both(|place| {
+    on_each(|place| {
         let mut engine = place.lead();
         for round in 1..=4 {
             append(&mut *engine, 3);
@@ -160,7 +160,7 @@ fn the_newest_snapshot_is_found_and_older_ones_go() {
 
 #[test]
 fn an_unfinished_snapshot_is_invisible_and_removed() {
-    on_both(|place| {
+    on_each(|place| {
         let mut engine = place.lead();
         append(&mut *engine, 3);
         let old = snapshot(engine.head().seq, 1000);
@@ -181,7 +181,7 @@ fn an_unfinished_snapshot_is_invisible_and_removed() {
 
 #[test]
 fn a_snapshot_in_the_wrong_place_is_refused_without_harm() {
-    on_both(|place| {
+    on_each(|place| {
         let mut engine = place.lead();
         append(&mut *engine, 6);
         let head = engine.head().seq;
@@ -199,7 +199,7 @@ fn a_snapshot_in_the_wrong_place_is_refused_without_harm() {
 
 #[test]
 fn a_large_batch_passes_and_a_larger_one_is_refused() {
-    on_both(|place| {
+    on_each(|place| {
         let mut engine = place.lead();
         let mut batch = batch_at(1, engine.epoch());
         batch.payload = bytes_of(1, 3 << 20);

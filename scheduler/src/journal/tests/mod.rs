@@ -5,11 +5,16 @@ mod contract;
 mod crash;
 mod damage;
 mod disk_full;
+mod replicated;
 mod writer;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::*;
+use crate::etcd::Etcd;
+use crate::etcd::local::{LocalError, LocalEtcd};
 
 /// A place that outlives its engines: a directory or a memory store.
 trait Place {
@@ -44,10 +49,60 @@ impl Place for MemoryStore {
     }
 }
 
-/// Runs one test on both engines.
-fn on_both(test: impl Fn(&dyn Place)) {
+/// Runs one test on every engine; without etcd it says so and runs on the others.
+fn on_each(test: impl Fn(&dyn Place)) {
     test(&Disk::new());
     test(&MemoryStore::new(StoreId([9; 16])));
+    if let Some(remote) = Remote::new() {
+        test(&remote);
+    }
+}
+
+/// A store of its own in a cluster of three members that the tests share while any of them runs.
+struct Remote {
+    etcd: Etcd,
+    _cluster: Arc<SharedEtcd>,
+}
+
+struct SharedEtcd {
+    // Dropped in this order: the members end before their folder goes.
+    cluster: LocalEtcd,
+    _dir: tempfile::TempDir,
+}
+
+static SHARED: Mutex<Weak<SharedEtcd>> = Mutex::new(Weak::new());
+static STORES: AtomicU32 = AtomicU32::new(0);
+
+impl Remote {
+    fn new() -> Option<Self> {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster = match shared.upgrade() {
+            Some(cluster) => cluster,
+            None => {
+                let dir = tempfile::tempdir().expect("temporary directory");
+                let cluster = match LocalEtcd::start(dir.path(), 3) {
+                    Ok(cluster) => cluster,
+                    Err(err @ LocalError::NotInstalled) => {
+                        println!("skipped on etcd: {err}");
+                        return None;
+                    }
+                    Err(err) => panic!("{err}"),
+                };
+                let cluster = Arc::new(SharedEtcd { cluster, _dir: dir });
+                *shared = Arc::downgrade(&cluster);
+                cluster
+            }
+        };
+        let prefix = format!("/store-{}", STORES.fetch_add(1, Ordering::Relaxed));
+        let etcd = cluster.cluster.client(&prefix).expect("a way to etcd");
+        Some(Self { etcd, _cluster: cluster })
+    }
+}
+
+impl Place for Remote {
+    fn open(&self, options: OpenOptions) -> Result<Box<dyn Engine>, JournalError> {
+        ReplicatedEngine::open(&self.etcd, options).map(|engine| Box::new(engine) as Box<dyn Engine>)
+    }
 }
 
 /// Bytes that follow from a number, hard to compress and easy to compare.
@@ -80,7 +135,12 @@ fn read_all(engine: &dyn Engine) -> Result<Vec<Batch>, JournalError> {
     let mut all = Vec::new();
     loop {
         let from = all.last().map_or(1, |batch: &Batch| batch.last_seq() + 1);
-        let next = engine.read(from, ReadLimit { batches: 64, bytes: 1 << 20 })?;
+        let limit = ReadLimit { batches: 64, bytes: 1 << 20 };
+        let next = match engine.read(from, limit) {
+            // What a snapshot replaces may be gone.
+            Err(JournalError::Truncated { kept_from }) if all.is_empty() => engine.read(kept_from, limit)?,
+            read => read?,
+        };
         if next.is_empty() {
             return Ok(all);
         }
@@ -91,7 +151,7 @@ fn read_all(engine: &dyn Engine) -> Result<Vec<Batch>, JournalError> {
 /// Whether what is read is exactly what the tests put at those positions, up to `seq` at least.
 fn assert_whole(engine: &dyn Engine, seq: u64) {
     let batches = read_all(engine).expect("readable");
-    let mut next = 1;
+    let mut next = batches.first().map_or(1, |batch| batch.first_seq);
     for batch in &batches {
         assert_eq!(*batch, batch_at(next, batch.epoch));
         next = batch.last_seq() + 1;

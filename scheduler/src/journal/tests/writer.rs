@@ -27,10 +27,14 @@ fn durable(reports: &Receiver<Report>) -> Durable {
 
 /// `n` batches that follow each other from the start, of epoch 1.
 fn batches(n: usize) -> Vec<Batch> {
+    batches_of(1, n)
+}
+
+fn batches_of(epoch: u64, n: usize) -> Vec<Batch> {
     let mut seq = 0;
     (0..n)
         .map(|_| {
-            let batch = batch_at(seq + 1, 1);
+            let batch = batch_at(seq + 1, epoch);
             seq = batch.last_seq();
             batch
         })
@@ -130,9 +134,10 @@ fn the_first_failure_is_the_last_report() {
 
 #[test]
 fn snapshots_are_written_between_commits() {
-    on_both(|place| {
-        let (writer, reports) = start(place.lead(), WriterLimits::default());
-        let batches = batches(60);
+    on_each(|place| {
+        let engine = place.lead();
+        let batches = batches_of(engine.epoch(), 60);
+        let (writer, reports) = start(engine, WriterLimits::default());
         writer.append(batches[0].clone(), vec![]).expect("queued");
         let seq = batches[0].last_seq();
         let bytes = bytes_of(1, 5 * SNAPSHOT_CHUNK_BYTES + 1);
@@ -166,9 +171,10 @@ fn a_snapshot_out_of_place_is_refused_and_the_journal_goes_on() {
 
 #[test]
 fn dropping_the_handle_writes_what_is_queued() {
-    on_both(|place| {
-        let (writer, _reports) = start(place.lead(), WriterLimits::default());
-        let batches = batches(30);
+    on_each(|place| {
+        let engine = place.lead();
+        let batches = batches_of(engine.epoch(), 30);
+        let (writer, _reports) = start(engine, WriterLimits::default());
         for batch in &batches {
             writer.append(batch.clone(), vec![]).expect("queued");
         }

@@ -1,0 +1,125 @@
+//! Standing for the leadership: tries when the key is free, says who holds it when it is not, and comes back.
+
+use std::time::{Duration, Instant};
+
+use dure_proto::journal::v1::StoredLeader;
+use prost::Message as _;
+use tokio::sync::watch;
+
+use super::{HeldKey, NotHeld, campaign};
+use crate::etcd::keys::Range;
+use crate::etcd::{Etcd, Patience};
+
+/// How long a look at the leader key may take.
+const LOOK: Duration = Duration::from_secs(2);
+/// After a failure of etcd, or a key that went while it was looked at.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Who leads, as far as a scheduler knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SeenLeader {
+    /// Where it is reached; empty while nobody leads.
+    pub address: String,
+    /// The revision that created its key.
+    pub revision: i64,
+}
+
+/// Who leads, always the newest word.
+pub type Seen = watch::Receiver<SeenLeader>;
+
+/// A scheduler that stands for the leadership.
+#[derive(Debug)]
+pub struct Candidate {
+    etcd: Etcd,
+    lease: Duration,
+    me: StoredLeader,
+    seen: watch::Sender<SeenLeader>,
+}
+
+impl Candidate {
+    /// One process: `instance` is the same after a restart in the same folder, and no other process has it at a time.
+    pub fn new(etcd: Etcd, lease: Duration, instance: &str, address: &str) -> Self {
+        let me = StoredLeader { instance: instance.to_owned(), address: address.to_owned() };
+        Self { etcd, lease, me, seen: watch::Sender::new(SeenLeader::default()) }
+    }
+
+    /// Who leads.
+    pub fn seen(&self) -> Seen {
+        self.seen.subscribe()
+    }
+
+    /// Waits until this process leads. It does not try before `not_before`, unless nobody leads then.
+    pub async fn stand(&self, not_before: Option<Instant>) -> HeldKey {
+        loop {
+            let looked = match self.look().await {
+                Ok(None) if not_before.is_some_and(|time| Instant::now() < time) => {
+                    self.seen.send_replace(SeenLeader::default());
+                    AGAIN
+                }
+                Ok(None) => match campaign(&self.etcd, self.lease, &self.me).await {
+                    Ok(held) => {
+                        let leader = SeenLeader { address: self.me.address.clone(), revision: held.revision };
+                        self.seen.send_replace(leader);
+                        return held;
+                    }
+                    Err(NotHeld::Taken { .. }) => Duration::ZERO,
+                    Err(NotHeld::Etcd(err)) => {
+                        tracing::warn!(error = %err, "no campaign");
+                        AGAIN
+                    }
+                },
+                Ok(Some(wait)) => wait,
+                Err(err) => {
+                    tracing::warn!(error = %err, "who leads cannot be seen");
+                    AGAIN
+                }
+            };
+            self.await_change(looked).await;
+        }
+    }
+
+    /// `None` when nobody leads; else how long to wait for a word before looking again.
+    async fn look(&self) -> Result<Option<Duration>, crate::etcd::EtcdError> {
+        let range = Range::one(self.etcd.keys().leader());
+        let answer = self.etcd.range(range, 1, false, Patience::of(LOOK)).await?;
+        let Some(found) = answer.kvs.into_iter().next() else { return Ok(None) };
+        let leader = StoredLeader::decode(found.value).unwrap_or_default();
+        if leader.instance == self.me.instance {
+            // Left behind by this process, or by its predecessor in the same folder, which is dead.
+            self.etcd.revoke(found.lease, Patience::of(LOOK)).await?;
+            return Ok(None);
+        }
+        let seen = SeenLeader { address: leader.address, revision: found.create_revision };
+        self.seen.send_if_modified(|known| {
+            let is_new = *known != seen;
+            *known = seen;
+            is_new
+        });
+        Ok(Some(self.lease))
+    }
+
+    /// Until the leader key changes, or `longest`: a watch may miss what a look will see.
+    async fn await_change(&self, longest: Duration) {
+        let changed = async {
+            match self.etcd.watch(Range::one(self.etcd.keys().leader())).await {
+                // The first message says that the watch is there; what changed before it must be looked at.
+                Ok(mut changes) => {
+                    if let Ok(Some(_)) = changes.message().await
+                        && self.is_held().await
+                    {
+                        let _ = changes.message().await;
+                    }
+                }
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        };
+        // A watch that breaks off is a reason to look as well.
+        let _ = tokio::time::timeout(longest, changed).await;
+    }
+
+    async fn is_held(&self) -> bool {
+        let range = Range::one(self.etcd.keys().leader());
+        let answer = self.etcd.range(range, 1, true, Patience::of(LOOK)).await;
+        answer.is_ok_and(|answer| !answer.kvs.is_empty())
+    }
+}
