@@ -2,7 +2,8 @@
 //!
 //! Reading order: `model` (the words), `reconcile` (the pure core: messages in, actions out), `leases` (what is on
 //! disk), `launch` and `shim` (how a member becomes a process and how its end is learnt), `inventory` (NVML), `session`
-//! (the stream), `run` (the loop that joins them). The core is synchronous and does no IO; tokio only pumps.
+//! (the stream), `turn` (what joins the core to them), `run` (the loop that pumps it). Core and turn are synchronous and
+//! do no IO; tokio only pumps.
 //! The agent never depends on the scheduler's crates: they share the wire messages and nothing else.
 
 #![warn(missing_docs)]
@@ -23,6 +24,7 @@ pub mod run;
 mod session;
 pub mod shim;
 mod sys;
+pub mod turn;
 
 pub use config::AgentConfig;
 pub use run::{AgentError, run};

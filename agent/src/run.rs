@@ -1,13 +1,12 @@
-//! The agent's loop: orders and local facts in, the core, actions out.
+//! The agent's loop: orders and local facts in, a turn, effects out.
 //!
-//! Comes in: the stream's events, facts of the launcher and of the store, time. Goes out: what the core asks for.
-//! One task owns the core; nothing here decides. At the end of the agent the members run on: their shims keep them.
+//! Comes in: the stream's events, facts of the launcher and of the store, time. Goes out: what the turn asks for.
+//! One task owns the agent; nothing here decides. At the end of the agent the members run on: their shims keep them.
 //! This part must never wait inside a turn: disks have a thread, launchers have tasks, a full stream loses heartbeats
 //! first and reports never, because the core sends them again.
 
-mod agent;
+mod pump;
 mod store;
-mod telemetry;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,7 +19,7 @@ use std::{
 use tokio::sync::mpsc;
 use tracing::info;
 
-use self::{agent::Agent, store::Writer, telemetry::Changes};
+use self::{pump::Pump, store::Writer};
 use crate::{
     config::{AgentConfig, ConfigError, LauncherKind},
     durable,
@@ -29,8 +28,8 @@ use crate::{
         Launcher, MAX_FACTS, ProcessLauncher, ProcessSettings, SimulatedLauncher, process::DEFAULT_LOG_LIMIT_BYTES,
     },
     leases::{DiskStore, LeaseStore, MemoryStore, StoreError},
-    reconcile::Leases,
     session::{MAX_INCOMING, Session},
+    turn::{Agent, Identity},
 };
 
 /// Between heartbeats, until the scheduler says otherwise, in milliseconds.
@@ -93,31 +92,30 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     };
     let stored = store.load()?;
     info!(node = config.node, gpus = gpus.facts().len(), leases = stored.leases.len(), "agent starts");
-    let (leases, adoptions) = Leases::recover(boot_id.clone(), stored.mark, stored.leases, random_u63());
+    let identity = Identity {
+        node: config.node.clone(),
+        boot_id,
+        heartbeat_ms: config.heartbeat_ms.unwrap_or(DEFAULT_HEARTBEAT_MS),
+        heartbeat_is_fixed: config.heartbeat_ms.is_some(),
+    };
+    let (agent, adoptions) = Agent::recover(identity, stored, random_u63());
     let (events, events_in) = mpsc::channel(MAX_INCOMING);
     let (hang_up, hang_ups) = mpsc::channel(1);
     let session = tokio::spawn(Session::new(&config, events, hang_ups)?.keep(config.clone()));
     let (writer, written) = Writer::start(store).map_err(node_error("the thread that writes leases"))?;
-    let heartbeat_ms = config.heartbeat_ms.unwrap_or(DEFAULT_HEARTBEAT_MS);
-    let agent = Agent {
+    let pump = Pump {
         config,
-        boot_id,
-        leases,
+        agent,
         launcher,
         gpus,
         writer,
         hang_up,
         outgoing: None,
-        welcomed: false,
-        heartbeat_ms,
-        heartbeats: 0,
-        changes: Changes::default(),
         log_reads: HashMap::new(),
         started: Instant::now(),
-        no_session: String::new(),
         again: VecDeque::new(),
     };
-    agent.turns(adoptions, events_in, facts_in, written, shutdown).await;
+    pump.turns(adoptions, events_in, facts_in, written, shutdown).await;
     session.abort();
     drop(lock);
     Ok(())

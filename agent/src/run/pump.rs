@@ -1,0 +1,183 @@
+//! The loop itself: one thing heard, one turn of the agent, its effects.
+//!
+//! Comes in: events of the stream, facts, outcomes of writes, time. Goes out: calls to launcher, writer and stream.
+//! This part must never wait inside a turn, and never decide.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use dure_proto::v1::{AgentMessage, LogRead};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, interval_at},
+};
+use tracing::info;
+
+use super::store::Writer;
+use crate::{
+    config::{AgentConfig, LauncherKind},
+    inventory::{self, Gpus},
+    launch::Launcher,
+    logs,
+    model::Millis,
+    reconcile::Input,
+    session::SessionEvent,
+    turn::{Agent, Effect},
+};
+
+/// How often the agent is told that time passes.
+const TICK: Duration = Duration::from_secs(1);
+
+/// One agent at work.
+pub(super) struct Pump {
+    pub(super) config: AgentConfig,
+    pub(super) agent: Agent,
+    pub(super) launcher: Box<dyn Launcher>,
+    pub(super) gpus: Gpus,
+    pub(super) writer: Writer,
+    pub(super) hang_up: mpsc::Sender<()>,
+    pub(super) outgoing: Option<mpsc::Sender<AgentMessage>>,
+    pub(super) log_reads: HashMap<u64, JoinHandle<()>>,
+    pub(super) started: Instant,
+    /// Facts that an effect brought about at once; handled before the turn ends.
+    pub(super) again: VecDeque<Input>,
+}
+
+impl Pump {
+    /// Turns until `shutdown` is ready.
+    pub(super) async fn turns(
+        mut self,
+        adoptions: Vec<Effect>,
+        mut events: mpsc::Receiver<SessionEvent>,
+        mut facts: mpsc::Receiver<Input>,
+        mut written: mpsc::Receiver<Input>,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        self.perform(adoptions);
+        let mut shutdown = pin!(shutdown);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut period = self.agent.heartbeat_ms();
+        let mut heartbeat = heartbeat_interval(period);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return self.end(),
+                Some(event) = events.recv() => self.session(event),
+                Some(fact) = facts.recv() => self.input(fact),
+                Some(done) = written.recv() => self.input(done),
+                _ = tick.tick() => self.input(Input::Tick),
+                _ = heartbeat.tick() => self.heartbeat(),
+            }
+            if self.agent.heartbeat_ms() != period {
+                period = self.agent.heartbeat_ms();
+                heartbeat = heartbeat_interval(period);
+            }
+        }
+    }
+
+    fn end(self) {
+        self.log_reads.values().for_each(JoinHandle::abort);
+        info!(node = self.config.node, leases = self.agent.leases().len(), "agent ends; its members run on");
+    }
+
+    fn now(&self) -> Millis {
+        Millis(self.started.elapsed().as_millis().try_into().unwrap_or(u64::MAX))
+    }
+
+    fn input(&mut self, input: Input) {
+        let effects = self.agent.input(self.now(), input);
+        self.perform(effects);
+    }
+
+    /// Performs effects, with everything that follows from them at once.
+    fn perform(&mut self, effects: Vec<Effect>) {
+        self.perform_once(effects);
+        while let Some(input) = self.again.pop_front() {
+            let effects = self.agent.input(self.now(), input);
+            self.perform_once(effects);
+        }
+    }
+
+    fn perform_once(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                // What a full stream loses is a report, and comes again.
+                Effect::Say(message) => drop(self.say(*message)),
+                Effect::Write(action) => self.again.extend(self.writer.write(action)),
+                Effect::Start(id, launch) => self.launcher.start(id, launch),
+                Effect::Adopt { id, same_boot, seal } => self.launcher.adopt(id, same_boot, seal),
+                Effect::Stop(id, request) => self.launcher.stop(id, request),
+                Effect::Forget(id) => self.launcher.forget(id),
+                Effect::HangUp => {
+                    self.outgoing = None;
+                    // One hang-up waits already when this is full.
+                    let _ = self.hang_up.try_send(());
+                }
+                Effect::ReadLog(read) => self.read_log(read),
+                Effect::StopLog(read) => self.log_reads.remove(&read).map_or((), |read| read.abort()),
+                Effect::StopLogs => self.log_reads.drain().for_each(|(_, read)| read.abort()),
+            }
+        }
+    }
+
+    fn say(&mut self, message: AgentMessage) -> bool {
+        self.outgoing.as_ref().is_some_and(|outgoing| outgoing.try_send(message).is_ok())
+    }
+
+    fn session(&mut self, event: SessionEvent) {
+        let effects = match event {
+            SessionEvent::Open(outgoing) => {
+                self.outgoing = Some(outgoing);
+                self.agent.open(inventory::to_wire(&self.config, &self.gpus))
+            }
+            SessionEvent::Closed(why) => {
+                self.outgoing = None;
+                self.agent.closed(why)
+            }
+            SessionEvent::Message(message) => self.agent.message(self.now(), *message),
+        };
+        self.perform(effects);
+    }
+
+    fn heartbeat(&mut self) {
+        let sample = self.gpus.sample(&self.agent.busy_gpus());
+        let telemetry = inventory::telemetry(&sample);
+        let Some(heartbeat) = self.agent.heartbeat(self.gpus.facts(), &sample, telemetry) else { return };
+        if !self.say(*heartbeat) {
+            self.agent.heartbeat_lost();
+        }
+    }
+
+    fn read_log(&mut self, read: LogRead) {
+        let Some(outgoing) = self.outgoing.clone() else { return };
+        self.log_reads.retain(|_, read| !read.is_finished());
+        let refusal = if self.config.launcher == LauncherKind::Simulated {
+            Some("a simulated member writes no log")
+        } else if self.log_reads.len() >= logs::MAX_LOG_READS {
+            Some("this node serves as many log readers as it may: try again when one has ended")
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
+            // A reader that hears nothing asks again.
+            let _ = outgoing.try_send(logs::refusal(read.read_id, why));
+            return;
+        }
+        let id = read.read_id;
+        let reading = tokio::spawn(logs::read(self.config.state_dir.clone(), read, outgoing));
+        if let Some(earlier) = self.log_reads.insert(id, reading) {
+            earlier.abort();
+        }
+    }
+}
+
+fn heartbeat_interval(period_ms: u64) -> tokio::time::Interval {
+    let period = Duration::from_millis(period_ms.max(1));
+    let mut heartbeat = interval_at(tokio::time::Instant::now() + period, period);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    heartbeat
+}
