@@ -89,6 +89,11 @@ impl Leader {
         (Batch { first_seq: first.0, count, epoch: self.epoch.0, payload }, blobs)
     }
 
+    /// Makes ready for the next turn, when nobody waits for this one.
+    pub fn provision(&mut self) {
+        self.scheduler.provision();
+    }
+
     /// The journal holds everything up to `seq`: what waited for it leaves. The turns that have become durable.
     pub fn durable(&mut self, seq: Seq) -> Vec<Arc<DurableBatch>> {
         let mut durable = Vec::new();

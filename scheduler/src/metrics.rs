@@ -262,8 +262,8 @@ impl Metrics {
 fn buckets(cluster: &Cluster) -> impl Iterator<Item = (JobId, usize)> {
     let queues = cluster.tenants().iter().map(|tenant| &tenant.queue);
     let users = queues.flat_map(|queue| queue.levels.values()).flat_map(|level| level.values());
-    let buckets = users.flat_map(|user| user.buckets.values());
-    buckets.filter_map(|bucket| bucket.first().map(|first| (first.job, bucket.len())))
+    let buckets = users.flat_map(|user| &user.buckets);
+    buckets.filter_map(|bucket| bucket.keys.first().map(|first| (first.job, bucket.keys.len())))
 }
 
 /// In the order free, taken, bad, closed, lost.

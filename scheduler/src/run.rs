@@ -102,10 +102,12 @@ impl Pump {
             let led = self.leader.turn(calls, messages, self.clock.now());
             self.metrics.turn(started.elapsed());
             more = led.more;
-            if let Some((batch, blobs)) = led.batch
-                && let Err(err) = self.writer.append(batch, blobs)
-            {
-                return self.end(Stopped::Journal(err));
+            if let Some((batch, blobs)) = led.batch {
+                if let Err(err) = self.writer.append(batch, blobs) {
+                    return self.end(Stopped::Journal(err));
+                }
+                // While the batch is being written nobody waits for the core.
+                self.leader.provision();
             }
             if let Some(fatal) = self.leader.scheduler().fatal() {
                 let fatal = fatal.clone();

@@ -231,6 +231,11 @@ impl Scheduler {
         Turned { batch: self.close(turn), more }
     }
 
+    /// Makes room for what the next cycle may place, so that it need not ask for memory.
+    pub fn provision(&mut self) {
+        self.cluster.provision();
+    }
+
     /// Everything up to `seq` is durable: gives out what waited for it.
     pub fn durable(&mut self, seq: Seq) -> Vec<Effect> {
         self.durable = self.durable.max(seq);

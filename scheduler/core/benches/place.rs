@@ -67,7 +67,7 @@ fn node(at: usize, fill: Fill, cpu: CpuMilli) -> Node {
         },
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
-        residents: Vec::new(),
+        residents: dure_core::node::Residents::new(),
         promised: dure_core::node::Promised::default(),
     }
 }

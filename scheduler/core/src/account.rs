@@ -5,61 +5,71 @@
 //! borrowed whole. Called by `apply` alone.
 
 use crate::cluster::Cluster;
-use crate::ids::{JobId, PoolIndex, TenantIndex};
-use crate::tenant::{Held, RunningKey};
+use crate::ids::{JobId, PoolIndex, TenantIndex, UserIndex};
+use crate::tenant::RunningKey;
 use crate::units::{Gpus, Time};
+
+/// What an attempt holds, and in whose name.
+#[derive(Clone, Copy, Debug)]
+struct Holding {
+    tenant: TenantIndex,
+    user: UserIndex,
+    mission: Option<TenantIndex>,
+    pool: PoolIndex,
+    gpus: Gpus,
+    /// `gpus`, when it must not be evicted.
+    fixed: Gpus,
+    key: RunningKey,
+}
 
 impl Cluster {
     /// A job's new attempt holds its GPUs from now on.
     pub(crate) fn begin_charge(&mut self, id: JobId, now: Time) {
-        self.add_held(id, now);
-        let (mission, key, pool) = self.running_key(id);
-        let gpus = self.live_gpus(id);
-        let Some(mission) = mission else { return };
+        let holding = self.holding(id);
+        self.add_held(&holding, now);
+        let Some(mission) = holding.mission else { return };
         let tenant = &mut self.tenants[mission.at()];
-        let is_last = tenant.attempts.last().is_none_or(|last| *last < key);
-        tenant.attempts.insert(key);
-        if !is_last || tenant.held[pool.at()].promised > Gpus::ZERO {
+        let is_last = tenant.attempts.last().is_none_or(|last| *last < holding.key);
+        tenant.attempts.insert(holding.key);
+        let held = tenant.held[holding.pool.at()];
+        if !is_last || held.promised > Gpus::ZERO {
             self.classify(mission, now);
             return;
         }
-        let held = tenant.held[pool.at()];
-        let own = held.used - held.borrowed - gpus;
-        let borrowed = own + gpus > tenant.quota_in(pool).quota.unwrap_or_default();
-        if borrowed {
-            self.tenants[mission.at()].held[pool.at()].borrowed += gpus;
+        let own = held.used - held.borrowed;
+        if own > tenant.quota_in(holding.pool).quota.unwrap_or_default() {
+            tenant.held[holding.pool.at()].borrowed += holding.gpus;
+            self.attempt_mut(id).borrowed = true;
         }
-        self.attempt_mut(id).borrowed = borrowed;
     }
 
     /// The GPUs of an attempt are given back: `freed` of them now (the rest lies on lost nodes), the charge ends here.
     pub(crate) fn end_charge(&mut self, id: JobId, now: Time) {
         self.charge(id, now);
-        let (mission, key, pool) = self.running_key(id);
-        let gpus = self.live_gpus(id);
+        let holding = self.holding(id);
         let was_borrowed = self.attempt_mut(id).borrowed;
-        self.sub_held(id, now);
-        let Some(mission) = mission else { return };
+        self.sub_held(&holding, now);
+        let Some(mission) = holding.mission else { return };
         let tenant = &mut self.tenants[mission.at()];
-        tenant.attempts.remove(&key);
+        tenant.attempts.remove(&holding.key);
+        let held = &mut tenant.held[holding.pool.at()];
         if was_borrowed {
-            tenant.held[pool.at()].borrowed -= gpus;
-        } else if tenant.held[pool.at()].borrowed + tenant.held[pool.at()].promised > Gpus::ZERO {
+            held.borrowed -= holding.gpus;
+        } else if held.borrowed + held.promised > Gpus::ZERO {
             self.classify(mission, now);
         }
     }
 
     /// Puts the attempt of a restored job back where it was, charging nothing.
     pub(crate) fn restore_charge(&mut self, id: JobId, now: Time) {
-        self.add_held(id, now);
-        let (mission, key, pool) = self.running_key(id);
-        let gpus = self.live_gpus(id);
+        let holding = self.holding(id);
+        self.add_held(&holding, now);
         let borrowed = self.attempt_mut(id).borrowed;
-        if let Some(mission) = mission {
+        if let Some(mission) = holding.mission {
             let tenant = &mut self.tenants[mission.at()];
-            tenant.attempts.insert(key);
+            tenant.attempts.insert(holding.key);
             if borrowed {
-                tenant.held[pool.at()].borrowed += gpus;
+                tenant.held[holding.pool.at()].borrowed += holding.gpus;
             }
         }
     }
@@ -80,7 +90,7 @@ impl Cluster {
             .collect();
         let mut borrowed_now = vec![Gpus::ZERO; pools];
         let mut flips = Vec::new();
-        for key in &self.tenants[mission.at()].attempts {
+        for key in self.tenants[mission.at()].attempts.iter() {
             if let Some(promise) = self.promises.get(&key.job) {
                 let left = &mut left[promise.pool.at()];
                 *left = if promise.gpus() <= *left { *left - promise.gpus() } else { *left };
@@ -127,41 +137,34 @@ impl Cluster {
         }
     }
 
-    fn add_held(&mut self, id: JobId, now: Time) {
-        self.change_held(id, now, |held, gpus, fixed| {
-            held.used += gpus;
-            held.fixed += fixed;
-        });
-        self.count_running(id, 1);
+    fn add_held(&mut self, holding: &Holding, now: Time) {
+        self.change_held(holding, now, |held, gpus| *held += gpus, |running| running + 1);
     }
 
-    fn sub_held(&mut self, id: JobId, now: Time) {
-        self.change_held(id, now, |held, gpus, fixed| {
-            held.used -= gpus;
-            held.fixed -= fixed;
-        });
-        self.count_running(id, -1);
+    fn sub_held(&mut self, holding: &Holding, now: Time) {
+        let fewer = |running: u32| running.checked_sub(1).expect("an attempt ends once");
+        self.change_held(holding, now, |held, gpus| *held -= gpus, fewer);
         self.division_version += 1;
     }
 
-    fn change_held(&mut self, id: JobId, now: Time, change: impl Fn(&mut Held, Gpus, Gpus)) {
+    fn change_held(
+        &mut self,
+        holding: &Holding,
+        now: Time,
+        change: impl Fn(&mut Gpus, Gpus),
+        count: impl Fn(u32) -> u32,
+    ) {
         let half_life = self.policy.half_life;
-        let job = self.jobs.get(id).expect("an event names a job that exists");
-        let pool = job.attempt.as_deref().expect("a job that holds GPUs has an attempt").pool;
-        let gpus = self.live_gpus(id);
-        let fixed = if job.spec.preemptible { Gpus::ZERO } else { gpus };
-        let (tenant, user) = (job.spec.tenant, job.spec.user);
-        let mut user_held = Held::default();
-        let ledger = self.tenants[tenant.at()].users.entry(user).or_default();
-        user_held.used = ledger.used;
-        user_held.fixed = fixed;
-        change(&mut user_held, gpus, fixed);
-        ledger.used = user_held.used;
-        ledger.recent.set_rate(user_held.used, now, half_life);
-        let mut next = Some(tenant);
+        let ledger = self.tenants[holding.tenant.at()].users.entry(holding.user).or_default();
+        change(&mut ledger.used, holding.gpus);
+        ledger.recent.set_rate(ledger.used, now, half_life);
+        let mut next = Some(holding.tenant);
         while let Some(tenant) = next {
             let tenant = &mut self.tenants[tenant.at()];
-            change(&mut tenant.held[pool.at()], gpus, fixed);
+            let held = &mut tenant.held[holding.pool.at()];
+            change(&mut held.used, holding.gpus);
+            change(&mut held.fixed, holding.fixed);
+            tenant.running = count(tenant.running);
             let above = tenant.above_quota();
             if above != tenant.excess.rate {
                 tenant.excess.set_rate(above, now, half_life);
@@ -170,27 +173,23 @@ impl Cluster {
         }
     }
 
-    fn count_running(&mut self, id: JobId, by: i32) {
-        let mut next = self.jobs.get(id).map(|job| job.spec.tenant);
-        while let Some(tenant) = next {
-            let tenant = &mut self.tenants[tenant.at()];
-            tenant.running = tenant.running.checked_add_signed(by).expect("an attempt ends once");
-            next = tenant.parent;
+    /// What the attempt of a job holds.
+    fn holding(&self, id: JobId) -> Holding {
+        let job = self.jobs.get(id).expect("an event names a job that exists");
+        let attempt = job.attempt.as_deref().expect("a job that holds GPUs has an attempt");
+        let (tenant, gpus) = (job.spec.tenant, attempt.gpus());
+        Holding {
+            tenant,
+            user: job.spec.user,
+            mission: self.mission(tenant),
+            pool: attempt.pool,
+            gpus,
+            fixed: if job.spec.preemptible { Gpus::ZERO } else { gpus },
+            key: RunningKey { preemptible: job.spec.preemptible, start_order: attempt.start_order, job: id },
         }
-    }
-
-    fn live_gpus(&self, id: JobId) -> Gpus {
-        self.jobs.get(id).and_then(|job| job.attempt.as_deref()).map(|attempt| attempt.gpus()).unwrap_or_default()
     }
 
     fn attempt_mut(&mut self, id: JobId) -> &mut crate::job::Attempt {
         self.job_mut(id).attempt.as_deref_mut().expect("a job that holds GPUs has an attempt")
-    }
-
-    fn running_key(&self, id: JobId) -> (Option<TenantIndex>, RunningKey, PoolIndex) {
-        let job = self.jobs.get(id).expect("an event names a job that exists");
-        let attempt = job.attempt.as_deref().expect("a job that holds GPUs has an attempt");
-        let key = RunningKey { preemptible: job.spec.preemptible, start_order: attempt.start_order, job: id };
-        (self.mission(job.spec.tenant), key, attempt.pool)
     }
 }

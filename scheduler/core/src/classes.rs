@@ -38,6 +38,11 @@ impl Classes {
         self.by_key.len()
     }
 
+    /// All indices in use are below this.
+    pub(crate) fn bound(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Whether none is in use.
     pub fn is_empty(&self) -> bool {
         self.by_key.is_empty()

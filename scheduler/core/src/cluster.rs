@@ -1,14 +1,16 @@
 //! All state. Fields are private to the crate: from outside it is read, and changed only by `apply`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use petgraph::graphmap::DiGraphMap;
 
+use crate::blanks::Blanks;
 use crate::classes::{ClassKey, Classes};
 use crate::ids::{AttemptNumber, ClassIndex, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
-use crate::job::{DependencyKind, Job, MemberPhase};
+use crate::job::{Attempt, DependencyKind, Job, MemberPhase};
 use crate::jobs::Jobs;
 use crate::node::{Contact, Node};
+use crate::order::Order;
 use crate::place::{PlaceIndex, Scratch};
 use crate::plan::Plans;
 use crate::policy::Policy;
@@ -18,6 +20,7 @@ use crate::refused::Refused;
 use crate::reply::Reply;
 use crate::request::Level;
 use crate::tenant::Tenant;
+use crate::timers::Timers;
 use crate::topology::Topology;
 use crate::units::{Gpus, Time};
 
@@ -37,6 +40,41 @@ pub struct Pool {
     /// GPUs on which something may start now. Not `capacity` less what is held: what is held on lost nodes and fenced GPUs
     /// is in one of the two only.
     pub idle: Gpus,
+}
+
+/// What a node adds to the counters of its pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Counted {
+    pool: PoolIndex,
+    idle: Gpus,
+    capacity: Gpus,
+    installed: Gpus,
+}
+
+impl Counted {
+    /// Nothing yet.
+    pub(crate) fn nothing(pool: PoolIndex) -> Self {
+        Self { pool, idle: Gpus::ZERO, capacity: Gpus::ZERO, installed: Gpus::ZERO }
+    }
+
+    /// After any change of `node`: counts the difference.
+    #[inline]
+    pub(crate) fn follow(&mut self, node: &Node, pools: &mut [Pool]) {
+        let capacity = match node.contact {
+            Contact::Lost => Gpus::ZERO,
+            Contact::Ready | Contact::Suspect => node.capacity.gpus.without(node.bad).count(),
+        };
+        let now = Self { pool: node.pool, idle: node.free().count(), capacity, installed: node.capacity.gpus.count() };
+        let before = std::mem::replace(self, now);
+        let pool = &mut pools[before.pool.at()];
+        pool.idle -= before.idle;
+        pool.capacity -= before.capacity;
+        pool.installed -= before.installed;
+        let pool = &mut pools[now.pool.at()];
+        pool.idle += now.idle;
+        pool.capacity += now.capacity;
+        pool.installed += now.installed;
+    }
 }
 
 /// How many nodes of a pool stand together at most, whatever their state.
@@ -65,19 +103,6 @@ impl Widest {
     }
 }
 
-/// What a timer is for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Timer {
-    /// A gang must have started.
-    Launch(JobId, AttemptNumber),
-    /// An attempt must be over.
-    TimeLimit(JobId, AttemptNumber),
-    /// A job may be tried.
-    NotBefore(JobId),
-    /// An ended job leaves memory.
-    Forget(JobId),
-}
-
 /// A remembered answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Answer {
@@ -101,7 +126,7 @@ pub struct Cluster {
     pub(crate) jobs: Jobs,
     /// Edges run from a job to those that wait for it.
     pub(crate) dependents: DiGraphMap<JobId, DependencyKind>,
-    pub(crate) timers: BTreeSet<(Time, Timer)>,
+    pub(crate) timers: Timers,
     pub(crate) ended: VecDeque<JobId>,
     pub(crate) requests: BTreeMap<(Box<str>, Box<str>), Answer>,
     pub(crate) request_order: VecDeque<(Box<str>, Box<str>)>,
@@ -117,8 +142,8 @@ pub struct Cluster {
     pub(crate) widest: Vec<Widest>,
     /// Nodes were added or moved: the index is built anew before it is used.
     pub(crate) index_is_stale: bool,
-    /// For each node the pool and the GPUs that it adds to the pool's idle ones.
-    pub(crate) idle: Vec<(PoolIndex, Gpus)>,
+    /// For each node what it adds to the counters of its pool.
+    pub(crate) counted: Vec<Counted>,
     /// Counts everything that could let a blocked class be placed.
     pub(crate) free_version: u64,
     /// Counts everything that could let a refused class be admitted.
@@ -128,6 +153,10 @@ pub struct Cluster {
     pub(crate) refused: Refused,
     pub(crate) plans: Plans,
     pub(crate) scratch: Scratch,
+    /// Records of attempts made ahead.
+    pub(crate) blank_attempts: Blanks<Box<Attempt>>,
+    /// Memory of the order, kept from cycle to cycle.
+    pub(crate) order: Order,
 }
 
 impl Cluster {
@@ -147,7 +176,7 @@ impl Cluster {
             node_names: BTreeMap::new(),
             jobs: Jobs::default(),
             dependents: DiGraphMap::new(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
             ended: VecDeque::new(),
             requests: BTreeMap::new(),
             request_order: VecDeque::new(),
@@ -157,13 +186,15 @@ impl Cluster {
             index: PlaceIndex::build(&topology, &[]),
             widest: Vec::new(),
             index_is_stale: false,
-            idle: Vec::new(),
+            counted: Vec::new(),
             free_version: 0,
             division_version: 0,
             queue_version: 0,
             refused: Refused::default(),
             plans: Plans::default(),
             scratch: Scratch::default(),
+            blank_attempts: Blanks::default(),
+            order: Order::default(),
         }
     }
 
@@ -292,7 +323,7 @@ impl Cluster {
 
     /// When the next timer is due: then a `Tick` is wanted.
     pub fn next_timer(&self) -> Option<Time> {
-        let timer = self.timers.first().map(|(time, _)| *time);
+        let timer = self.timers.first().map(|(time, _)| time);
         timer.into_iter().chain(self.plans.wake).min()
     }
 
@@ -344,9 +375,9 @@ impl Cluster {
         }
     }
 
-    /// After a node changed: brings the pool's idle GPUs and the index up to date.
+    /// After a node changed: brings the counters of its pool and the index up to date.
     pub(crate) fn node_changed(&mut self, node: NodeIndex) {
-        count_idle(&self.nodes[node.at()], &mut self.pools, &mut self.idle[node.at()]);
+        self.counted[node.at()].follow(&self.nodes[node.at()], &mut self.pools);
         if !self.index_is_stale {
             self.index.sync(&self.nodes[node.at()]);
         }
@@ -355,20 +386,6 @@ impl Cluster {
     /// After GPUs became free, or a node opened: what found no room may find it now.
     pub(crate) fn freed(&mut self) {
         self.free_version += 1;
-    }
-
-    /// After a node's contact, health or inventory changed: counts the pool's GPUs anew.
-    pub(crate) fn count_capacity(&mut self, pool: PoolIndex) {
-        let of_pool = || self.nodes.iter().filter(|node| node.pool == pool);
-        let installed = of_pool().map(|node| node.capacity.gpus.count()).sum();
-        let capacity = of_pool()
-            .filter(|node| node.contact != Contact::Lost)
-            .map(|node| node.capacity.gpus.without(node.bad).count())
-            .sum();
-        let pool = &mut self.pools[pool.at()];
-        pool.installed = installed;
-        pool.capacity = capacity;
-        self.division_version += 1;
     }
 
     /// A copy of the index as it stands now.
@@ -394,12 +411,4 @@ impl Cluster {
     pub fn class_of(&self, job: &Job) -> Option<ClassIndex> {
         job.queued.map(|queued| queued.class)
     }
-}
-
-/// After the state of a node changed: counts the idle GPUs of its pool; `counted` is what the node added so far.
-pub(crate) fn count_idle(node: &Node, pools: &mut [Pool], counted: &mut (PoolIndex, Gpus)) {
-    let now = (node.pool, node.free().count());
-    let (pool, before) = std::mem::replace(counted, now);
-    pools[pool.at()].idle -= before;
-    pools[now.0.at()].idle += now.1;
 }

@@ -53,6 +53,7 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
             Err(why) => refuse(cluster, &mut order, job, why),
         }
     }
+    order.end(cluster);
     if !cycled.more {
         plan::make_room(cluster, now, &mut cycled, out);
     }
@@ -72,11 +73,12 @@ enum Refused {
 /// Tries the pools of a job in its order of preference.
 fn find_place(cluster: &mut Cluster, id: JobId) -> Result<(PoolIndex, Members), Refused> {
     let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
-    let (request, tenant, preemptible) = (job.spec.request.clone(), job.spec.tenant, job.spec.preemptible);
-    let want = request.shape.total();
+    let (pools, want) = (job.spec.request.pools.len(), job.gpus());
     let mut refused: Option<Refused> = None;
-    for &pool in &request.pools {
-        if let Err(why) = quota::may_start(cluster, tenant, pool, want, preemptible) {
+    for at in 0..pools {
+        let spec = &cluster.jobs.get(id).expect("it was there above").spec;
+        let pool = spec.request.pools[at];
+        if let Err(why) = quota::may_start(cluster, spec.tenant, pool, want, spec.preemptible) {
             // Another tenant may still get what this pool has. But what keeps away from nodes speaks for itself alone.
             refused = Some(match refused {
                 Some(Refused::Placement(_)) | None => Refused::Admission(why),
@@ -84,10 +86,11 @@ fn find_place(cluster: &mut Cluster, id: JobId) -> Result<(PoolIndex, Members), 
             });
             continue;
         }
-        let avoid = &cluster.jobs.get(id).expect("it was there above").avoid;
-        match cluster.index.place(&request, pool, avoid, cluster.policy.search_steps, &mut cluster.scratch) {
+        let Cluster { jobs, index, policy, scratch, .. } = cluster;
+        let job = jobs.get(id).expect("it was there above");
+        match index.place(&job.spec.request, pool, &job.avoid, policy.search_steps, scratch) {
             Ok(members) => return Ok((pool, members)),
-            Err(why) if !avoid.is_empty() => refused = Some(Refused::Alone(why)),
+            Err(why) if !job.avoid.is_empty() => refused = Some(Refused::Alone(why)),
             Err(why) => refused = refused.or(Some(Refused::Placement(why))),
         }
     }

@@ -1,7 +1,7 @@
 //! Input -> events: one match, one function per arm. What is decided is applied as it goes.
 
 use crate::admit;
-use crate::cluster::{Answer, Cluster, Timer};
+use crate::cluster::{Answer, Cluster};
 use crate::contact;
 use crate::event::Event;
 use crate::finish;
@@ -11,6 +11,7 @@ use crate::job::{Outcome, Phase, StopReason};
 use crate::promise;
 use crate::rejected::{Refusal, Rejected};
 use crate::reply::Reply;
+use crate::timers::Timer;
 use crate::units::Time;
 
 /// The events of a turn, each with the state that it left behind already in place.
@@ -177,7 +178,7 @@ fn phase_name(phase: Phase) -> &'static str {
 fn tick(cluster: &mut Cluster, now: Time, out: &mut Events) {
     // The cycle that follows a tick sets the next one.
     cluster.plans.wake = cluster.plans.wake.filter(|wake| *wake > now);
-    while let Some(&(time, timer)) = cluster.timers.first()
+    while let Some((time, timer)) = cluster.timers.first()
         && time <= now
     {
         match timer {
@@ -186,7 +187,7 @@ fn tick(cluster: &mut Cluster, now: Time, out: &mut Events) {
             Timer::Launch(job, _) => finish::stop(cluster, job, StopReason::LaunchDeadline, now, out),
             Timer::TimeLimit(job, _) => finish::stop(cluster, job, StopReason::TimeLimit, now, out),
         }
-        debug_assert!(!cluster.timers.contains(&(time, timer)), "a timer that was handled is gone");
+        debug_assert!(!cluster.timers.contains(time, timer), "a timer that was handled is gone");
     }
     let limit = cluster.policy.max_ended as usize;
     while cluster.ended.len() > limit {

@@ -236,6 +236,26 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// A record to be filled in, with room for so many members.
+    pub(crate) fn blank(members: usize) -> Self {
+        Self {
+            number: AttemptNumber(0),
+            pool: PoolIndex(0),
+            members: SmallVec::with_capacity(members),
+            placed_at: Time(0),
+            start_order: 0,
+            started_at: None,
+            ended_at: None,
+            released: false,
+            borrowed: false,
+            charged_at: Time(0),
+            broken: None,
+            broken_by: None,
+            suspect: None,
+            outcome: None,
+        }
+    }
+
     /// All GPUs of all members.
     pub fn gpus(&self) -> Gpus {
         self.members.iter().map(|member| member.placed.gpus.count()).sum()

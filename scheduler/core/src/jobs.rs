@@ -1,6 +1,7 @@
-//! The table of all jobs: ids rise, so pages of neighbouring ids make a lookup two steps and an old page cheap to drop.
+//! The table of all jobs: ids rise, so pages of neighbouring ids in a row make a lookup two steps and an old page cheap
+//! to drop.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use crate::ids::JobId;
 use crate::job::Job;
@@ -10,7 +11,11 @@ const PAGE: u64 = 256;
 /// Jobs by id.
 #[derive(Clone, Debug, Default)]
 pub struct Jobs {
-    pages: BTreeMap<u64, Page>,
+    /// Number of the first page.
+    first: u64,
+    /// One after the other; the first and the last exist. Restores leave gaps in the ids, of which a page that does not
+    /// exist costs one word.
+    pages: VecDeque<Option<Box<Page>>>,
     len: usize,
 }
 
@@ -31,52 +36,85 @@ impl Jobs {
         self.len == 0
     }
 
+    #[inline]
+    fn place(&self, id: JobId) -> (usize, usize) {
+        // Before the first page is beyond the last.
+        ((id.0 / PAGE).wrapping_sub(self.first) as usize, (id.0 % PAGE) as usize)
+    }
+
     /// The job with this id.
+    #[inline]
     pub fn get(&self, id: JobId) -> Option<&Job> {
-        self.pages.get(&(id.0 / PAGE))?.jobs[(id.0 % PAGE) as usize].as_deref()
+        let (page, at) = self.place(id);
+        self.pages.get(page)?.as_ref()?.jobs[at].as_deref()
     }
 
     /// The job with this id, to be changed.
+    #[inline]
     pub fn get_mut(&mut self, id: JobId) -> Option<&mut Job> {
-        self.pages.get_mut(&(id.0 / PAGE))?.jobs[(id.0 % PAGE) as usize].as_deref_mut()
+        let (page, at) = self.place(id);
+        self.pages.get_mut(page)?.as_mut()?.jobs[at].as_deref_mut()
     }
 
     /// Adds a job whose id is new.
     pub fn insert(&mut self, job: Job) {
-        let page = self
-            .pages
-            .entry(job.id.0 / PAGE)
-            .or_insert_with(|| Page { jobs: (0..PAGE).map(|_| None).collect(), len: 0 });
-        let slot = &mut page.jobs[(job.id.0 % PAGE) as usize];
-        assert!(slot.is_none(), "a job id is given once");
-        *slot = Some(Box::new(job));
+        let number = job.id.0 / PAGE;
+        if self.pages.is_empty() {
+            self.first = number;
+        }
+        while number < self.first {
+            self.pages.push_front(None);
+            self.first -= 1;
+        }
+        let (page, at) = self.place(job.id);
+        if page >= self.pages.len() {
+            self.pages.resize_with(page + 1, || None);
+        }
+        let page =
+            self.pages[page].get_or_insert_with(|| Box::new(Page { jobs: (0..PAGE).map(|_| None).collect(), len: 0 }));
+        assert!(page.jobs[at].is_none(), "a job id is given once");
+        page.jobs[at] = Some(Box::new(job));
         page.len += 1;
         self.len += 1;
     }
 
     /// Takes a job out.
     pub fn remove(&mut self, id: JobId) -> Option<Job> {
-        let number = id.0 / PAGE;
-        let page = self.pages.get_mut(&number)?;
-        let job = page.jobs[(id.0 % PAGE) as usize].take()?;
+        let (number, at) = self.place(id);
+        let page = self.pages.get_mut(number)?.as_mut()?;
+        let job = page.jobs[at].take()?;
         page.len -= 1;
         self.len -= 1;
         if page.len == 0 {
-            self.pages.remove(&number);
+            self.pages[number] = None;
+            self.trim();
         }
         Some(*job)
     }
 
+    /// Takes the pages that do not exist off both ends.
+    fn trim(&mut self) {
+        while self.pages.front().is_some_and(Option::is_none) {
+            self.pages.pop_front();
+            self.first += 1;
+        }
+        while self.pages.back().is_some_and(Option::is_none) {
+            self.pages.pop_back();
+        }
+    }
+
     /// All jobs by rising id.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Job> {
-        self.pages.values().flat_map(|page| page.jobs.iter().filter_map(|slot| slot.as_deref()))
+        self.pages.iter().flatten().flat_map(|page| page.jobs.iter().filter_map(|slot| slot.as_deref()))
     }
 
     /// The jobs from `first` on, by rising id.
     pub fn from(&self, first: JobId) -> impl Iterator<Item = &Job> {
+        let skipped = (first.0 / PAGE).saturating_sub(self.first).min(self.pages.len() as u64) as usize;
         self.pages
-            .range(first.0 / PAGE..)
-            .flat_map(|(_, page)| page.jobs.iter().filter_map(|slot| slot.as_deref()))
+            .range(skipped..)
+            .flatten()
+            .flat_map(|page| page.jobs.iter().filter_map(|slot| slot.as_deref()))
             .filter(move |job| job.id >= first)
     }
 }

@@ -6,6 +6,7 @@
 //! - `admit` (submit, tenants, quota), `queue` (pending jobs by class), `order` (who is next), `place` (where),
 //!   `cycle` (one scheduling turn), `plan` (whom to evict for whom), `promise` (GPUs held for a job);
 //! - `finish` (barrier, ends, retries), `contact` (nodes), `account` (who held what), `explain` (why a job waits);
+//! - `jobs`, `sorted`, `timers`, `blanks` (how what grows and shrinks is kept),
 //! - `snapshot` (the state as events), `invariants` (what always holds).
 //!
 //! The core has no clock, no randomness, no IO, no threads and no logging: time and ids come in as arguments, facts go
@@ -14,6 +15,7 @@
 mod account;
 pub mod admit;
 mod apply;
+mod blanks;
 pub mod blocked;
 pub mod classes;
 pub mod cluster;
@@ -45,7 +47,9 @@ pub mod rejected;
 pub mod reply;
 pub mod request;
 mod snapshot;
+pub mod sorted;
 pub mod tenant;
+mod timers;
 pub mod topology;
 pub mod units;
 

@@ -1,5 +1,7 @@
 //! A node: what it has, what is taken, whether something new may start there.
 
+use smallvec::SmallVec;
+
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, MemberIndex, NodeIndex, PoolIndex};
 use crate::units::{CpuMilli, MemoryMib, Time};
@@ -51,6 +53,9 @@ pub struct Resident {
     pub member: MemberIndex,
 }
 
+/// The members on one node: without an allocation where it is one for each of 8 GPUs.
+pub type Residents = SmallVec<[Resident; 8]>;
+
 /// What promises hold on one node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Promised {
@@ -94,7 +99,7 @@ pub struct Node {
     /// Memory held by members.
     pub memory_taken: MemoryMib,
     /// Members that hold something here, sorted.
-    pub residents: Vec<Resident>,
+    pub residents: Residents,
     /// What is held for jobs that wait; derived from the promises, and never part of a record.
     pub promised: Promised,
 }

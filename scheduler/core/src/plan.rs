@@ -155,6 +155,7 @@ fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
             }
         }
     }
+    order.end(cluster);
     // The promises took what was idle, and dequeued jobs: what was refused before them stays refused.
     cluster.refused = refused;
     cluster.refused.keep_only(&cluster.classes);

@@ -3,9 +3,10 @@
 //! A job is in here exactly while it may be tried. A class that cannot start now takes all its buckets out of the order
 //! by one bit, so that a cycle costs what the classes cost and not what the jobs cost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::ids::{ClassIndex, JobId, PriorityIndex, UserIndex};
+use crate::sorted::Sorted;
 
 /// The place of a job in its bucket: front before back, then by age.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -55,17 +56,27 @@ impl ClassSet {
         self.words.get(class.at() / 64).is_some_and(|word| word >> (class.at() % 64) & 1 == 1)
     }
 
+    /// Makes room for classes below `classes`, so that adding them allocates nothing.
+    pub fn reserve(&mut self, classes: usize) {
+        let words = classes.div_ceil(64);
+        self.words.reserve(words.saturating_sub(self.words.len()));
+    }
+
+    /// Whether all in here are in `a` or `b`.
+    #[inline]
+    pub fn is_within(&self, a: &ClassSet, b: &ClassSet) -> bool {
+        let of = |set: &ClassSet, at: usize| set.words.get(at).copied().unwrap_or(0);
+        self.words.iter().enumerate().all(|(at, word)| word & !(of(a, at) | of(b, at)) == 0)
+    }
+
+    /// All in here, rising.
+    pub fn iter(&self) -> impl Iterator<Item = ClassIndex> + '_ {
+        self.words.iter().enumerate().flat_map(|(at, word)| bits(*word).map(move |bit| ClassIndex::of(at * 64 + bit)))
+    }
+
     /// Takes all out and keeps the memory.
     pub fn clear(&mut self) {
         self.words.clear();
-    }
-
-    /// Those in here that are in neither `a` nor `b`.
-    pub fn without<'s>(&'s self, a: &'s ClassSet, b: &'s ClassSet) -> impl Iterator<Item = ClassIndex> + 's {
-        self.words.iter().enumerate().flat_map(move |(at, word)| {
-            let gone = a.words.get(at).copied().unwrap_or(0) | b.words.get(at).copied().unwrap_or(0);
-            bits(word & !gone).map(move |bit| ClassIndex::of(at * 64 + bit))
-        })
     }
 }
 
@@ -79,13 +90,29 @@ fn bits(mut word: u64) -> impl Iterator<Item = usize> {
     })
 }
 
+/// The pending jobs of one class of one user.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    /// Their class.
+    pub class: ClassIndex,
+    /// In their order; never empty.
+    pub keys: Sorted<QueueKey>,
+}
+
 /// The pending jobs of one user in one priority class of one tenant.
 #[derive(Clone, Debug, Default)]
 pub struct UserQueue {
     /// The classes that have a bucket.
     pub classes: ClassSet,
-    /// Never holds an empty bucket.
-    pub buckets: BTreeMap<ClassIndex, BTreeSet<QueueKey>>,
+    /// By class.
+    pub buckets: Vec<Bucket>,
+}
+
+impl UserQueue {
+    #[inline]
+    fn find(&self, class: ClassIndex) -> Result<usize, usize> {
+        self.buckets.binary_search_by_key(&class, |bucket| bucket.class)
+    }
 }
 
 /// The pending jobs of one tenant.
@@ -101,8 +128,12 @@ impl Queue {
     /// Puts a job in.
     pub fn insert(&mut self, priority: PriorityIndex, user: UserIndex, queued: Queued) {
         let user = self.levels.entry(priority).or_default().entry(user).or_default();
-        user.classes.insert(queued.class);
-        let added = user.buckets.entry(queued.class).or_default().insert(queued.key);
+        let at = user.find(queued.class).unwrap_or_else(|at| {
+            user.classes.insert(queued.class);
+            user.buckets.insert(at, Bucket { class: queued.class, keys: Sorted::default() });
+            at
+        });
+        let added = user.buckets[at].keys.insert(queued.key);
         debug_assert!(added, "a job waits in one place");
         self.len += 1;
     }
@@ -111,33 +142,40 @@ impl Queue {
     pub fn remove(&mut self, priority: PriorityIndex, user: UserIndex, queued: Queued) {
         let level = self.levels.get_mut(&priority).expect("a queued job has its level");
         let queue = level.get_mut(&user).expect("a queued job has its user");
-        let bucket = queue.buckets.get_mut(&queued.class).expect("a queued job has its bucket");
-        let removed = bucket.remove(&queued.key);
+        let at = queue.find(queued.class).expect("a queued job has its bucket");
+        let removed = queue.buckets[at].keys.remove(&queued.key);
         debug_assert!(removed, "a queued job is in its bucket");
         self.len -= 1;
-        if bucket.is_empty() {
-            queue.buckets.remove(&queued.class);
-            queue.classes.remove(queued.class);
+        if !queue.buckets[at].keys.is_empty() {
+            return;
         }
+        queue.buckets.remove(at);
+        queue.classes.remove(queued.class);
         if queue.buckets.is_empty() {
             level.remove(&user);
-        }
-        if level.is_empty() {
-            self.levels.remove(&priority);
+            if level.is_empty() {
+                self.levels.remove(&priority);
+            }
         }
     }
 
     /// How many jobs of this tenant would be looked at before `queued`, if all users were alike: those of a higher
     /// priority, and those of the same that are older.
     pub fn before(&self, priority: PriorityIndex, queued: Queued) -> usize {
-        let of = |users: &BTreeMap<UserIndex, UserQueue>, count: &dyn Fn(&BTreeSet<QueueKey>) -> usize| {
-            users.values().flat_map(|user| user.buckets.values()).map(count).sum::<usize>()
+        let of = |users: &BTreeMap<UserIndex, UserQueue>, count: &dyn Fn(&Sorted<QueueKey>) -> usize| {
+            users.values().flat_map(|user| &user.buckets).map(|bucket| count(&bucket.keys)).sum::<usize>()
         };
         self.levels
             .range(priority..)
-            .map(|(level, users)| {
-                if *level == priority { of(users, &|b| b.range(..queued.key).count()) } else { of(users, &|b| b.len()) }
-            })
+            .map(
+                |(level, users)| {
+                    if *level == priority {
+                        of(users, &|b| b.count_below(&queued.key))
+                    } else {
+                        of(users, &|b| b.len())
+                    }
+                },
+            )
             .sum()
     }
 }

@@ -16,7 +16,8 @@ pub(crate) struct Refused {
     free_version: u64,
     division_version: u64,
     unplaceable: ClassSet,
-    no_room: BTreeMap<ClassIndex, Blocked>,
+    /// By class.
+    no_room: Vec<Option<Blocked>>,
     inadmissible: Vec<ClassSet>,
     no_quota: BTreeMap<(ClassIndex, TenantIndex), Blocked>,
     alone: BTreeMap<JobId, Blocked>,
@@ -29,7 +30,7 @@ impl Refused {
         if is_freed {
             self.free_version = free_version;
             self.unplaceable.clear();
-            self.no_room.clear();
+            self.no_room.fill(None);
         }
         // A class that names several pools may be refused for want of quota in one and of room in another.
         if is_freed || self.division_version != division_version {
@@ -57,7 +58,7 @@ impl Refused {
     /// Forgets classes in which nobody waits any more.
     pub(crate) fn keep_only(&mut self, classes: &Classes) {
         let gone = |class: &ClassIndex| !classes.is_in_use(*class);
-        let mut left: Vec<ClassIndex> = self.no_room.keys().copied().filter(gone).collect();
+        let mut left: Vec<ClassIndex> = self.unplaceable.iter().filter(gone).collect();
         left.extend(self.no_quota.keys().map(|(class, _)| *class).filter(gone));
         left.into_iter().for_each(|class| self.forget_class(class));
     }
@@ -65,7 +66,8 @@ impl Refused {
     /// The class finds no room, whoever asks.
     pub(crate) fn note_no_room(&mut self, class: ClassIndex, why: Blocked) {
         self.unplaceable.insert(class);
-        self.no_room.insert(class, why);
+        self.no_room.resize((class.at() + 1).max(self.no_room.len()), None);
+        self.no_room[class.at()] = Some(why);
     }
 
     /// The class is refused in this tenant.
@@ -82,13 +84,23 @@ impl Refused {
     /// No job waits in the class any more: its index may come to mean another.
     pub(crate) fn forget_class(&mut self, class: ClassIndex) {
         self.unplaceable.remove(class);
-        self.no_room.remove(&class);
+        if let Some(why) = self.no_room.get_mut(class.at()) {
+            *why = None;
+        }
         while let Some((&(of, tenant), _)) = self.no_quota.range((class, TenantIndex(0))..).next()
             && of == class
         {
             self.no_quota.remove(&(of, tenant));
             self.inadmissible[tenant.at()].remove(class);
         }
+    }
+
+    /// Makes room for refusals of classes below `classes`.
+    pub(crate) fn reserve(&mut self, classes: usize, tenants: usize) {
+        self.no_room.resize(classes.max(self.no_room.len()), None);
+        self.unplaceable.reserve(classes);
+        self.inadmissible.resize_with(tenants.max(self.inadmissible.len()), ClassSet::default);
+        self.inadmissible.iter_mut().for_each(|set| set.reserve(classes));
     }
 
     /// Classes that find no room.
@@ -114,7 +126,8 @@ impl Refused {
 
     /// Why the job was refused, or its class in this tenant, when it was last tried.
     pub(crate) fn why(&self, job: JobId, class: ClassIndex, tenant: TenantIndex) -> Option<Blocked> {
-        let of_class = || self.no_quota.get(&(class, tenant)).or_else(|| self.no_room.get(&class));
-        self.alone.get(&job).or_else(of_class).copied()
+        let in_tenant = || self.no_quota.get(&(class, tenant));
+        let of_class = || self.no_room.get(class.at())?.as_ref();
+        self.alone.get(&job).or_else(in_tenant).or_else(of_class).copied()
     }
 }

@@ -1,11 +1,12 @@
 //! Tenants: the tree of missions, projects and teams, with what each may have, has, and has had.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::decay::Meter;
 use crate::ids::{JobId, PoolIndex, TenantIndex, UserIndex};
 use crate::job::Usage;
 use crate::queue::Queue;
+use crate::sorted::Sorted;
 use crate::units::{Gpus, Span};
 
 /// What a tenant may have of one pool.
@@ -94,7 +95,7 @@ pub struct Tenant {
     /// Its own users.
     pub users: BTreeMap<UserIndex, UserLedger>,
     /// For a mission: the attempts under it that hold GPUs, in the order in which they count against its quota.
-    pub attempts: BTreeSet<RunningKey>,
+    pub attempts: Sorted<RunningKey>,
 }
 
 impl Tenant {
@@ -118,7 +119,7 @@ impl Tenant {
             running: 0,
             queue: Queue::default(),
             users: BTreeMap::new(),
-            attempts: BTreeSet::new(),
+            attempts: Sorted::default(),
         }
     }
 

@@ -77,7 +77,7 @@ pub(super) fn node_from_wire(wire: v1::NodeRestored) -> Result<Node, Fault> {
         taken: GpuSet::EMPTY,
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
-        residents: Vec::new(),
+        residents: dure_core::node::Residents::new(),
         promised: Promised::default(),
     })
 }

@@ -2,10 +2,11 @@
 
 use smallvec::SmallVec;
 
-use crate::cluster::{Cluster, Timer};
+use crate::cluster::Cluster;
 use crate::ids::{AttemptNumber, JobId, MemberIndex, PoolIndex};
 use crate::job::{Attempt, Exit, Member, MemberPhase, Outcome, Phase, StopReason};
 use crate::placement::Members;
+use crate::timers::Timer;
 use crate::units::Time;
 
 impl Cluster {
@@ -19,33 +20,28 @@ impl Cluster {
             }
         };
         let deadline = now + self.policy.launch_deadline;
+        let blank = self.blank_attempts.take(placed.len());
         let job = self.job_mut(id);
         assert_eq!(job.phase, Phase::Waiting, "only a waiting job is placed");
         job.phase = Phase::Launching;
         job.front = false;
         job.attempts = number.0;
-        job.attempt = Some(Box::new(Attempt {
-            number,
-            pool,
-            members: placed
-                .iter()
-                .map(|placed| Member { placed: *placed, phase: MemberPhase::Ordered, exit: None })
-                .collect::<SmallVec<_>>(),
-            placed_at: now,
-            start_order,
-            started_at: None,
-            ended_at: None,
-            released: placed.len() == 1,
-            borrowed: false,
-            charged_at: now,
-            broken: None,
-            broken_by: None,
-            suspect: None,
-            outcome: None,
+        let mut attempt = blank.unwrap_or_else(|| Box::new(Attempt::blank(placed.len())));
+        attempt.number = number;
+        attempt.pool = pool;
+        attempt.members.extend(placed.iter().map(|placed| Member {
+            placed: *placed,
+            phase: MemberPhase::Ordered,
+            exit: None,
         }));
+        attempt.placed_at = now;
+        attempt.start_order = start_order;
+        attempt.released = placed.len() == 1;
+        attempt.charged_at = now;
+        job.attempt = Some(attempt);
         self.waiting -= 1;
         self.occupy(id, (0..placed.len()).map(MemberIndex::of));
-        self.timers.insert((deadline, Timer::Launch(id, number)));
+        self.timers.insert(deadline, Timer::Launch(id, number));
         self.begin_charge(id, now);
     }
 
@@ -62,8 +58,8 @@ impl Cluster {
         let number = attempt.number;
         let launch_deadline = attempt.placed_at;
         let limit = now + job.spec.time_limit + job.spec.grace + slack;
-        self.timers.remove(&(launch_deadline + self.policy.launch_deadline, Timer::Launch(id, number)));
-        self.timers.insert((limit, Timer::TimeLimit(id, number)));
+        self.timers.remove(launch_deadline + self.policy.launch_deadline, Timer::Launch(id, number));
+        self.timers.insert(limit, Timer::TimeLimit(id, number));
     }
 
     pub(super) fn end_member(&mut self, id: JobId, member: MemberIndex, exit: Option<&Exit>, now: Time) {
@@ -129,13 +125,12 @@ impl Cluster {
         let (launch, slack) = (self.policy.launch_deadline, self.policy.time_limit_slack);
         let job = self.jobs.get(id).expect("an event names a job that exists");
         let attempt = job.attempt.as_deref().expect("an attempt has its record");
-        let launch = (attempt.placed_at + launch, Timer::Launch(id, attempt.number));
-        let limit = attempt.started_at.map(|started| {
-            (started + job.spec.time_limit + job.spec.grace + slack, Timer::TimeLimit(id, attempt.number))
-        });
-        self.timers.remove(&launch);
+        let launch = attempt.placed_at + launch;
+        let number = attempt.number;
+        let limit = attempt.started_at.map(|started| started + job.spec.time_limit + job.spec.grace + slack);
+        self.timers.remove(launch, Timer::Launch(id, number));
         if let Some(limit) = limit {
-            self.timers.remove(&limit);
+            self.timers.remove(limit, Timer::TimeLimit(id, number));
         }
     }
 

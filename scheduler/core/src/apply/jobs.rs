@@ -1,8 +1,9 @@
 //! Jobs: from submit to the end, but for what happens in an attempt.
 
-use crate::cluster::{Answer, Cluster, Timer};
+use crate::cluster::{Answer, Cluster};
 use crate::ids::{JobId, NodeIndex};
 use crate::job::{ArrayProgress, Job, JobSpec, MAX_AVOIDED_NODES, Outcome, Phase, Usage};
+use crate::timers::Timer;
 use crate::units::Time;
 use smallvec::SmallVec;
 
@@ -12,7 +13,7 @@ impl Cluster {
         assert_eq!(id, self.next_job, "job ids are given in order");
         self.next_job = JobId(id.0 + 1);
         if let Some(time) = job.not_before {
-            self.timers.insert((time, Timer::NotBefore(id)));
+            self.timers.insert(time, Timer::NotBefore(id));
         }
         for dependency in &job.spec.after {
             if self.is_open(dependency.job, id) {
@@ -83,7 +84,7 @@ impl Cluster {
             job.avoid.push(node);
         }
         if let Some(time) = not_before {
-            self.timers.insert((time, Timer::NotBefore(id)));
+            self.timers.insert(time, Timer::NotBefore(id));
         }
         self.waiting += 1;
         self.enqueue_if_eligible(id);
@@ -98,11 +99,11 @@ impl Cluster {
         job.ended_at = Some(now);
         let index_of = job.index_of;
         if let Some(time) = job.not_before.take() {
-            self.timers.remove(&(time, Timer::NotBefore(id)));
+            self.timers.remove(time, Timer::NotBefore(id));
         }
         self.waiting -= u32::from(was_waiting);
         self.ended.push_back(id);
-        self.timers.insert((now + keep, Timer::Forget(id)));
+        self.timers.insert(now + keep, Timer::Forget(id));
         self.release_dependents(id, outcome);
         if let Some((array, _)) = index_of {
             let parent = self.job_mut(array);
@@ -129,7 +130,7 @@ impl Cluster {
     pub(super) fn forget_job(&mut self, id: JobId) {
         let job = self.jobs.remove(id).expect("an event names a job that exists");
         let ended_at = job.ended_at.expect("only ended jobs are forgotten");
-        self.timers.remove(&(ended_at + self.policy.keep_ended, Timer::Forget(id)));
+        self.timers.remove(ended_at + self.policy.keep_ended, Timer::Forget(id));
         if self.ended.front() == Some(&id) {
             self.ended.pop_front();
         } else {

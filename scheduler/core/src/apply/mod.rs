@@ -9,12 +9,13 @@ mod jobs;
 mod nodes;
 mod restore;
 
-use crate::cluster::{Answer, Cluster, Timer};
+use crate::cluster::{Answer, Cluster};
 use crate::event::Event;
 use crate::ids::{JobId, PoolIndex};
 use crate::job::MemberPhase;
 use crate::placement::Members;
 use crate::promise::Promise;
+use crate::timers::Timer;
 use crate::units::Time;
 
 impl Cluster {
@@ -90,7 +91,7 @@ impl Cluster {
 
     fn make_eligible(&mut self, job: JobId) {
         if let Some(time) = self.job_mut(job).not_before.take() {
-            self.timers.remove(&(time, Timer::NotBefore(job)));
+            self.timers.remove(time, Timer::NotBefore(job));
         }
         self.enqueue_if_eligible(job);
     }

@@ -1,16 +1,16 @@
 //! Nodes, and what members hold on them.
 
-use crate::cluster::{Cluster, count_idle};
+use crate::cluster::{Cluster, Counted};
 use crate::event::Event;
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, MemberIndex};
-use crate::node::{Node, Resident};
+use crate::node::{Node, Resident, Residents};
 use crate::placement::Placed;
-use crate::units::{CpuMilli, Gpus, MemoryMib, Time};
+use crate::units::{CpuMilli, MemoryMib, Time};
 
 impl Cluster {
     pub(super) fn apply_to_node(&mut self, now: Time, event: &Event) {
-        let (index, old_pool) = match event {
+        let index = match event {
             Event::NodeJoined { node, name, pool, location, capacity, boot_id } => {
                 self.add_node(Node {
                     index: *node,
@@ -27,25 +27,24 @@ impl Cluster {
                     taken: GpuSet::EMPTY,
                     cpu_taken: CpuMilli::ZERO,
                     memory_taken: MemoryMib::ZERO,
-                    residents: Vec::new(),
+                    residents: Residents::new(),
                     promised: crate::node::Promised::default(),
                 });
                 return;
             }
             Event::NodeChanged { node, pool, location, capacity } => {
                 let entry = &mut self.nodes[node.at()];
-                let old = entry.pool;
                 entry.pool = *pool;
                 entry.location = location.clone();
                 entry.capacity = capacity.clone();
                 self.index_is_stale = true;
-                (*node, old)
+                *node
             }
             Event::NodeContact { node, contact } => {
                 let entry = &mut self.nodes[node.at()];
                 entry.contact = *contact;
                 entry.contact_since = now;
-                (*node, entry.pool)
+                *node
             }
             Event::NodeRebooted { node, boot_id } => {
                 self.nodes[node.at()].boot_id = boot_id.clone();
@@ -55,22 +54,18 @@ impl Cluster {
                 let entry = &mut self.nodes[node.at()];
                 entry.cordoned = *cordoned;
                 entry.draining = *draining;
-                (*node, entry.pool)
+                *node
             }
             Event::GpusFenced { node, bad } => {
                 let entry = &mut self.nodes[node.at()];
                 entry.bad = *bad;
-                (*node, entry.pool)
+                *node
             }
             _ => unreachable!("only events of nodes come here"),
         };
         self.node_changed(index);
         self.freed();
-        let pool = self.nodes[index.at()].pool;
-        self.count_capacity(pool);
-        if old_pool != pool {
-            self.count_capacity(old_pool);
-        }
+        self.division_version += 1;
     }
 
     pub(super) fn add_node(&mut self, node: Node) {
@@ -79,11 +74,11 @@ impl Cluster {
         self.node_names.insert(node.name.clone(), node.index);
         let index = node.index;
         self.nodes.push(node);
-        self.idle.push((pool, Gpus::ZERO));
+        self.counted.push(Counted::nothing(pool));
         self.index_is_stale = true;
         self.node_changed(index);
         self.freed();
-        self.count_capacity(pool);
+        self.division_version += 1;
     }
 
     /// These members of a job's attempt take their GPUs, CPU and memory on their nodes.
@@ -117,7 +112,7 @@ impl Cluster {
         members: impl Iterator<Item = MemberIndex> + Clone,
         change: impl Fn(&mut Node, Resident, Placed, CpuMilli, MemoryMib),
     ) {
-        let Self { jobs, nodes, pools, idle, index, .. } = self;
+        let Self { jobs, nodes, pools, counted, index, .. } = self;
         let job = jobs.get(id).expect("an event names a job that exists");
         let (cpu, memory) = (job.spec.request.cpu, job.spec.request.memory);
         let placed = |member: MemberIndex| job.attempt.as_deref().expect("it was placed").members[member.at()].placed;
@@ -125,7 +120,7 @@ impl Cluster {
             let placed = placed(member);
             let node = &mut nodes[placed.node.at()];
             change(node, Resident { job: id, member }, placed, cpu, memory);
-            count_idle(node, pools, &mut idle[placed.node.at()]);
+            counted[placed.node.at()].follow(node, pools);
         }
         if !self.index_is_stale {
             index.sync_members(nodes, members.map(|member| placed(member).node));

@@ -2,12 +2,13 @@
 
 use smallvec::SmallVec;
 
-use crate::cluster::{Cluster, Timer};
+use crate::cluster::Cluster;
 use crate::event::Event;
 use crate::gpu::GpuSet;
 use crate::ids::MemberIndex;
 use crate::job::{Job, Phase};
-use crate::node::Node;
+use crate::node::{Node, Residents};
+use crate::timers::Timer;
 use crate::units::{CpuMilli, MemoryMib, Time};
 
 impl Cluster {
@@ -31,7 +32,7 @@ impl Cluster {
                     taken: GpuSet::EMPTY,
                     cpu_taken: CpuMilli::ZERO,
                     memory_taken: MemoryMib::ZERO,
-                    residents: Vec::new(),
+                    residents: Residents::new(),
                     promised: crate::node::Promised::default(),
                     ..(**node).clone()
                 };
@@ -49,7 +50,7 @@ impl Cluster {
         job.queued = None;
         let (keep, launch, slack) = (self.policy.keep_ended, self.policy.launch_deadline, self.policy.time_limit_slack);
         if let Some(time) = job.not_before {
-            self.timers.insert((time, Timer::NotBefore(id)));
+            self.timers.insert(time, Timer::NotBefore(id));
         }
         let mut still_holds: SmallVec<[MemberIndex; 4]> = SmallVec::new();
         let mut is_charged = false;
@@ -60,11 +61,11 @@ impl Cluster {
                 still_holds.extend((0..attempt.members.len()).map(MemberIndex::of));
                 match (job.phase, attempt.started_at) {
                     (Phase::Launching, _) => {
-                        self.timers.insert((attempt.placed_at + launch, Timer::Launch(id, attempt.number)));
+                        self.timers.insert(attempt.placed_at + launch, Timer::Launch(id, attempt.number));
                     }
                     (Phase::Running, Some(started)) => {
                         let limit = started + job.spec.time_limit + job.spec.grace + slack;
-                        self.timers.insert((limit, Timer::TimeLimit(id, attempt.number)));
+                        self.timers.insert(limit, Timer::TimeLimit(id, attempt.number));
                     }
                     _ => {}
                 }
@@ -72,7 +73,7 @@ impl Cluster {
             (Phase::AwaitingProof(_), Some(attempt)) => still_holds.extend(attempt.alive().map(|(member, _)| member)),
             (Phase::Ended(_), _) => {
                 let ended_at = job.ended_at.expect("an ended job has its end");
-                self.timers.insert((ended_at + keep, Timer::Forget(id)));
+                self.timers.insert(ended_at + keep, Timer::Forget(id));
                 self.ended.push_back(id);
             }
             _ => {}

@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 use crate::gpu::GpuSet;
 use crate::ids::{MemberIndex, NodeIndex};
 use crate::job::{MemberPhase, Phase};
-use crate::node::Resident;
+use crate::node::{Resident, Residents};
 use crate::units::{CpuMilli, MemoryMib};
 
 #[derive(Default)]
@@ -18,7 +18,7 @@ struct Sum {
     taken: GpuSet,
     cpu: CpuMilli,
     memory: MemoryMib,
-    residents: Vec<Resident>,
+    residents: Residents,
 }
 
 pub(super) fn check(cluster: &Cluster) -> Check {

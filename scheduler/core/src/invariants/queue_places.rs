@@ -9,9 +9,9 @@ use super::{Check, ensure};
 use crate::classes::ClassKey;
 use crate::cluster::Cluster;
 use crate::ids::{ClassIndex, JobId, PriorityIndex, TenantIndex, UserIndex};
-use crate::queue::QueueKey;
+use crate::queue::{Bucket, QueueKey};
 
-type Bucket = (TenantIndex, PriorityIndex, UserIndex, ClassIndex);
+type Place = (TenantIndex, PriorityIndex, UserIndex, ClassIndex);
 
 pub(super) fn check(cluster: &Cluster) -> Check {
     let mut buckets = buckets(cluster)?;
@@ -46,7 +46,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
 }
 
 /// Everything in all buckets, and whether the buckets are as they should be in themselves.
-fn buckets(cluster: &Cluster) -> Result<BTreeMap<(Bucket, JobId), QueueKey>, String> {
+fn buckets(cluster: &Cluster) -> Result<BTreeMap<(Place, JobId), QueueKey>, String> {
     let mut found = BTreeMap::new();
     for tenant in &cluster.tenants {
         let mut count = 0;
@@ -54,15 +54,14 @@ fn buckets(cluster: &Cluster) -> Result<BTreeMap<(Bucket, JobId), QueueKey>, Str
             ensure(!users.is_empty(), || format!("tenant {:?} keeps an empty level", tenant.name))?;
             for (user, queue) in users {
                 ensure(!queue.buckets.is_empty(), || format!("tenant {:?} keeps an empty user", tenant.name))?;
-                let none = Default::default();
-                let marked: Vec<ClassIndex> = queue.classes.without(&none, &none).collect();
-                let held: Vec<ClassIndex> = queue.buckets.keys().copied().collect();
+                let marked: Vec<ClassIndex> = queue.classes.iter().collect();
+                let held: Vec<ClassIndex> = queue.buckets.iter().map(|bucket| bucket.class).collect();
                 ensure(marked == held, || format!("tenant {:?} marks {marked:?} and holds {held:?}", tenant.name))?;
-                for (class, keys) in &queue.buckets {
+                for Bucket { class, keys } in &queue.buckets {
                     ensure(!keys.is_empty(), || format!("tenant {:?} keeps an empty bucket", tenant.name))?;
                     count += keys.len();
-                    let bucket = (tenant.index, *priority, *user, *class);
-                    found.extend(keys.iter().map(|key| ((bucket, key.job), *key)));
+                    let place = (tenant.index, *priority, *user, *class);
+                    found.extend(keys.iter().map(|key| ((place, key.job), *key)));
                 }
             }
         }

@@ -5,8 +5,9 @@
 use std::collections::BTreeSet;
 
 use super::{Check, ensure};
-use crate::cluster::{Cluster, Timer};
+use crate::cluster::Cluster;
 use crate::job::Phase;
+use crate::timers::Timer;
 
 pub(super) fn check(cluster: &Cluster) -> Check {
     let policy = &cluster.policy;
@@ -30,7 +31,8 @@ pub(super) fn check(cluster: &Cluster) -> Check {
             _ => {}
         }
     }
-    let mut differ = cluster.timers.symmetric_difference(&wanted);
+    let set: BTreeSet<_> = cluster.timers.iter().collect();
+    let mut differ = set.symmetric_difference(&wanted);
     match differ.next() {
         None => Ok(()),
         Some(timer) => ensure(false, || {

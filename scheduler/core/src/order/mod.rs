@@ -9,9 +9,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::cluster::Cluster;
-use crate::ids::{JobId, PriorityIndex, TenantIndex, UserIndex};
+use crate::ids::{ClassIndex, JobId, PriorityIndex, TenantIndex, UserIndex};
 use crate::order::share::Rank;
 use crate::queue::QueueKey;
+use crate::sorted::Sorted;
+use crate::tenant::Tenant;
 use crate::units::Time;
 
 /// The next job of one user: the smallest goes first.
@@ -22,8 +24,8 @@ struct Turn {
     share: u64,
     key: QueueKey,
     user: UserIndex,
-    /// How many refusals there had been when it was worked out: it is still right while there are no more.
-    refusals: u32,
+    /// The class of the job: once that is refused it is another's turn.
+    class: ClassIndex,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -32,8 +34,8 @@ struct Leaf {
     turns: BinaryHeap<Reverse<Turn>>,
 }
 
-/// The order of one cycle.
-#[derive(Debug)]
+/// The order of one cycle. Its memory is kept from cycle to cycle.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Order {
     now: Time,
     ranks: Vec<Rank>,
@@ -41,25 +43,48 @@ pub(crate) struct Order {
     leaves: Vec<Leaf>,
     /// Jobs that keep away from nodes and found no room, though their class may.
     skipped: Vec<JobId>,
-    /// Classes and jobs refused so far.
-    refusals: u32,
     /// What `next` gave last.
     current: Option<(TenantIndex, Turn)>,
 }
 
 impl Order {
-    /// The order as it stands at the start of a cycle.
-    pub(crate) fn begin(cluster: &Cluster, now: Time) -> Self {
-        let tenants = cluster.tenants.len();
-        Self {
-            now,
-            ranks: cluster.tenants.iter().map(|tenant| share::rank(tenant, now, cluster.policy.half_life)).collect(),
-            exhausted: cluster.tenants.iter().map(|tenant| tenant.queued == 0 || tenant.paused).collect(),
-            leaves: vec![Leaf::default(); tenants],
-            skipped: Vec::new(),
-            refusals: 0,
-            current: None,
+    /// The order as it stands at the start of a cycle. `end` gives its memory back.
+    pub(crate) fn begin(cluster: &mut Cluster, now: Time) -> Self {
+        let mut order = std::mem::take(&mut cluster.order);
+        order.now = now;
+        order.skipped.clear();
+        order.current = None;
+        order.ranks.clear();
+        order.exhausted.clear();
+        for tenant in &cluster.tenants {
+            let is_out = tenant.queued == 0 || tenant.paused;
+            let rank = || share::rank(tenant, now, cluster.policy.half_life);
+            order.ranks.push(if is_out { Rank::NONE } else { rank() });
+            order.exhausted.push(is_out);
         }
+        order.leaves.resize_with(cluster.tenants.len(), Leaf::default);
+        for leaf in &mut order.leaves {
+            leaf.is_built = false;
+            leaf.turns.clear();
+        }
+        order
+    }
+
+    /// Makes room for the order of a cycle.
+    pub(crate) fn reserve(&mut self, tenants: &[Tenant]) {
+        self.ranks.reserve(tenants.len().saturating_sub(self.ranks.len()));
+        self.exhausted.reserve(tenants.len().saturating_sub(self.exhausted.len()));
+        self.leaves.resize_with(tenants.len(), Leaf::default);
+        for (leaf, tenant) in self.leaves.iter_mut().zip(tenants) {
+            // One turn for each user of each level, and while one is worked out anew one more.
+            let turns: usize = tenant.queue.levels.values().map(|users| users.len() + 1).sum();
+            leaf.turns.reserve(turns.saturating_sub(leaf.turns.len()));
+        }
+    }
+
+    /// The cycle is over.
+    pub(crate) fn end(self, cluster: &mut Cluster) {
+        cluster.order = self;
     }
 
     /// The job to try next; none when every job that is left was refused.
@@ -86,7 +111,6 @@ impl Order {
 
     /// The class of the job that `next` gave was refused: its user goes on with another.
     pub(crate) fn refused(&mut self, cluster: &Cluster) {
-        self.refusals += 1;
         let Some((tenant, turn)) = self.current.take() else { return };
         self.push(cluster, tenant, turn.priority.0, turn.user);
     }
@@ -120,8 +144,9 @@ impl Order {
             }
         }
         while let Some(Reverse(turn)) = self.leaves[tenant.at()].turns.pop() {
-            let is_fresh = turn.refusals == self.refusals && turn.share == self.share(cluster, tenant, turn.user);
-            if is_fresh {
+            // Within a cycle refusals only grow: the oldest of the classes not refused stays it until it is refused itself.
+            let is_fresh = !cluster.refused.passes_over(turn.class, tenant);
+            if is_fresh && turn.share == self.share(cluster, tenant, turn.user) {
                 return Some(turn);
             }
             self.push(cluster, tenant, turn.priority.0, turn.user);
@@ -139,21 +164,19 @@ impl Order {
     fn turn(&self, cluster: &Cluster, tenant: TenantIndex, priority: PriorityIndex, user: UserIndex) -> Option<Turn> {
         let entry = cluster.tenant(tenant);
         let queue = entry.queue.levels.get(&priority)?.get(&user)?;
-        let refused = &cluster.refused;
-        let oldest = queue
-            .classes
-            .without(refused.unplaceable(), refused.inadmissible(tenant))
-            .filter_map(|class| queue.buckets[&class].iter().find(|key| !self.skipped.contains(&key.job)))
-            .min()?;
+        let (unplaceable, inadmissible) = (cluster.refused.unplaceable(), cluster.refused.inadmissible(tenant));
+        if queue.classes.is_within(unplaceable, inadmissible) {
+            return None;
+        }
+        let is_open = |class: ClassIndex| !unplaceable.contains(class) && !inadmissible.contains(class);
+        let oldest = |keys: &Sorted<QueueKey>| match self.skipped.is_empty() {
+            true => keys.first().copied(),
+            false => keys.iter().find(|key| !self.skipped.contains(&key.job)).copied(),
+        };
+        let open = queue.buckets.iter().filter(|bucket| is_open(bucket.class));
+        let (key, class) = open.filter_map(|bucket| Some((oldest(&bucket.keys)?, bucket.class))).min()?;
         let share = self.share(cluster, tenant, user);
-        Some(Turn {
-            priority: Reverse(priority),
-            back: oldest.back,
-            share,
-            key: *oldest,
-            user,
-            refusals: self.refusals,
-        })
+        Some(Turn { priority: Reverse(priority), back: key.back, share, key, user, class })
     }
 
     /// What a user holds and held in a tenant; it grows with each of the user's starts, whatever their priority.

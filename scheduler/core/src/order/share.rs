@@ -12,6 +12,11 @@ pub(crate) enum Rank {
     Borrower(u64),
 }
 
+impl Rank {
+    /// Of a tenant that is not asked.
+    pub(crate) const NONE: Rank = Rank::UnderQuota(0);
+}
+
 /// The rank of a tenant at `now`.
 pub(crate) fn rank(tenant: &Tenant, now: Time, half_life: Span) -> Rank {
     let (used, quota) = (tenant.used(), tenant.quota());

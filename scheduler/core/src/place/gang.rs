@@ -54,6 +54,14 @@ pub(super) struct Spots {
     candidates: Vec<(u32, u32)>,
 }
 
+impl Spots {
+    /// Makes room for gangs of `members` spread over domains of `nodes` nodes in all.
+    pub(super) fn reserve(&mut self, members: usize, nodes: usize) {
+        self.list.reserve(members.saturating_sub(self.list.len()));
+        self.candidates.reserve(nodes.saturating_sub(self.candidates.len()));
+    }
+}
+
 /// Finds a place for all members of `ask` and leaves it in `spots`, in the order of positions.
 #[inline]
 pub(super) fn find(pool: &Pool, ask: &Ask, span: &Span, spots: &mut Spots) -> bool {

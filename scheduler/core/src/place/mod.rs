@@ -29,6 +29,7 @@ use self::gang::{Span, Spots};
 use self::pool::{Pool, Room};
 use self::trial::Undo;
 use self::unequal::{Outcome, Search};
+use crate::blanks::Blanks;
 use crate::blocked::Blocked;
 use crate::gpu::GpuSet;
 use crate::ids::{NodeIndex, PoolIndex};
@@ -53,6 +54,15 @@ struct Home {
 pub struct Scratch {
     spots: Spots,
     search: Search,
+    /// Lists of members made ahead.
+    pub(crate) blanks: Blanks<Members>,
+}
+
+impl Scratch {
+    /// Makes room for gangs of `members` among `nodes` nodes.
+    pub(crate) fn reserve(&mut self, members: usize, nodes: usize) {
+        self.spots.reserve(members, nodes);
+    }
 }
 
 /// What is free, in all pools.
@@ -85,6 +95,11 @@ impl PlaceIndex {
         let mut index = Self { pools, homes, ..Self::default() };
         nodes.iter().for_each(|node| index.sync(node));
         index
+    }
+
+    /// Makes room for gangs of so many members.
+    pub(crate) fn reserve(&mut self, members: usize) {
+        self.changes.reserve(members);
     }
 
     /// Takes over what is free on `node` now, after any change of its state. O(levels * GPUs of a node).
@@ -183,7 +198,9 @@ impl PlaceIndex {
         let span = Span::of(request, pool);
         match &request.shape {
             Shape::Equal { .. } if gang::find(pool, &ask, &span, &mut scratch.spots) => {
-                Ok(hand_out(pool, &ask, &scratch.spots))
+                let members = scratch.blanks.take(ask.members as usize);
+                let members = members.unwrap_or_else(|| Members::with_capacity(ask.members as usize));
+                Ok(hand_out(pool, &ask, &scratch.spots, members))
             }
             Shape::Equal { .. } => Err(explain::equal(pool, index, &ask, request.required)),
             Shape::Unequal(sizes) => match scratch.search.find(pool, &ask, sizes, &span, steps) {
@@ -195,10 +212,9 @@ impl PlaceIndex {
     }
 }
 
-/// The GPUs of equal members, in rank order.
+/// The GPUs of equal members, in rank order, into an empty list.
 #[inline]
-fn hand_out(pool: &Pool, ask: &Ask, spots: &Spots) -> Members {
-    let mut members = Members::with_capacity(ask.members as usize);
+fn hand_out(pool: &Pool, ask: &Ask, spots: &Spots, mut members: Members) -> Members {
     for spot in &spots.list {
         let at = spot.at as usize;
         let mut free = pool.rooms[at].free;

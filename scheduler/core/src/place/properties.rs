@@ -52,7 +52,7 @@ prop_compose! {
             taken: if all_free { GpuSet::EMPTY } else { GpuSet(taken).and(all) },
             cpu_taken: CpuMilli(cpu_taken / 2),
             memory_taken: MemoryMib(memory_taken / 2),
-            residents: Vec::new(),
+            residents: crate::node::Residents::new(),
             promised: crate::node::Promised::default(),
         }
     }
@@ -327,7 +327,7 @@ fn wide_nodes(count: usize, leaf: usize, spine: usize, seed: u32) -> Vec<Node> {
                 taken: if below(3) == 0 { GpuSet::EMPTY } else { GpuSet(below(1 << 16)).and(gpus) },
                 cpu_taken: CpuMilli(u64::from(below(10))),
                 memory_taken: MemoryMib::ZERO,
-                residents: Vec::new(),
+                residents: crate::node::Residents::new(),
                 promised: crate::node::Promised::default(),
             }
         })

@@ -71,7 +71,7 @@ fn add_nodes(nodes: &mut Vec<Node>, line: &str) {
             taken: value(line, "free").map_or(GpuSet::EMPTY, |free| all.without(gpu_set(free))),
             cpu_taken: CpuMilli::ZERO,
             memory_taken: MemoryMib::ZERO,
-            residents: Vec::new(),
+            residents: crate::node::Residents::new(),
             promised: crate::node::Promised::default(),
         });
     }

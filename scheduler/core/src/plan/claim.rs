@@ -133,7 +133,7 @@ fn above_quota(
     let mut left = quota;
     let mut above = Vec::new();
     let Some(mission) = cluster.mission(tenant) else { return (Gpus::ZERO, above) };
-    for key in &cluster.tenant(mission).attempts {
+    for key in cluster.tenant(mission).attempts.iter() {
         let Some(job) = cluster.job(key.job).filter(|job| counts(job)) else { continue };
         let promise = cluster.promise(job.id);
         let attempt = job.live_attempt().map(|attempt| (attempt.pool, attempt.gpus()));

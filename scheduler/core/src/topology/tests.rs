@@ -36,7 +36,7 @@ fn node(index: usize, line: &str) -> Node {
         taken: GpuSet::EMPTY,
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
-        residents: Vec::new(),
+        residents: crate::node::Residents::new(),
         promised: crate::node::Promised::default(),
     }
 }

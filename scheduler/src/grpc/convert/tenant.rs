@@ -33,7 +33,7 @@ impl Sums {
             pending_gpus: vec![0; tenants.len()],
             jobs: vec![0; tenants.len()],
         };
-        for key in tenants.iter().flat_map(|tenant| &tenant.attempts) {
+        for key in tenants.iter().flat_map(|tenant| tenant.attempts.iter()) {
             let Some(job) = cluster.job(key.job) else { continue };
             let more = accrued(job, now);
             add(sums.by_user.entry((job.spec.tenant, job.spec.user)).or_default(), more);
@@ -62,7 +62,10 @@ fn queued_gpus(cluster: &Cluster, tenant: &Tenant) -> u64 {
     let users = tenant.queue.levels.values().flat_map(|level| level.values());
     let buckets = users.flat_map(|user| &user.buckets);
     buckets
-        .map(|(class, jobs)| u64::from(cluster.classes().get(*class).key.request.shape.total().0) * jobs.len() as u64)
+        .map(|bucket| {
+            let request = &cluster.classes().get(bucket.class).key.request;
+            u64::from(request.shape.total().0) * bucket.keys.len() as u64
+        })
         .sum()
 }
 

@@ -214,7 +214,7 @@ fn restored() -> Vec<Event> {
         taken: GpuSet::EMPTY,
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
-        residents: Vec::new(),
+        residents: dure_core::node::Residents::new(),
         promised: Promised::default(),
     };
     let member = |node, phase, exit| Member { placed: placed(node, 0b11), phase, exit };

@@ -204,7 +204,7 @@ fn restored_node() -> impl Strategy<Value = Node> {
             taken: GpuSet::EMPTY,
             cpu_taken: CpuMilli::ZERO,
             memory_taken: MemoryMib::ZERO,
-            residents: Vec::new(),
+            residents: dure_core::node::Residents::new(),
             promised: Promised::default(),
         }
     })

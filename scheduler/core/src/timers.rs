@@ -1,0 +1,68 @@
+//! What is due when.
+//!
+//! In: moments and what they are for. Out: the earliest. Launch deadlines all lie equally far ahead when they are set, so
+//! that they come in order and need no tree; every placement sets one.
+
+use std::collections::BTreeSet;
+
+use crate::ids::{AttemptNumber, JobId};
+use crate::sorted::Sorted;
+use crate::units::Time;
+
+/// What a timer is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum Timer {
+    /// A gang must have started.
+    Launch(JobId, AttemptNumber),
+    /// An attempt must be over.
+    TimeLimit(JobId, AttemptNumber),
+    /// A job may be tried.
+    NotBefore(JobId),
+    /// An ended job leaves memory.
+    Forget(JobId),
+}
+
+/// All timers of a cluster.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Timers {
+    launches: Sorted<(Time, Timer)>,
+    others: BTreeSet<(Time, Timer)>,
+}
+
+impl Timers {
+    /// The earliest; between equal ones in the order of `Timer`.
+    pub(crate) fn first(&self) -> Option<(Time, Timer)> {
+        self.launches.first().into_iter().chain(self.others.first()).min().copied()
+    }
+
+    /// Sets one; it may be set already.
+    pub(crate) fn insert(&mut self, time: Time, timer: Timer) {
+        match timer {
+            Timer::Launch(..) => self.launches.insert((time, timer)),
+            Timer::TimeLimit(..) | Timer::NotBefore(_) | Timer::Forget(_) => self.others.insert((time, timer)),
+        };
+    }
+
+    /// Takes one away; it need not be set.
+    pub(crate) fn remove(&mut self, time: Time, timer: Timer) {
+        match timer {
+            Timer::Launch(..) => self.launches.remove(&(time, timer)),
+            Timer::TimeLimit(..) | Timer::NotBefore(_) | Timer::Forget(_) => self.others.remove(&(time, timer)),
+        };
+    }
+
+    /// Whether it is set.
+    pub(crate) fn contains(&self, time: Time, timer: Timer) -> bool {
+        self.launches.contains(&(time, timer)) || self.others.contains(&(time, timer))
+    }
+
+    /// All of them, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Time, Timer)> {
+        self.launches.iter().chain(&self.others).copied()
+    }
+
+    /// Makes room for so many launches.
+    pub(crate) fn reserve_launches(&mut self, more: usize) {
+        self.launches.reserve(more);
+    }
+}
