@@ -138,7 +138,7 @@ impl World {
             };
             self.put(Input::NodeHello(draft), &mut out);
         }
-        let quotas = vec![QuotaDraft { quota: Gpus(NODES * 8), ..QuotaDraft::default() }];
+        let quotas = vec![QuotaDraft { quota: Gpus::whole(NODES * 8), ..QuotaDraft::default() }];
         let draft = TenantDraft { name: "fusion".into(), create: true, quotas, ..TenantDraft::default() };
         self.put(Input::SetTenant(draft), &mut out);
         out

@@ -260,15 +260,15 @@ impl Config {
         let first = self.pools.first().map_or("", |pool| pool.name.as_str());
         let own = tenant.quota.map(|quota| QuotaOf {
             pool: tenant.pool.as_deref().unwrap_or(first),
-            quota: Gpus(quota),
-            limit: tenant.limit.map(Gpus),
-            lend_limit: tenant.lend_limit.map(Gpus),
+            quota: Gpus::whole(quota),
+            limit: tenant.limit.map(Gpus::whole),
+            lend_limit: tenant.lend_limit.map(Gpus::whole),
         });
         let more = tenant.pools.iter().map(|quota| QuotaOf {
             pool: &quota.pool,
-            quota: Gpus(quota.quota),
-            limit: quota.limit.map(Gpus),
-            lend_limit: quota.lend_limit.map(Gpus),
+            quota: Gpus::whole(quota.quota),
+            limit: quota.limit.map(Gpus::whole),
+            lend_limit: quota.lend_limit.map(Gpus::whole),
         });
         own.into_iter().chain(more).collect()
     }

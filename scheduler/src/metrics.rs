@@ -193,7 +193,7 @@ impl Metrics {
                 let quota = quota.quota.unwrap_or_default();
                 for (state, gpus) in [("quota", quota), ("own", own), ("borrowed", held.borrowed)] {
                     let labels = TenantGpus { tenant: tenant.name.to_string(), pool: pool.name.to_string(), state };
-                    self.tenant_gpus.get_or_create(&labels).set(i64::from(gpus.0));
+                    self.tenant_gpus.get_or_create(&labels).set(i64::from(gpus.rounded_up()));
                 }
             }
         }
@@ -270,12 +270,12 @@ fn buckets(cluster: &Cluster) -> impl Iterator<Item = (JobId, usize)> {
 fn gpus_by_state(node: &Node) -> [i64; 5] {
     let all = node.capacity.gpus;
     if node.contact == Contact::Lost {
-        return [0, 0, 0, 0, i64::from(all.count().0)];
+        return [0, 0, 0, 0, i64::from(all.len())];
     }
     let (taken, bad) = (node.taken, node.bad.without(node.taken));
     let idle = all.without(taken).without(bad);
     let (free, closed) = if node.is_open() { (idle, Default::default()) } else { (Default::default(), idle) };
-    [free, taken, bad, closed, Default::default()].map(|gpus: dure_core::gpu::GpuSet| i64::from(gpus.count().0))
+    [free, taken, bad, closed, Default::default()].map(|gpus: dure_core::gpu::GpuSet| i64::from(gpus.len()))
 }
 
 /// The place in ready, cordoned, draining, suspect, lost.

@@ -69,7 +69,7 @@ impl RandomTurns {
     pub(crate) fn opening(&mut self) -> Vec<Event> {
         let mut out = Vec::new();
         (0..self.nodes).for_each(|node| self.hello(node, &mut out));
-        let guaranteed = Gpus(self.nodes * GPUS_PER_NODE as u32 / 4);
+        let guaranteed = Gpus::whole(self.nodes * GPUS_PER_NODE as u32 / 4);
         for mission in ["fusion", "climate", "genome"] {
             let quotas = vec![QuotaDraft { quota: guaranteed, ..QuotaDraft::default() }];
             let draft = TenantDraft { name: mission.into(), create: true, quotas, ..TenantDraft::default() };
@@ -238,8 +238,8 @@ impl RandomTurns {
 
     fn change_tenant(&mut self, out: &mut Vec<Event>) {
         let name = ["fusion", "climate", "genome"][self.roll(3) as usize].into();
-        let quota = Gpus(self.roll(u64::from(self.nodes) * 3) as u32);
-        let limit = (self.roll(2) == 0).then_some(Gpus(quota.0 * 2 + 8));
+        let quota = Gpus::whole(self.roll(u64::from(self.nodes) * 3) as u32);
+        let limit = (self.roll(2) == 0).then_some(Gpus::whole(quota.rounded_up() * 2 + 8));
         let quotas = vec![QuotaDraft { pool: "".into(), quota, limit, lend_limit: None }];
         let weight = Some(1 + self.roll(5) as u32);
         self.put(Input::SetTenant(TenantDraft { name, weight, quotas, ..TenantDraft::default() }), None, out);

@@ -118,7 +118,7 @@ fn measure(cluster: &Cluster, jobs: usize) -> (u64, Cycled, Placed) {
         if let Event::JobPlaced { job, members, .. } = event {
             // The first job was there to build the index.
             placed.jobs.insert((job.0 - 2) as usize);
-            placed.gpus += members.iter().map(|member| member.gpus.count().0).sum::<u32>();
+            placed.gpus += members.iter().map(|member| member.gpus.len()).sum::<u32>();
             let leaf = |member: &dure_core::placement::Placed| cluster.node(member.node).location.leaf.clone();
             let leaves: BTreeSet<_> = members.iter().map(leaf).collect();
             placed.wide += u32::from(members.len() <= 4 && leaves.len() > 1);
@@ -168,7 +168,7 @@ fn build(args: &CycleArgs, lines: &[Line]) -> Result<Cluster, Failure> {
     let mut cluster = Cluster::new(policy);
     let pool = Input::DefinePool { name: "gpu".into(), model: "GPU".into(), gpus_per_node: args.gpus as u8 };
     input(&mut cluster, pool)?;
-    let quota = QuotaDraft { quota: Gpus(args.nodes * args.gpus), ..QuotaDraft::default() };
+    let quota = QuotaDraft { quota: Gpus::whole(args.nodes * args.gpus), ..QuotaDraft::default() };
     let tenant = TenantDraft { name: "all".into(), create: true, quotas: vec![quota], ..TenantDraft::default() };
     input(&mut cluster, Input::SetTenant(tenant))?;
     for node in 0..args.nodes {

@@ -45,7 +45,7 @@ impl History {
             history.decide(Input::NodeHello(draft_node(node)))?;
         }
         for mission in 0..MISSIONS {
-            let quota = QuotaDraft { quota: Gpus(QUOTA), ..QuotaDraft::default() };
+            let quota = QuotaDraft { quota: Gpus::whole(QUOTA), ..QuotaDraft::default() };
             let name = format!("mission-{mission}").into();
             history.decide(Input::SetTenant(TenantDraft {
                 name,

@@ -99,7 +99,7 @@ fn jobs(index: &PlaceIndex, cpu: CpuMilli) -> Vec<Request> {
     let mut draw = Draw(1);
     let mut asked = Gpus::ZERO;
     let mut jobs = Vec::new();
-    while asked.0 < index.free(POOL).0 / 4 * 5 {
+    while asked.rounded_up() < index.free(POOL).rounded_up() / 4 * 5 {
         let shape = draw.shape();
         if index.nodes_with(POOL, shape.largest()) > 0 {
             asked += shape.total();

@@ -124,7 +124,7 @@ impl Cluster {
         let job = self.job_mut(id);
         let (tenant, user) = (job.spec.tenant, job.spec.user);
         let attempt = job.attempt.as_deref_mut().expect("a job that is charged has an attempt");
-        let gpu_time = attempt.gpus().over(now.since(attempt.charged_at));
+        let gpu_time = attempt.gpus().between(attempt.placed_at, attempt.charged_at, now);
         let borrowed = attempt.borrowed;
         attempt.charged_at = now;
         job.usage.add(gpu_time, borrowed);

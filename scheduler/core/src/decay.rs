@@ -72,7 +72,7 @@ impl Meter {
         }
         let kept = factor(now.since(self.at), half_life);
         let old = (u128::from(self.amount) * u128::from(kept)) >> 48;
-        let full = (u128::from(self.rate.0) * 1000 * LOG2_E) << 16 >> 10;
+        let full = (u128::from(self.rate.in_milli()) * LOG2_E) << 16 >> 10;
         let new = (full * u128::from(ONE - kept)) >> 48;
         u64::try_from(old + new).unwrap_or(u64::MAX)
     }
@@ -92,22 +92,22 @@ mod tests {
     #[test]
     fn steady_use_tends_to_its_rate_and_fades_by_half() {
         let mut meter = Meter::default();
-        meter.set_rate(Gpus(100), Time(0), DAY);
+        meter.set_rate(Gpus::whole(100), Time(0), DAY);
         let full = meter.value(Time(40 * DAY.0), DAY);
         assert!(full.abs_diff(144_227) < 100, "{full}");
-        meter.set_rate(Gpus(0), Time(40 * DAY.0), DAY);
+        meter.set_rate(Gpus::whole(0), Time(40 * DAY.0), DAY);
         assert!(meter.value(Time(41 * DAY.0), DAY).abs_diff(full / 2) < 10);
     }
 
     #[test]
     fn many_small_steps_agree_with_one_large_step() {
         let mut small = Meter::default();
-        small.set_rate(Gpus(8), Time(0), DAY);
+        small.set_rate(Gpus::whole(8), Time(0), DAY);
         for ms in (0..DAY.0).step_by(10_000) {
-            small.set_rate(Gpus(8), Time(ms), DAY);
+            small.set_rate(Gpus::whole(8), Time(ms), DAY);
         }
         let mut large = Meter::default();
-        large.set_rate(Gpus(8), Time(0), DAY);
+        large.set_rate(Gpus::whole(8), Time(0), DAY);
         let (a, b) = (small.value(Time(DAY.0), DAY), large.value(Time(DAY.0), DAY));
         assert!(a.abs_diff(b) <= 8, "{a} {b}");
     }

@@ -28,8 +28,14 @@ impl GpuSet {
 
     /// How many there are.
     #[inline]
+    pub fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// How many there are, as GPUs.
+    #[inline]
     pub fn count(self) -> Gpus {
-        Gpus(self.0.count_ones())
+        Gpus::whole(self.len())
     }
 
     /// Whether there is none.
@@ -131,6 +137,6 @@ mod tests {
         let set: GpuSet = [0, 1, 2, 5, 7, 31].into_iter().collect();
         assert_eq!(format!("{set:?}"), "0-2,5,7,31");
         assert_eq!(set.lowest(4).iter().collect::<Vec<_>>(), [0, 1, 2, 5]);
-        assert_eq!(GpuSet::first(32).count(), Gpus(32));
+        assert_eq!(GpuSet::first(32).count(), Gpus::whole(32));
     }
 }

@@ -117,7 +117,7 @@ impl Policy {
             max_tenant_depth: 4,
             max_tenants: 10_000,
             max_users: 100_000,
-            max_quota: Gpus(10_000_000),
+            max_quota: Gpus::whole(10_000_000),
         }
     }
 }

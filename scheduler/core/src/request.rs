@@ -61,8 +61,8 @@ impl Shape {
     /// The GPUs of all members together.
     pub fn total(&self) -> Gpus {
         match self {
-            Shape::Equal { members, gpus } => Gpus(members * u32::from(*gpus)),
-            Shape::Unequal(list) => Gpus(list.iter().map(|gpus| u32::from(*gpus)).sum()),
+            Shape::Equal { members, gpus } => Gpus::whole(members * u32::from(*gpus)),
+            Shape::Unequal(list) => Gpus::whole(list.iter().map(|gpus| u32::from(*gpus)).sum()),
         }
     }
 

@@ -369,7 +369,7 @@ fn hello(node: &TraceNode) -> Result<Input, DriveError> {
 /// The tenants, each with its part of every pool in proportion to the pool's size.
 fn tenants(nodes: &[TraceNode], jobs: &[TraceJob], division: &Division, cluster: &Cluster) -> Vec<TenantDraft> {
     let names: BTreeSet<&str> = jobs.iter().map(|job| or(&job.tenant, NOBODY)).collect();
-    let installed = cluster.pools().iter().map(|pool| u64::from(pool.installed.0));
+    let installed = cluster.pools().iter().map(|pool| u64::from(pool.installed.rounded_up()));
     let all: u64 = installed.clone().sum();
     let of = |name: &str| -> (u64, Option<u64>) {
         match division {
@@ -378,14 +378,16 @@ fn tenants(nodes: &[TraceNode], jobs: &[TraceJob], division: &Division, cluster:
                 (nodes.iter().filter(|node| node.pool == name).map(|node| u64::from(node.gpus)).sum(), None)
             }
             Division::Missions(missions) => match missions.iter().find(|mission| mission.tenant == name) {
-                Some(mission) => (mission.quota.0.into(), mission.limit.map(|limit| limit.0.into())),
+                Some(mission) => {
+                    (mission.quota.rounded_up().into(), mission.limit.map(|limit| limit.rounded_up().into()))
+                }
                 None => (0, None),
             },
         }
     };
     let draft = |name: &&str| {
         let (quota, limit) = of(name);
-        let part = |gpus: u64, pool: u64| Gpus((gpus * pool).checked_div(all).unwrap_or(0) as u32);
+        let part = |gpus: u64, pool: u64| Gpus::whole((gpus * pool).checked_div(all).unwrap_or(0) as u32);
         let in_pool = |(at, pool): (usize, u64)| QuotaDraft {
             pool: cluster.pools()[at].name.clone(),
             quota: part(quota, pool),

@@ -50,7 +50,7 @@ pub fn report(rows: &[Row], jobs: &[TraceJob], nodes: &[TraceNode]) -> Report {
             continue;
         }
         let since = started.remove(&row.job).unwrap_or(row.time);
-        held += u128::from(Gpus(jobs[row.job].gpus).over(row.time.since(since)).0);
+        held += u128::from(Gpus::whole(jobs[row.job].gpus).over(row.time.since(since)).0);
         if row.moment == Moment::End {
             ended.insert(row.job, row.time);
         } else {

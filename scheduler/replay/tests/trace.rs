@@ -74,7 +74,7 @@ fn plain_or_compressed_it_is_the_same() {
     std::fs::write(&plain, "tenant,quota,limit\nx,8,\ny,4,6\n").expect("a file");
     let mission = |tenant: &str, quota, limit: Option<u32>| Mission {
         tenant: tenant.into(),
-        quota: Gpus(quota),
+        quota: Gpus::whole(quota),
         limit: limit.map(Gpus),
     };
     assert_eq!(read_missions(&plain).expect("read"), [mission("x", 8, None), mission("y", 4, Some(6))]);
@@ -160,7 +160,8 @@ fn what_cannot_be_replayed_is_named() {
             Err(why) => why.to_string(),
         }
     };
-    let limited = Division::Missions(vec![Mission { tenant: "x".into(), quota: Gpus(1), limit: Some(Gpus(1)) }]);
+    let limited =
+        Division::Missions(vec![Mission { tenant: "x".into(), quota: Gpus::whole(1), limit: Some(Gpus::whole(1)) }]);
     let errors = [
         why(TraceJob { models: vec!["H100".into()], ..job("a", 0, 1, 1, "x") }, &nodes),
         why(job("a", 0, 1, 9, "x"), &nodes),

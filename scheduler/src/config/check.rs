@@ -107,15 +107,15 @@ impl Config {
             }
             for quota in self.quotas(tenant) {
                 self.check_quota(&quota, &field)?;
-                *sums.entry((above.unwrap_or(""), quota.pool)).or_default() += u64::from(quota.quota.0);
+                *sums.entry((above.unwrap_or(""), quota.pool)).or_default() += u64::from(quota.quota.rounded_up());
             }
         }
         for ((above, pool), sum) in &sums {
             let own = self.tenants.iter().find(|tenant| tenant.name == **above);
             let quota = own.and_then(|own| self.quotas(own).into_iter().find(|quota| quota.pool == *pool));
-            if let Some(quota) = quota.filter(|quota| u64::from(quota.quota.0) < *sum) {
+            if let Some(quota) = quota.filter(|quota| u64::from(quota.quota.rounded_up()) < *sum) {
                 let remedy = format!("below the {sum} of the tenants right below it: raise it, or lower theirs");
-                return Err(bad(format!("tenant {above:?} quota"), quota.quota.0, remedy));
+                return Err(bad(format!("tenant {above:?} quota"), quota.quota.rounded_up(), remedy));
             }
         }
         Ok(())
@@ -126,10 +126,14 @@ impl Config {
             return Err(bad(field("pool"), quota.pool, "name one of the [[pool]]s of this file"));
         }
         if let Some(limit) = quota.limit.filter(|limit| *limit < quota.quota) {
-            return Err(bad(field("limit"), limit.0, format!("use the quota of {} or more", quota.quota)));
+            return Err(bad(field("limit"), limit.rounded_up(), format!("use the quota of {} or more", quota.quota)));
         }
         if let Some(lend) = quota.lend_limit.filter(|lend| *lend > quota.quota) {
-            return Err(bad(field("lend_limit"), lend.0, format!("use at most the quota of {}", quota.quota)));
+            return Err(bad(
+                field("lend_limit"),
+                lend.rounded_up(),
+                format!("use at most the quota of {}", quota.quota),
+            ));
         }
         Ok(())
     }

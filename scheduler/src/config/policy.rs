@@ -102,7 +102,7 @@ impl PolicyConfig {
             max_users,
         );
         if let Some(gpus) = self.max_quota {
-            policy.max_quota = Gpus(gpus);
+            policy.max_quota = Gpus::whole(gpus);
         }
         policy
     }

@@ -47,10 +47,10 @@ fn the_example_divides_the_pool_and_leaves_spares_out() {
     assert_eq!(config.auth_policy(), AuthPolicy::Credentials);
     assert_eq!(config.core_policy().priorities.len(), 4);
     let cluster = built(&config);
-    assert_eq!(quotas(&cluster), Gpus(7680), "of 8,000, less 320 spares");
+    assert_eq!(quotas(&cluster), Gpus::whole(7680), "of 8,000, less 320 spares");
     assert_eq!(cluster.tenants().iter().filter(|tenant| tenant.depth == 1).count(), 12);
     let screening = cluster.find_tenant("drug-discovery/screening").expect("it was defined");
-    assert_eq!(cluster.tenant(screening).quota(), Gpus(512));
+    assert_eq!(cluster.tenant(screening).quota(), Gpus::whole(512));
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn the_small_cluster_is_divided_whole() {
     assert_eq!(config.deadlines().heartbeat, Span(200));
     assert_eq!(config.core_policy().keep_ended, Span::seconds(86_400));
     assert_eq!(config.auth_policy(), AuthPolicy::LocalOperator { user: "dev".into() });
-    assert_eq!(quotas(&built(&config)), Gpus(32));
+    assert_eq!(quotas(&built(&config)), Gpus::whole(32));
 }
 
 #[test]

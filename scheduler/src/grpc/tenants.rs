@@ -129,9 +129,9 @@ fn shown<'a>(
 fn draft(request: v1::SetTenantRequest) -> TenantDraft {
     let quota = |quota: v1::PoolQuota| QuotaDraft {
         pool: quota.pool.into(),
-        quota: Gpus(quota.quota),
-        limit: quota.limit.map(Gpus),
-        lend_limit: quota.lend_limit.map(Gpus),
+        quota: Gpus::whole(quota.quota),
+        limit: quota.limit.map(Gpus::whole),
+        lend_limit: quota.lend_limit.map(Gpus::whole),
     };
     TenantDraft {
         name: request.tenant.into(),

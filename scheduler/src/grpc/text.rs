@@ -7,7 +7,7 @@ use dure_core::blocked::{Blocked, Gate};
 use dure_core::explain::{Blocker, Change, Help};
 use dure_core::ids::{PoolIndex, PriorityIndex, TenantIndex};
 use dure_core::request::Level;
-use dure_core::units::Time;
+use dure_core::units::{Gpus, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
@@ -109,12 +109,12 @@ fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
     let pool_of = |pool| pool_name(cluster, pool);
     match blocked {
         Blocked::NotEnoughGpus { pool, want, free } => {
-            format!("it needs {}, {} free in pool {}", gpus(want.0), are(free.0), pool_of(pool))
+            format!("it needs {}, {} free in pool {}", gpus(want), are(free), pool_of(pool))
         }
         Blocked::NotEnoughSlots { pool, want, free, gpus_per_member } => format!(
             "it needs room for {} of {} each, there is room for {free} in pool {}",
             plural(want, "member"),
-            gpus(u32::from(gpus_per_member)),
+            gpus(Gpus::whole(gpus_per_member.into())),
             pool_of(pool)
         ),
         Blocked::NoDomain { pool, level, want, best } => format!(
@@ -140,7 +140,7 @@ fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
             "{} holds {} (its quota is {quota}) in pool {} and could get {available} more, lent ones included; this job \
              needs {want}",
             tenant_name(cluster, tenant),
-            gpus(used.0),
+            gpus(used),
             pool_of(pool)
         ),
         Blocked::NonPreemptibleOverQuota { tenant, pool, quota, used, want } => format!(
@@ -151,23 +151,23 @@ fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
         Blocked::Fragmented { pool, want, reclaimable, until } => format!(
             "it is inside its quota and needs {}, but what others run inside theirs lies in the way in pool {} until {} at \
              the latest; {} could be taken back and would not help",
-            gpus(want.0),
+            gpus(want),
             pool_of(pool),
             moment(until),
-            gpus(reclaimable.0)
+            gpus(reclaimable)
         ),
         Blocked::MinimumRun { pool, want, until } => format!(
             "it is inside its quota and needs {}; what borrows them in pool {} has not run its minimum yet, enough of it \
              has at {}",
-            gpus(want.0),
+            gpus(want),
             pool_of(pool),
             moment(until)
         ),
         Blocked::ReclaimPending { pool, want, free, due } => format!(
             "{} in pool {} are promised to it, {} free already; what holds the rest is being stopped, until {} at the latest",
-            gpus(want.0),
+            gpus(want),
             pool_of(pool),
-            are(free.0),
+            are(free),
             moment(due)
         ),
         Blocked::Paused { tenant } => format!("{} is paused", tenant_name(cluster, tenant)),
@@ -200,7 +200,9 @@ fn blocked_remedy(blocked: Blocked) -> &'static str {
 fn blocked_numbers(blocked: Blocked) -> Vec<(&'static str, u64)> {
     let n = u64::from;
     match blocked {
-        Blocked::NotEnoughGpus { want, free, .. } => vec![("want", n(want.0)), ("free", n(free.0))],
+        Blocked::NotEnoughGpus { want, free, .. } => {
+            vec![("want", n(want.rounded_up())), ("free", n(free.rounded_up()))]
+        }
         Blocked::NotEnoughSlots { want, free, gpus_per_member, .. } => {
             vec![("want", n(want)), ("free", n(free)), ("gpus_per_member", u64::from(gpus_per_member))]
         }
@@ -208,20 +210,25 @@ fn blocked_numbers(blocked: Blocked) -> Vec<(&'static str, u64)> {
         Blocked::NotEnoughCpuOrMemory { want, fit, .. } => vec![("want", n(want)), ("fit", n(fit))],
         Blocked::SearchLimit { steps, .. } => vec![("steps", n(steps))],
         Blocked::OverLimit { limit, used, want, .. } => {
-            vec![("limit", n(limit.0)), ("used", n(used.0)), ("want", n(want.0))]
+            vec![("limit", n(limit.rounded_up())), ("used", n(used.rounded_up())), ("want", n(want.rounded_up()))]
         }
         Blocked::OverQuota { quota, used, available, want, .. } => {
-            vec![("quota", n(quota.0)), ("used", n(used.0)), ("available", n(available.0)), ("want", n(want.0))]
+            vec![
+                ("quota", n(quota.rounded_up())),
+                ("used", n(used.rounded_up())),
+                ("available", n(available.rounded_up())),
+                ("want", n(want.rounded_up())),
+            ]
         }
         Blocked::NonPreemptibleOverQuota { quota, used, want, .. } => {
-            vec![("quota", n(quota.0)), ("used", n(used.0)), ("want", n(want.0))]
+            vec![("quota", n(quota.rounded_up())), ("used", n(used.rounded_up())), ("want", n(want.rounded_up()))]
         }
         Blocked::Fragmented { want, reclaimable, until, .. } => {
-            vec![("want", n(want.0)), ("reclaimable", n(reclaimable.0)), ("until_ms", until.0)]
+            vec![("want", n(want.rounded_up())), ("reclaimable", n(reclaimable.rounded_up())), ("until_ms", until.0)]
         }
-        Blocked::MinimumRun { want, until, .. } => vec![("want", n(want.0)), ("until_ms", until.0)],
+        Blocked::MinimumRun { want, until, .. } => vec![("want", n(want.rounded_up())), ("until_ms", until.0)],
         Blocked::ReclaimPending { want, free, due, .. } => {
-            vec![("want", n(want.0)), ("free", n(free.0)), ("due_ms", due.0)]
+            vec![("want", n(want.rounded_up())), ("free", n(free.rounded_up())), ("due_ms", due.0)]
         }
         Blocked::Paused { .. } => Vec::new(),
         Blocked::CycleLimit { limit } => vec![("limit", n(limit))],
@@ -234,16 +241,18 @@ pub fn help(cluster: &Cluster, help: &Help) -> v1::Help {
     let message = match help.evicts {
         0 => format!("starts now {with}"),
         evicts => {
-            format!("starts {with}, after {} on {} would be evicted", plural(evicts, "job"), gpus(help.evicted.0))
+            format!("starts {with}, after {} on {} would be evicted", plural(evicts, "job"), gpus(help.evicted))
         }
     };
-    v1::Help { code: code.to_owned(), message, evicts: help.evicts, evicted_gpus: help.evicted.0 }
+    v1::Help { code: code.to_owned(), message, evicts: help.evicts, evicted_gpus: help.evicted.rounded_up() }
 }
 
 fn change(cluster: &Cluster, change: Change) -> (&'static str, String) {
     match change {
         Change::Members(members) => ("MEMBERS", format!("with {}", plural(members, "member"))),
-        Change::GpusPerMember(count) => ("GPUS_PER_MEMBER", format!("with {} per member", gpus(count.into()))),
+        Change::GpusPerMember(count) => {
+            ("GPUS_PER_MEMBER", format!("with {} per member", gpus(Gpus::whole(count.into()))))
+        }
         Change::Prefer(level) => ("PREFER", format!("with {0} preferred instead of required", level_name(level))),
         Change::Require(level) => ("REQUIRE", format!("if only one {} were required", level_name(level))),
         Change::ShareNodes => ("SHARE_NODES", "if members might share nodes".to_owned()),
@@ -282,16 +291,16 @@ pub fn moment(time: Time) -> String {
 }
 
 /// `1 GPU`, `2 GPUs`.
-pub fn gpus(count: u32) -> String {
-    plural(count, "GPU")
+pub fn gpus(count: Gpus) -> String {
+    if count == Gpus::whole(1) { "1 GPU".to_owned() } else { format!("{count} GPUs") }
 }
 
 fn plural(count: u32, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
-fn are(count: u32) -> String {
-    if count == 1 { "1 is".to_owned() } else { format!("{count} are") }
+fn are(count: Gpus) -> String {
+    if count == Gpus::whole(1) { "1 is".to_owned() } else { format!("{count} are") }
 }
 
 fn pool_name(cluster: &Cluster, pool: PoolIndex) -> &str {

@@ -210,7 +210,8 @@ fn restored(event: &Event) -> Wire {
         Event::UserRestored { tenant, user, ledger } => Wire::UserRestored(v1::UserRestored {
             tenant: u32::from(tenant.0),
             user: user.0,
-            used_gpus: ledger.used.0,
+            used_gpus: super::restored::gpus_to_wire(ledger.used).0,
+            used_part_milli: super::restored::gpus_to_wire(ledger.used).1,
             recent: Some(meter_to_wire(ledger.recent)),
             total: Some(usage_to_wire(ledger.total)),
             jobs: ledger.jobs,

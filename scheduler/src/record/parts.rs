@@ -44,7 +44,7 @@ fn not_empty<T>(field: &'static str, list: &[T]) -> Result<(), Fault> {
 }
 
 pub(super) fn quota_to_wire(pool: PoolIndex, quota: &Quota) -> v1::PoolQuota {
-    let gpus = |gpus: Option<Gpus>| gpus.map(|gpus| gpus.0);
+    let gpus = |gpus: Option<Gpus>| gpus.map(|gpus| gpus.rounded_up());
     v1::PoolQuota {
         pool: u32::from(pool.0),
         quota_gpus: gpus(quota.quota),
@@ -55,9 +55,9 @@ pub(super) fn quota_to_wire(pool: PoolIndex, quota: &Quota) -> v1::PoolQuota {
 
 pub(super) fn quota_from_wire(wire: &v1::PoolQuota) -> Result<(PoolIndex, Quota), Fault> {
     let quota = Quota {
-        quota: wire.quota_gpus.map(Gpus),
-        limit: wire.limit_gpus.map(Gpus),
-        lend_limit: wire.lend_limit_gpus.map(Gpus),
+        quota: wire.quota_gpus.map(Gpus::whole),
+        limit: wire.limit_gpus.map(Gpus::whole),
+        lend_limit: wire.lend_limit_gpus.map(Gpus::whole),
     };
     Ok((pool("PoolQuota.pool", wire.pool)?, quota))
 }

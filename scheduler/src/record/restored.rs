@@ -28,17 +28,29 @@ pub(super) fn usage_from_wire(wire: v1::Usage) -> Usage {
     Usage { own: GpuTime(wire.own_gpu_ms), borrowed: GpuTime(wire.borrowed_gpu_ms) }
 }
 
+/// Whole GPUs, and the thousandths of the one of which only a part is counted.
+pub(super) fn gpus_to_wire(gpus: Gpus) -> (u32, u32) {
+    let whole = u32::try_from(gpus.in_milli() / Gpus::MILLI).unwrap_or(u32::MAX);
+    (whole, (gpus.in_milli() % Gpus::MILLI) as u32)
+}
+
+fn gpus_from_wire(whole: u32, part_milli: u32) -> Gpus {
+    Gpus::milli(u64::from(whole) * Gpus::MILLI + u64::from(part_milli))
+}
+
 pub(super) fn meter_to_wire(meter: Meter) -> v1::Meter {
-    v1::Meter { amount: meter.amount, rate_gpus: meter.rate.0, at_ms: meter.at.0 }
+    let (rate_gpus, rate_part_milli) = gpus_to_wire(meter.rate);
+    v1::Meter { amount: meter.amount, rate_gpus, at_ms: meter.at.0, rate_part_milli }
 }
 
 pub(super) fn meter_from_wire(wire: v1::Meter) -> Meter {
-    Meter { amount: wire.amount, rate: Gpus(wire.rate_gpus), at: Time(wire.at_ms) }
+    let rate = gpus_from_wire(wire.rate_gpus, wire.rate_part_milli);
+    Meter { amount: wire.amount, rate, at: Time(wire.at_ms) }
 }
 
 pub(super) fn ledger_from_wire(wire: &v1::UserRestored) -> Result<UserLedger, Fault> {
     Ok(UserLedger {
-        used: Gpus(wire.used_gpus),
+        used: gpus_from_wire(wire.used_gpus, wire.used_part_milli),
         recent: meter_from_wire(needed("UserRestored.recent", wire.recent)?),
         total: usage_from_wire(needed("UserRestored.total", wire.total)?),
         jobs: wire.jobs,

@@ -85,7 +85,7 @@ impl World {
         let tenant = TenantDraft {
             name: "m".into(),
             create: true,
-            quotas: vec![QuotaDraft { quota: Gpus(16), ..Default::default() }],
+            quotas: vec![QuotaDraft { quota: Gpus::whole(16), ..Default::default() }],
             ..Default::default()
         };
         world.mutate(Input::DefinePool { name: "g".into(), model: "G".into(), gpus_per_node: 8 });

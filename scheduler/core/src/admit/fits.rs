@@ -48,7 +48,7 @@ fn fits_in(cluster: &Cluster, request: &Request, index: PoolIndex) -> Result<(),
 pub(crate) fn without(cluster: &Cluster, request: &Request, avoid: &[NodeIndex]) -> bool {
     let beside = |have: u64, want: u64| if have == 0 { u64::MAX } else { have.checked_div(want).unwrap_or(u64::MAX) };
     let slots = |node: &Node| {
-        let gpus = node.capacity.gpus.without(node.bad).count().0 / u32::from(request.shape.largest());
+        let gpus = node.capacity.gpus.without(node.bad).len() / u32::from(request.shape.largest());
         let cpu = beside(node.capacity.cpu.0, request.cpu.0);
         let memory = beside(node.capacity.memory.0, request.memory.0);
         let slots = u64::from(gpus).min(cpu).min(memory);

@@ -14,7 +14,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         let of = |what: &str| format!("job {} attempt {}: {what}", job.id, attempt.number);
         ensure(attempt.members.len() == shape.members() as usize, || of("members are missing"))?;
         for (rank, member) in attempt.members.iter().enumerate() {
-            let (want, got) = (u32::from(shape.gpus_of(rank)), member.placed.gpus.count().0);
+            let (want, got) = (u32::from(shape.gpus_of(rank)), member.placed.gpus.len());
             ensure(want == got, || of(&format!("member {rank} wants {want} GPUs and holds {got}")))?;
         }
         let pools = &job.spec.request.pools;

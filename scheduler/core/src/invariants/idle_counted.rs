@@ -26,7 +26,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         })?;
     }
     for node in &cluster.nodes {
-        let (has, of_pool) = (node.capacity.gpus.count().0, u32::from(cluster.pool(node.pool).gpus_per_node));
+        let (has, of_pool) = (node.capacity.gpus.len(), u32::from(cluster.pool(node.pool).gpus_per_node));
         ensure(has == of_pool, || format!("node {} has {has} GPUs, those of its pool have {of_pool}", node.name))?;
     }
     if !cluster.index_is_stale {

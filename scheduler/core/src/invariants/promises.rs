@@ -22,7 +22,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         let shape = &job.spec.request.shape;
         ensure(shape.members() as usize == promise.members.len(), || format!("job {id} is promised other members"))?;
         for (rank, placed) in promise.members.iter().enumerate() {
-            ensure(placed.gpus.count().0 == u32::from(shape.gpus_of(rank)), || {
+            ensure(placed.gpus.len() == u32::from(shape.gpus_of(rank)), || {
                 format!("member {rank} of job {id} is promised {:?}", placed.gpus)
             })?;
             let sum = sums.entry(placed.node).or_default();

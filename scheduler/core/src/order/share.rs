@@ -21,7 +21,8 @@ impl Rank {
 pub(crate) fn rank(tenant: &Tenant, now: Time, half_life: Span) -> Rank {
     let (used, quota) = (tenant.used(), tenant.quota());
     if used < quota {
-        return Rank::UnderQuota((u64::from(used.0) << 32) / u64::from(quota.0));
+        let part = (u128::from(used.in_milli()) << 32) / u128::from(quota.in_milli());
+        return Rank::UnderQuota(part as u64);
     }
     Rank::Borrower((of_borrower(tenant, now, half_life) << 16) / u64::from(tenant.weight.max(1)))
 }
@@ -39,5 +40,5 @@ pub(crate) fn of_user(ledger: &UserLedger, now: Time, half_life: Span) -> u64 {
 /// What is held now counts like the same amount held for about a half-life, so that a cycle does not give everything to
 /// whoever was idle before it.
 fn recent_and_now(decayed: u64, now: Gpus) -> u64 {
-    decayed.saturating_add(u64::from(now.0) * 1000).min(1 << 47)
+    decayed.saturating_add(now.in_milli()).min(1 << 47)
 }

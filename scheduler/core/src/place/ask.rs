@@ -30,7 +30,7 @@ impl Ask {
     pub(super) fn of(request: &Request, counted: bool) -> Self {
         let (members, gpus, total) = match &request.shape {
             Shape::Equal { members, gpus } => (*members, *gpus, *members * u32::from(*gpus)),
-            unequal @ Shape::Unequal(_) => (unequal.members(), unequal.largest(), unequal.total().0),
+            unequal @ Shape::Unequal(_) => (unequal.members(), unequal.largest(), unequal.total().rounded_up()),
         };
         Self {
             members,

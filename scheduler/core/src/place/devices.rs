@@ -11,7 +11,7 @@ use crate::gpu::GpuSet;
 /// `islands` are disjoint; free GPUs outside of all of them come last.
 #[inline]
 pub(super) fn choose(free: GpuSet, islands: &[GpuSet], want: usize) -> GpuSet {
-    let count = free.count().0 as usize;
+    let count = free.len() as usize;
     debug_assert!(want <= count, "the node was chosen because it has {want} free GPUs, but it has {count}");
     if want == count {
         return free;
@@ -25,7 +25,7 @@ pub(super) fn choose(free: GpuSet, islands: &[GpuSet], want: usize) -> GpuSet {
         let rest = free.without(chosen);
         let part = best_island(rest, islands, missing);
         let part = if part.is_empty() { rest } else { part }.lowest(missing);
-        missing -= part.count().0 as usize;
+        missing -= part.len() as usize;
         chosen = chosen.with(part);
     }
     chosen
@@ -37,7 +37,7 @@ fn best_island(free: GpuSet, islands: &[GpuSet], want: usize) -> GpuSet {
     let mut best_count = 0;
     for island in islands {
         let part = free.and(*island);
-        let count = part.count().0 as usize;
+        let count = part.len() as usize;
         let better = if best_count >= want { count >= want && count < best_count } else { count > best_count };
         if better {
             (best, best_count) = (part, count);

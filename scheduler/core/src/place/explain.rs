@@ -20,7 +20,7 @@ use crate::units::Gpus;
 pub(super) fn check_counters(pool: &Pool, index: PoolIndex, ask: &Ask, request: &Request) -> Result<(), Blocked> {
     let free = pool.free();
     if free < ask.total {
-        return Err(Blocked::NotEnoughGpus { pool: index, want: Gpus(ask.total), free: Gpus(free) });
+        return Err(Blocked::NotEnoughGpus { pool: index, want: Gpus::whole(ask.total), free: Gpus::whole(free) });
     }
     let want = match &request.shape {
         Shape::Equal { .. } => ask.members,

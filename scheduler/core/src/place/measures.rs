@@ -11,7 +11,7 @@ use crate::units::Gpus;
 impl PlaceIndex {
     /// The free GPUs of a pool.
     pub fn free(&self, pool: PoolIndex) -> Gpus {
-        Gpus(self.pools.get(pool.at()).map_or(0, Pool::free))
+        Gpus::whole(self.pools.get(pool.at()).map_or(0, Pool::free))
     }
 
     /// The nodes of a pool with at least `gpus` free GPUs.
@@ -30,12 +30,12 @@ impl PlaceIndex {
             None => pool.most_free() as u32,
             Some(height) => pool.levels[height].most_slots(1),
         };
-        Gpus(self.pools.get(pool.at()).map_or(0, largest))
+        Gpus::whole(self.pools.get(pool.at()).map_or(0, largest))
     }
 
     /// Of the free GPUs of a pool those that no member of `gpus` GPUs can use, in thousandths; 0 when none is free.
     pub fn fragmentation(&self, pool: PoolIndex, gpus: u8) -> u32 {
-        let free = u64::from(self.free(pool).0);
+        let free = u64::from(self.free(pool).rounded_up());
         let usable = u64::from(self.slots(pool, gpus)) * u64::from(gpus);
         ((free - usable) * 1000).checked_div(free).unwrap_or(0) as u32
     }

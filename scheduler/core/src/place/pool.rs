@@ -51,7 +51,7 @@ impl Room {
     /// Free GPUs.
     #[inline]
     pub(super) fn count(&self) -> u32 {
-        self.free.count().0
+        self.free.len()
     }
 }
 
@@ -92,7 +92,7 @@ impl Pool {
     /// The index of a pool all of whose GPUs are taken.
     pub(super) fn new(topology: &Topology, pool: PoolIndex, nodes: &[Node]) -> Self {
         let order = topology.order(pool);
-        let width = order.iter().map(|node| nodes[node.at()].capacity.gpus.count().0 as usize).max().unwrap_or(0);
+        let width = order.iter().map(|node| nodes[node.at()].capacity.gpus.len() as usize).max().unwrap_or(0);
         let width = width.max(1);
         let count = order.len() as u32;
         let mut levels: Vec<Domains> = Vec::new();

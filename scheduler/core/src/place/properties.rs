@@ -115,7 +115,7 @@ fn hold(nodes: &mut [Node], members: &[Placed], request: &Request, pool: PoolInd
         let node = &mut nodes[member.node.at()];
         assert_eq!(node.pool, pool);
         assert!(!avoid.contains(&node.index), "{} was to be avoided", node.name);
-        assert_eq!(member.gpus.count(), Gpus(u32::from(request.shape.gpus_of(rank))));
+        assert_eq!(member.gpus.count(), Gpus::whole(u32::from(request.shape.gpus_of(rank))));
         assert!(node.free().contains(member.gpus), "{:?} of {} are not all free", member.gpus, node.name);
         assert!(request.cpu.0 == 0 || node.cpu_free() >= request.cpu);
         assert!(request.memory.0 == 0 || node.memory_free() >= request.memory);

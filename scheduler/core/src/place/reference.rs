@@ -100,7 +100,7 @@ fn domains<'a>(nodes: &[&'a Node], width: Width) -> BTreeMap<Vec<String>, Vec<&'
 type Left = (u64, u64, u64);
 
 fn left_of(node: &Node) -> Left {
-    (u64::from(node.free().count().0), node.cpu_free().0, node.memory_free().0)
+    (u64::from(node.free().len()), node.cpu_free().0, node.memory_free().0)
 }
 
 /// How many members of one size fit on these nodes.

@@ -342,7 +342,7 @@ fn trial_changes_go_back() {
     let inner = index.checkpoint();
     assert_eq!(answer(&mut index, &nodes, &mut scratch, "1x4"), "1x4 -> n2[0-3]");
     index.rollback(inner);
-    assert_eq!(index.free(PoolIndex(0)), Gpus(8));
+    assert_eq!(index.free(PoolIndex(0)), Gpus::whole(8));
     // What a closed node gives back is not free.
     let request = Request {
         shape: shape("1x8"),
@@ -354,7 +354,7 @@ fn trial_changes_go_back() {
         distinct_nodes: false,
     };
     index.release(&[Placed { node: NodeIndex(3), gpus: GpuSet::first(8) }], &request);
-    assert_eq!(index.free(PoolIndex(0)), Gpus(8));
+    assert_eq!(index.free(PoolIndex(0)), Gpus::whole(8));
     index.rollback(outer);
     check_index(&index, &nodes);
     assert!(index.log.is_empty() && index.open == 0);
@@ -368,8 +368,14 @@ fn measures_of_a_pool() {
     add_nodes(&mut nodes, "n3 at=a/s/l1 free=0");
     let index = PlaceIndex::build(&Topology::compile(&nodes).unwrap(), &nodes);
     let pool = PoolIndex(0);
-    assert_eq!((index.free(pool), index.slots(pool, 2), index.nodes_with(pool, 3)), (Gpus(15), 6, 3));
+    assert_eq!((index.free(pool), index.slots(pool, 2), index.nodes_with(pool, 3)), (Gpus::whole(15), 6, 3));
     assert_eq!((index.fragmentation(pool, 1), index.fragmentation(pool, 8)), (0, 466));
-    assert_eq!((index.largest_block(pool, Level::Node), index.largest_block(pool, Level::Leaf)), (Gpus(8), Gpus(14)));
-    assert_eq!((index.free(PoolIndex(9)), index.largest_block(PoolIndex(9), Level::Site)), (Gpus(0), Gpus(0)));
+    assert_eq!(
+        (index.largest_block(pool, Level::Node), index.largest_block(pool, Level::Leaf)),
+        (Gpus::whole(8), Gpus::whole(14))
+    );
+    assert_eq!(
+        (index.free(PoolIndex(9)), index.largest_block(PoolIndex(9), Level::Site)),
+        (Gpus::whole(0), Gpus::whole(0))
+    );
 }

@@ -16,7 +16,7 @@ pub(crate) fn fits_alone(cluster: &Cluster, job: &Job) -> bool {
     };
     let mut domains: BTreeMap<(PoolIndex, Box<str>), BTreeMap<NodeIndex, u32>> = BTreeMap::new();
     for node in cluster.nodes().iter().filter(|node| job.spec.request.pools.contains(&node.pool)) {
-        domains.entry(domain(node)).or_default().insert(node.index, node.capacity.gpus.count().0);
+        domains.entry(domain(node)).or_default().insert(node.index, node.capacity.gpus.len());
     }
     domains.values().any(|free| fits(job, 0, free))
 }

@@ -382,7 +382,7 @@ impl World {
     /// The node restarts with other hardware; the draft of the beginning stays what it is.
     fn rebuilt(&mut self, at: usize, gpus: u8, leaf: u8) {
         let first = self.nodes[at].clone();
-        let gpus = gpus.min(first.capacity.gpus.count().0 as u8);
+        let gpus = gpus.min(first.capacity.gpus.len() as u8);
         let rebuilt = node(at, gpus, leaf, &first.model);
         self.nodes[at] = rebuilt;
         self.reboot(at);
@@ -393,9 +393,9 @@ impl World {
         let Division { quota, limit_above, lend, weight } = division;
         let quota_of = |pool: &str| QuotaDraft {
             pool: pool.into(),
-            quota: Gpus(quota.into()),
-            limit: limit_above.map(|above| Gpus((quota + above).into())),
-            lend_limit: lend.map(|lend| Gpus(lend.min(quota).into())),
+            quota: Gpus::whole(quota.into()),
+            limit: limit_above.map(|above| Gpus::whole((quota + above).into())),
+            lend_limit: lend.map(|lend| Gpus::whole(lend.min(quota).into())),
         };
         let quotas = self.cluster.pools().iter().map(|pool| quota_of(&pool.name)).collect();
         let draft = TenantDraft {

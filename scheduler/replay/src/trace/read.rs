@@ -159,8 +159,8 @@ pub fn read_missions(path: &Path) -> Result<Vec<Mission>, TraceError> {
     Table::open(path, &["tenant", "quota"])?.rows(|line| {
         Ok(Mission {
             tenant: line.name("tenant")?,
-            quota: Gpus(line.count("quota")?),
-            limit: line.count_if("limit")?.map(Gpus),
+            quota: Gpus::whole(line.count("quota")?),
+            limit: line.count_if("limit")?.map(Gpus::whole),
         })
     })
 }

@@ -49,8 +49,8 @@ fn tenant_rank(cluster: &Cluster, standing: &Standing) -> v1::TenantRank {
     v1::TenantRank {
         tenant: tenant_name(cluster, standing.tenant).to_owned(),
         under_quota: standing.is_under_quota,
-        used_gpus: standing.used.0,
-        quota_gpus: standing.quota.0,
+        used_gpus: standing.used.rounded_up(),
+        quota_gpus: standing.quota.rounded_up(),
         above_quota_milli: standing.above_milli,
         weight: standing.weight,
         place: count(standing.place),
@@ -69,7 +69,7 @@ fn holder(cluster: &Cluster, holder: &Holder, may_see: impl Fn(&Job) -> bool) ->
     v1::Holder {
         job_id: if is_seen { holder.job.0 } else { 0 },
         tenant: tenant.map_or_else(String::new, |tenant| tenant_name(cluster, tenant).to_owned()),
-        gpus: holder.gpus.0,
+        gpus: holder.gpus.rounded_up(),
         how: how.to_owned(),
         until_ms: ms(holder.until),
     }

@@ -26,7 +26,7 @@ pub fn job(cluster: &Cluster, job: &Job, now: Time) -> v1::Job {
         name: spec.name.to_string(),
         phase: phase(job).into(),
         shape: Some(shape(job)),
-        gpus: job.gpus().0,
+        gpus: job.gpus().rounded_up(),
         priority: text::priority(cluster, spec.priority).to_owned(),
         time_limit_ms: spec.time_limit.0,
         submitted_ms: job.submitted_at.0,

@@ -64,7 +64,7 @@ fn queued_gpus(cluster: &Cluster, tenant: &Tenant) -> u64 {
     buckets
         .map(|bucket| {
             let request = &cluster.classes().get(bucket.class).key.request;
-            u64::from(request.shape.total().0) * bucket.keys.len() as u64
+            u64::from(request.shape.total().rounded_up()) * bucket.keys.len() as u64
         })
         .sum()
 }
@@ -79,7 +79,7 @@ pub fn tenant(cluster: &Cluster, tenant: &Tenant, sums: &Sums) -> v1::Tenant {
         // What is promised is nobody's yet.
         let used = held.used.less(held.promised);
         let own = used.less(held.borrowed);
-        v1::PoolUsage { pool, used: used.0, own: own.0, borrowed: held.borrowed.0 }
+        v1::PoolUsage { pool, used: used.rounded_up(), own: own.rounded_up(), borrowed: held.borrowed.rounded_up() }
     });
     v1::Tenant {
         name: tenant.name.to_string(),
@@ -101,9 +101,9 @@ pub fn tenant(cluster: &Cluster, tenant: &Tenant, sums: &Sums) -> v1::Tenant {
 fn quota(pool: String, quota: Quota) -> Option<v1::PoolQuota> {
     (quota != Quota::default()).then(|| v1::PoolQuota {
         pool,
-        quota: quota.quota.unwrap_or_default().0,
-        limit: quota.limit.map(|limit| limit.0),
-        lend_limit: quota.lend_limit.map(|limit| limit.0),
+        quota: quota.quota.unwrap_or_default().rounded_up(),
+        limit: quota.limit.map(|limit| limit.rounded_up()),
+        lend_limit: quota.lend_limit.map(|limit| limit.rounded_up()),
     })
 }
 
@@ -116,7 +116,7 @@ pub fn usage(tenant: &Tenant, sums: &Sums) -> v1::UsageRow {
         user: String::new(),
         total: Some(gpu_time(total)),
         jobs: sums.jobs[tenant.index.at()],
-        gpus_now: tenant.used().0,
+        gpus_now: tenant.used().rounded_up(),
     }
 }
 
@@ -134,7 +134,7 @@ pub fn usage_by_user<'a>(
             user: cluster.user(*user).to_owned(),
             total: Some(gpu_time(total)),
             jobs: ledger.jobs,
-            gpus_now: ledger.used.0,
+            gpus_now: ledger.used.rounded_up(),
         }
     })
 }

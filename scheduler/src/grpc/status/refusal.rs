@@ -121,17 +121,17 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::NoGpus { member } => format!("member {member} asks for 0 GPUs"),
         Refusal::TooManyMembers { members, limit } => format!("{members} members, at most {limit}"),
         Refusal::MemberTooLarge { gpus: asked, largest } => {
-            format!("a member asks for {}, the largest node has {largest}", gpus(*asked))
+            format!("a member asks for {}, the largest node has {largest}", gpus(Gpus::whole(*asked)))
         }
         Refusal::GangTooLarge { want, capacity } => {
-            format!("the gang asks for {}, the pools that it may use have {capacity}", gpus(want.0))
+            format!("the gang asks for {}, the pools that it may use have {capacity}", gpus(*want))
         }
         Refusal::GangNeverFits { want, best, level } => never_fits(*want, *best, *level),
         Refusal::OverLimitForEver { tenant, want, limit } => {
-            format!("the gang asks for {}, the limit of {tenant:?} is {limit}", gpus(want.0))
+            format!("the gang asks for {}, the limit of {tenant:?} is {limit}", gpus(*want))
         }
         Refusal::NonPreemptibleOverQuota { tenant, want, quota } => {
-            format!("a non-preemptible gang of {}, the quota of {tenant:?} is {quota}", gpus(want.0))
+            format!("a non-preemptible gang of {}, the quota of {tenant:?} is {quota}", gpus(*want))
         }
         Refusal::UnknownModel { name, known } => format!("no pool has GPU model {name:?}, there is {}", list(known)),
         Refusal::NoPool => "the cluster has no pool yet".to_owned(),

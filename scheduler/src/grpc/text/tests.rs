@@ -9,7 +9,7 @@ use super::*;
 
 fn cluster() -> Cluster {
     let mut cluster = Cluster::new(Policy::standard());
-    let quota = QuotaDraft { quota: Gpus(8), ..Default::default() };
+    let quota = QuotaDraft { quota: Gpus::whole(8), ..Default::default() };
     let tenant = TenantDraft { name: "fusion".into(), create: true, quotas: vec![quota], ..Default::default() };
     for input in [
         Input::DefinePool { name: "h200".into(), model: "NVIDIA H200".into(), gpus_per_node: 8 },
@@ -22,7 +22,7 @@ fn cluster() -> Cluster {
 
 fn all() -> Vec<Blocker> {
     let (pool, tenant) = (PoolIndex(0), TenantIndex(1));
-    let (quota, limit, used, want) = (Gpus(8), Gpus(12), Gpus(7), Gpus(16));
+    let (quota, limit, used, want) = (Gpus::whole(8), Gpus::whole(12), Gpus::whole(7), Gpus::whole(16));
     let gates = [
         Gate::Held,
         Gate::Dependencies { open: 1 },
@@ -32,17 +32,17 @@ fn all() -> Vec<Blocker> {
         Gate::ArrayCap { cap: 0 },
     ];
     let blocked = [
-        Blocked::NotEnoughGpus { pool, want, free: Gpus(1) },
+        Blocked::NotEnoughGpus { pool, want, free: Gpus::whole(1) },
         Blocked::NotEnoughSlots { pool, want: 2, free: 1, gpus_per_member: 8 },
         Blocked::NoDomain { pool, level: Level::Leaf, want: 4, best: 3 },
         Blocked::NotEnoughCpuOrMemory { pool, want: 4, fit: 1 },
         Blocked::SearchLimit { pool, steps: 20_000 },
         Blocked::OverLimit { tenant, pool, limit, used, want },
-        Blocked::OverQuota { tenant, pool, quota, used, available: Gpus(1), want },
+        Blocked::OverQuota { tenant, pool, quota, used, available: Gpus::whole(1), want },
         Blocked::NonPreemptibleOverQuota { tenant, pool, quota, used, want },
-        Blocked::Fragmented { pool, want, reclaimable: Gpus(3), until: Time(1_800_000_000_000) },
+        Blocked::Fragmented { pool, want, reclaimable: Gpus::whole(3), until: Time(1_800_000_000_000) },
         Blocked::MinimumRun { pool, want, until: Time(1_800_000_000_000) },
-        Blocked::ReclaimPending { pool, want, free: Gpus(1), due: Time(1_800_000_000_000) },
+        Blocked::ReclaimPending { pool, want, free: Gpus::whole(1), due: Time(1_800_000_000_000) },
         Blocked::Paused { tenant },
         Blocked::Paused { tenant: TenantIndex::ROOT },
         Blocked::CycleLimit { limit: 2000 },

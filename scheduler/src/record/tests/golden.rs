@@ -114,11 +114,11 @@ fn usage() -> Usage {
 }
 
 fn meter() -> Meter {
-    Meter { amount: 1 << 40, rate: Gpus(12), at: Time(1_699_999_999_000) }
+    Meter { amount: 1 << 40, rate: Gpus::whole(12), at: Time(1_699_999_999_000) }
 }
 
 fn division() -> Vec<Event> {
-    let quota = Quota { quota: Some(Gpus(64)), limit: Some(Gpus(128)), lend_limit: Some(Gpus(0)) };
+    let quota = Quota { quota: Some(Gpus::whole(64)), limit: Some(Gpus::whole(128)), lend_limit: Some(Gpus::whole(0)) };
     let change = TenantChange {
         weight: Some(3),
         default_time_limit: Some(Span::seconds(7200)),
@@ -270,7 +270,7 @@ fn restored() -> Vec<Event> {
         index_of: Some((JobId(900), 4)),
         usage: usage(),
     };
-    let ledger = UserLedger { used: Gpus(8), recent: meter(), total: usage(), jobs: 17 };
+    let ledger = UserLedger { used: Gpus::whole(8), recent: meter(), total: usage(), jobs: 17 };
     vec![
         Event::CountersRestored { next_job: JobId(2000), next_start: 42 },
         Event::TenantRestored { tenant: TenantIndex(3), total: usage(), excess: meter() },

@@ -66,7 +66,7 @@ fn span() -> impl Strategy<Value = Span> {
 }
 
 fn gpus() -> impl Strategy<Value = Gpus> {
-    any::<u32>().prop_map(Gpus)
+    any::<u32>().prop_map(Gpus::whole)
 }
 
 fn gpu_set() -> impl Strategy<Value = GpuSet> {
