@@ -47,14 +47,14 @@ impl Cluster {
     /// nobody waits. Never changes what is decided. O(classes + tenants + what was used up).
     pub fn provision(&mut self) {
         self.refresh_index();
-        let idle: usize = self.pools.iter().map(|pool| pool.idle.0 as usize).sum();
+        let idle: usize = self.pools.iter().map(|pool| pool.idle.rounded_up() as usize).sum();
         let most_jobs = idle.min(self.policy.max_placements_per_cycle as usize).min(self.tenants[0].queued);
         let most_members = idle.min(self.policy.max_members_per_cycle as usize);
         let mut want = [0; SIZES];
         let mut largest = 0;
         for (_, class) in self.classes.iter() {
             let shape = &class.key.request.shape;
-            let most = (class.jobs as usize).min(idle / (shape.total().0 as usize).max(1));
+            let most = (class.jobs as usize).min(idle / (shape.total().rounded_up() as usize).max(1));
             want[size_of(shape.members() as usize)] += most;
             largest = largest.max(shape.members() as usize);
         }

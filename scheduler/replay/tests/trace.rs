@@ -75,7 +75,7 @@ fn plain_or_compressed_it_is_the_same() {
     let mission = |tenant: &str, quota, limit: Option<u32>| Mission {
         tenant: tenant.into(),
         quota: Gpus::whole(quota),
-        limit: limit.map(Gpus),
+        limit: limit.map(Gpus::whole),
     };
     assert_eq!(read_missions(&plain).expect("read"), [mission("x", 8, None), mission("y", 4, Some(6))]);
 }
