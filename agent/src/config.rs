@@ -13,6 +13,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tonic::transport::Uri;
 
+use crate::isolation::IsolationConfig;
+
 /// The longest name of a node.
 pub const MAX_NODE_NAME: usize = 128;
 /// Heartbeats may not come faster than this, in milliseconds.
@@ -55,12 +57,12 @@ pub struct AgentConfig {
     /// In place of the kernel's boot id: for tests, and for nodes that share a kernel.
     #[serde(default)]
     pub boot_id: Option<String>,
-    /// Bytes kept of each output stream of a member.
+    /// Bytes kept of each output stream of a member: the newest.
     #[serde(default)]
     pub log_limit_bytes: Option<u64>,
-    /// A delegated cgroup v2 folder in which every member gets a cgroup of its own.
+    /// How members are kept apart.
     #[serde(default)]
-    pub cgroup_root: Option<PathBuf>,
+    pub isolation: IsolationConfig,
     /// CPU to offer, in thousandths; what the kernel shows when absent.
     #[serde(default)]
     pub cpu_milli: Option<u64>,
@@ -180,7 +182,7 @@ impl AgentConfig {
             shim: Vec::new(),
             boot_id: None,
             log_limit_bytes: None,
-            cgroup_root: None,
+            isolation: IsolationConfig::default(),
             cpu_milli: None,
             memory_mib: None,
         }
@@ -218,6 +220,12 @@ impl AgentConfig {
         }
         if self.log_limit_bytes == Some(0) {
             return Err(bad("log_limit_bytes", "0", "use 1 or more; to keep no log let the job write to /dev/null"));
+        }
+        if let Some(root) = &self.isolation.cgroup_root
+            && !root.is_absolute()
+        {
+            let remedy = "name an absolute folder of cgroup v2";
+            return Err(bad("isolation.cgroup_root", root.display().to_string(), remedy));
         }
         if self.launcher == LauncherKind::Process && matches!(self.gpus, GpuSource::Simulated { .. }) {
             let remedy = "processes need GPUs with UUIDs: use source = \"fake\", or launcher = \"simulated\"";

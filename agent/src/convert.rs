@@ -54,7 +54,13 @@ pub(crate) fn exit_to_wire(exit: &Exit) -> v1::Exit {
         How::LaunchFailure(why) => v1::exit::How::LaunchFailure(why.clone()),
         How::Unknown(why) => v1::exit::How::Unknown(why.clone()),
     };
-    v1::Exit { how: Some(how), timed_out: exit.timed_out, started_ms: exit.started_ms, ended_ms: exit.ended_ms }
+    v1::Exit {
+        how: Some(how),
+        timed_out: exit.timed_out,
+        started_ms: exit.started_ms,
+        ended_ms: exit.ended_ms,
+        detail: exit.detail.clone(),
+    }
 }
 
 pub(crate) fn exit_from_wire(exit: v1::Exit) -> Exit {
@@ -65,13 +71,14 @@ pub(crate) fn exit_from_wire(exit: v1::Exit) -> Exit {
         Some(v1::exit::How::Unknown(why)) => How::Unknown(why),
         None => How::Unknown("the record of its end does not say how".to_owned()),
     };
-    Exit { how, timed_out: exit.timed_out, started_ms: exit.started_ms, ended_ms: exit.ended_ms }
+    Exit { how, timed_out: exit.timed_out, started_ms: exit.started_ms, ended_ms: exit.ended_ms, detail: exit.detail }
 }
 
 pub(crate) fn report_to_wire(report: &Report) -> v1::Report {
     let what = match &report.news {
         News::Prepared => v1::report::What::Prepared(true),
         News::Started(pid) => v1::report::What::StartedPid(*pid),
+        News::Checkpoint(step, at) => v1::report::What::Checkpoint(v1::Checkpoint { step: *step, at_ms: at.0 }),
         News::Gone(exit) => v1::report::What::Gone(exit_to_wire(exit)),
     };
     v1::Report {

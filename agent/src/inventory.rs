@@ -62,6 +62,8 @@ pub enum InventoryError {
 pub struct GpuFacts {
     /// NVML's index.
     pub index: u32,
+    /// The number of its device file, where NVML says it.
+    pub minor: Option<u32>,
     /// Its unique name; empty when it could not be read: such a GPU is never used.
     pub uuid: String,
     /// Its model.
@@ -148,6 +150,7 @@ impl Gpus {
 fn simulated(node: &str, count: u32, model: &str, memory_mib: u64) -> Vec<GpuFacts> {
     let facts = |index| GpuFacts {
         index,
+        minor: None,
         uuid: format!("SIM-{node}-{index}"),
         model: model.to_owned(),
         memory_mib,
@@ -190,6 +193,7 @@ pub fn to_wire(config: &AgentConfig, gpus: &Gpus) -> Inventory {
         nvlink_domain: location.nvlink_domain,
         driver_version: gpus.driver_version.clone(),
         address: config.address.clone().unwrap_or_else(|| config.node.clone()),
+        weaker_isolation: Vec::new(),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod convert;
 pub mod durable;
 pub mod fake;
 pub mod inventory;
+pub mod isolation;
 pub mod join;
 pub mod launch;
 pub mod leases;

@@ -1,7 +1,7 @@
 //! Reading a member's output from its node.
 //!
 //! Comes in: which member, which stream, from where. Goes out: chunks in order, then an end or an error.
-//! The path is made from ids here, never taken from a request. The reader waits for the receiver: a slow one slows
+//! The path is made from ids here, never taken from a request, and nothing that a job could have put there is read. The reader waits for the receiver: a slow one slows
 //! only itself. This part must never change a log.
 
 use std::{
@@ -27,9 +27,31 @@ pub const LOG_CHUNK: usize = 64 * 1024;
 /// How often a followed log is looked at for more.
 const FOLLOW_LOOK: Duration = Duration::from_millis(100);
 
-/// Where the output of a member is kept, or linked from.
-pub fn path(state_dir: &Path, id: MemberId, stderr: bool) -> PathBuf {
-    state_dir.join("logs").join(format!("{id}.{}", if stderr { "err" } else { "out" }))
+/// The folder of a member's output.
+pub fn folder(state_dir: &Path, id: MemberId) -> PathBuf {
+    state_dir.join("logs").join(id.to_string())
+}
+
+/// The name of a stream in that folder.
+pub fn stream_name(stderr: bool) -> &'static str {
+    if stderr { "err" } else { "out" }
+}
+
+/// The file that begins at byte `start` of a stream.
+pub fn segment(folder: &Path, name: &str, start: u64) -> PathBuf {
+    folder.join(format!("{name}.{start}"))
+}
+
+/// First bytes of the files that are kept of a stream, rising.
+pub fn segments(folder: &Path, name: &str) -> io::Result<Vec<u64>> {
+    let mut starts = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?.file_name();
+        starts
+            .extend(entry.to_str().and_then(|entry| entry.strip_prefix(name)?.strip_prefix('.')?.parse::<u64>().ok()));
+    }
+    starts.sort_unstable();
+    Ok(starts)
 }
 
 /// Sends the log to `to` until its end, or, when followed, until the member has ended. Ends early when nobody listens.
@@ -63,47 +85,49 @@ impl Reader {
     async fn run(&self, state_dir: &Path, read: &LogRead) -> io::Result<()> {
         let id = MemberId { job: read.job_id, attempt: read.attempt, member: read.member };
         let member_dir = state_dir.join("members").join(id.to_string());
-        let path = path(state_dir, id, read.stderr);
-        let mut file = loop {
+        let folder = folder(state_dir, id);
+        let name = stream_name(read.stderr);
+        let starts = loop {
             let ended = has_ended(&member_dir);
-            match File::open(&path).await {
-                Ok(file) => break file,
+            match segments(&folder, name) {
+                Ok(starts) if !starts.is_empty() => break starts,
+                Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
                 // A member that has not begun has no log yet.
-                Err(err) if err.kind() == io::ErrorKind::NotFound && read.follow && !ended => sleep(FOLLOW_LOOK).await,
-                Err(err) if err.kind() == io::ErrorKind::NotFound && !ended => {
+                _ if read.follow && !ended => sleep(FOLLOW_LOOK).await,
+                _ if !ended => {
                     self.send(LogData { end: true, ..self.data() }).await;
                     return Ok(());
                 }
-                Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                _ => {
                     let why =
                         format!("member {id} has no log on this node: it wrote none here, or it was removed by age");
-                    return Err(io::Error::new(err.kind(), why));
+                    return Err(io::Error::new(io::ErrorKind::NotFound, why));
                 }
-                Err(err) => return Err(err),
             }
             if self.to.is_closed() {
                 return Ok(());
             }
         };
-        let length = file.metadata().await?.len();
+        let newest = starts.last().copied().unwrap_or(0);
+        let length = newest + tokio::fs::metadata(segment(&folder, name, newest)).await?.len();
         let from_end = if read.tail_bytes > 0 { length.saturating_sub(read.tail_bytes) } else { 0 };
-        let mut offset = file.seek(SeekFrom::Start(read.offset.max(from_end))).await?;
+        let mut place = Place { folder, name, offset: read.offset.max(from_end), open: None };
         let mut chunk = vec![0; LOG_CHUNK];
         loop {
             // Looked at before the read: what was written before the end is read after it was seen.
             let last = !read.follow || has_ended(&member_dir);
             loop {
-                let count = file.read(&mut chunk).await?;
+                let count = place.read(&mut chunk).await?;
                 if count == 0 {
                     break;
                 }
-                if !self.send(LogData { offset, data: chunk[..count].to_vec(), ..self.data() }).await {
+                let data = chunk[..count].to_vec();
+                if !self.send(LogData { offset: place.offset - count as u64, data, ..self.data() }).await {
                     return Ok(());
                 }
-                offset += count as u64;
             }
             if last {
-                self.send(LogData { offset, end: true, ..self.data() }).await;
+                self.send(LogData { offset: place.offset, end: true, ..self.data() }).await;
                 return Ok(());
             }
             if self.to.is_closed() {
@@ -111,6 +135,45 @@ impl Reader {
             }
             sleep(FOLLOW_LOOK).await;
         }
+    }
+}
+
+/// A place in a stream whose oldest parts may go at any time.
+struct Place {
+    folder: PathBuf,
+    name: &'static str,
+    offset: u64,
+    /// First byte of the open file.
+    open: Option<(u64, File)>,
+}
+
+impl Place {
+    /// The next bytes; none at the end of what is there. What is gone is left out: the offset tells.
+    async fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
+        if let Some((_, file)) = &mut self.open {
+            let count = file.read(chunk).await?;
+            self.offset += count as u64;
+            if count > 0 {
+                return Ok(count);
+            }
+        }
+        let starts = segments(&self.folder, self.name)?;
+        let holds = starts.iter().rev().find(|start| **start <= self.offset).or(starts.first());
+        let Some(start) = holds.copied().filter(|start| self.open.as_ref().is_none_or(|(open, _)| open < start)) else {
+            return Ok(0);
+        };
+        self.offset = self.offset.max(start);
+        let mut file = match File::open(segment(&self.folder, self.name, start)).await {
+            Ok(file) => file,
+            // It went meanwhile: the next look finds a later one.
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(err) => return Err(err),
+        };
+        file.seek(SeekFrom::Start(self.offset - start)).await?;
+        let count = file.read(chunk).await?;
+        self.offset += count as u64;
+        self.open = Some((start, file));
+        Ok(count)
     }
 }
 

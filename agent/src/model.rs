@@ -82,17 +82,25 @@ pub struct Exit {
     pub started_ms: u64,
     /// End, milliseconds since the Unix epoch; 0: not known.
     pub ended_ms: u64,
+    /// What the kernel refused it (memory, processes), in words; empty: nothing.
+    pub detail: String,
 }
 
 impl Exit {
     /// The end of a member that never ran.
     pub fn never_ran(why: impl Into<String>) -> Self {
-        Self { how: How::LaunchFailure(why.into()), timed_out: false, started_ms: 0, ended_ms: 0 }
+        Self {
+            how: How::LaunchFailure(why.into()),
+            timed_out: false,
+            started_ms: 0,
+            ended_ms: 0,
+            detail: String::new(),
+        }
     }
 
     /// The end of a member that is dead without a word.
     pub fn unknown(why: impl Into<String>) -> Self {
-        Self { how: How::Unknown(why.into()), timed_out: false, started_ms: 0, ended_ms: 0 }
+        Self { how: How::Unknown(why.into()), timed_out: false, started_ms: 0, ended_ms: 0, detail: String::new() }
     }
 }
 
@@ -194,6 +202,8 @@ pub enum News {
     Prepared,
     /// Runs, with this process id.
     Started(u32),
+    /// It says that it can go on from this step of its own count; when it said so.
+    Checkpoint(u64, Millis),
     /// The process group is gone: the GPUs are free.
     Gone(Exit),
 }

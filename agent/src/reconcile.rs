@@ -22,7 +22,7 @@ use self::{
     lease::{Lease, Phase},
     reports::Reports,
 };
-use crate::model::{Epoch, EpochMark, Exit, JournalSeq, LeaseRecord, MemberId, Millis, Order, Recorded, Welcome};
+use crate::model::{Epoch, EpochMark, Exit, JournalSeq, LeaseRecord, MemberId, Millis, News, Order, Recorded, Welcome};
 
 /// Leases one node may hold, ended ones that wait for their acknowledgement included.
 pub const MAX_LEASES: usize = 4_096;
@@ -139,6 +139,11 @@ impl Leases {
                 }
             }
             Input::Started { id, pid } => self.started(id, pid, now, out),
+            Input::Checkpoint { id, step, at } => {
+                if self.leases.get(&id).is_some_and(Lease::runs) {
+                    self.reports.push(id, News::Checkpoint(step, at), now, out);
+                }
+            }
             Input::NotStarted(id) => self.not_started(id, out),
             Input::Gone { id, exit } => self.gone(id, exit, out),
             Input::Tick => {

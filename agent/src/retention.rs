@@ -14,8 +14,7 @@ pub fn prune(state_dir: &Path) -> io::Result<()> {
 }
 
 fn prune_to(state_dir: &Path, keep: usize) -> io::Result<()> {
-    // Standard output and error are two files of one member.
-    for (folder, keep) in [("logs", 2 * keep), ("work", keep)] {
+    for folder in ["logs", "work"] {
         let mut entries = ended(state_dir, folder)?;
         if entries.len() <= keep {
             continue;
@@ -44,8 +43,7 @@ fn ended(state_dir: &Path, folder: &str) -> io::Result<Vec<(SystemTime, String)>
     for entry in entries {
         let entry = entry?;
         let Ok(name) = entry.file_name().into_string() else { continue };
-        let member = name.trim_end_matches(".out").trim_end_matches(".err");
-        if !state_dir.join("members").join(member).exists() {
+        if !state_dir.join("members").join(&name).exists() {
             found.push((entry.metadata()?.modified()?, name));
         }
     }
@@ -63,13 +61,11 @@ mod tests {
             fs::create_dir_all(dir.path().join(folder)).expect("makes it");
         }
         for job in 1..=5_u64 {
-            let member = format!("{job}.1.0");
-            fs::create_dir_all(dir.path().join("work").join(&member)).expect("makes it");
-            for end in ["out", "err"] {
-                let path = dir.path().join("logs").join(format!("{member}.{end}"));
-                let file = fs::File::create(path).expect("makes it");
+            for folder in ["work", "logs"] {
+                let path = dir.path().join(folder).join(format!("{job}.1.0"));
+                fs::create_dir(&path).expect("makes it");
                 let age = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(job);
-                file.set_modified(age).expect("sets the time");
+                fs::File::open(&path).and_then(|dir| dir.set_modified(age)).expect("sets the time");
             }
         }
         prune_to(dir.path(), 2).expect("prunes");
@@ -80,7 +76,8 @@ mod tests {
             names.sort();
             names
         };
-        assert_eq!(left("logs"), ["1.1.0.err", "1.1.0.out", "4.1.0.err", "4.1.0.out", "5.1.0.err", "5.1.0.out"]);
-        assert_eq!(left("work").len(), 3, "the newest two and the one with a lease");
+        for folder in ["logs", "work"] {
+            assert_eq!(left(folder), ["1.1.0", "4.1.0", "5.1.0"], "the newest two and the one with a lease");
+        }
     }
 }

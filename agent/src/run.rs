@@ -17,13 +17,14 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::{pump::Pump, store::Writer};
 use crate::{
     config::{AgentConfig, ConfigError, LauncherKind},
     durable,
     inventory::{Gpus, InventoryError},
+    isolation::{Isolation, IsolationError},
     launch::{
         Launcher, MAX_FACTS, ProcessLauncher, ProcessSettings, SimulatedLauncher, process::DEFAULT_LOG_LIMIT_BYTES,
     },
@@ -44,6 +45,9 @@ pub enum AgentError {
     /// Fix the driver, or say that there is none.
     #[error(transparent)]
     Inventory(#[from] InventoryError),
+    /// Fix the node, or ask for less.
+    #[error(transparent)]
+    Isolation(#[from] IsolationError),
     /// Fix the disk.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -82,13 +86,22 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
         lock = Some(lock_state_dir(&config)?);
     }
     let gpus = Gpus::find(&config).await?;
+    let isolation = match config.launcher {
+        LauncherKind::Process => Isolation::find(&config.isolation, &config.state_dir, gpus.facts())?,
+        LauncherKind::Simulated => Isolation::off(&config.state_dir),
+    };
+    for words in isolation.weaker() {
+        warn!(node = config.node, lacking = words, "members are kept apart less than configured");
+    }
     let (facts, facts_in) = mpsc::channel(MAX_FACTS);
     let boot_id = boot_id(&config)?;
     let store: Arc<dyn LeaseStore> =
         if on_disk { Arc::new(DiskStore::open(&config.state_dir)?) } else { Arc::new(MemoryStore::default()) };
     let launcher: Box<dyn Launcher> = match config.launcher {
         LauncherKind::Simulated => Box::new(SimulatedLauncher::new(facts)),
-        LauncherKind::Process => Box::new(ProcessLauncher::new(process_settings(&config, &gpus, &boot_id)?, facts)),
+        LauncherKind::Process => {
+            Box::new(ProcessLauncher::new(process_settings(&config, &gpus, &boot_id, &isolation)?, facts))
+        }
     };
     let stored = store.load()?;
     info!(node = config.node, gpus = gpus.facts().len(), leases = stored.leases.len(), "agent starts");
@@ -106,6 +119,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     let pump = Pump {
         config,
         agent,
+        weaker_isolation: isolation.weaker().to_vec(),
         launcher,
         gpus,
         writer,
@@ -121,7 +135,12 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     Ok(())
 }
 
-fn process_settings(config: &AgentConfig, gpus: &Gpus, boot_id: &str) -> Result<ProcessSettings, AgentError> {
+fn process_settings(
+    config: &AgentConfig,
+    gpus: &Gpus,
+    boot_id: &str,
+    isolation: &Isolation,
+) -> Result<ProcessSettings, AgentError> {
     Ok(ProcessSettings {
         node: config.node.clone(),
         state_dir: config.state_dir.clone(),
@@ -129,7 +148,7 @@ fn process_settings(config: &AgentConfig, gpus: &Gpus, boot_id: &str) -> Result<
         boot_id: boot_id.to_owned(),
         gpu_uuids: gpus.facts().iter().map(|gpu| gpu.uuid.clone()).collect(),
         log_limit_bytes: config.log_limit_bytes.unwrap_or(DEFAULT_LOG_LIMIT_BYTES),
-        cgroup_root: config.cgroup_root.clone(),
+        isolation: isolation.clone(),
     })
 }
 

@@ -7,10 +7,13 @@
 //! This part must never start a second process for a member, never say "ended" while a descendant lives, and never
 //! grow: no runtime, no threads, no dependency of the agent's loop.
 
-mod cgroup;
+mod account;
+pub(crate) mod cgroup;
+pub(crate) mod enter;
 pub(crate) mod files;
 mod output;
 pub(crate) mod proc;
+mod report;
 mod watch;
 
 use std::{
@@ -18,25 +21,20 @@ use std::{
     io::{self, Write as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, Stdio},
-    time::{Duration, Instant},
+    process::{Child, ExitCode, Stdio},
+    time::Instant,
 };
 
 use self::{
-    cgroup::Cgroup,
     files::{Bell, ExitFile, MemberFiles, ShimFile, ShimSpec, StartedFile},
     output::Output,
+    report::ReportPipe,
 };
 
 /// Exit code of a shim that found another one at work, or done, in the same folder.
 pub const ALREADY_CLAIMED: u8 = 3;
 /// Exit code of a shim that could not keep its files.
 const BROKEN: u8 = 4;
-
-/// A script that was written a moment ago is "busy" while some other child of the agent, between fork and exec, still
-/// has it open: tried again this often, with this pause.
-const BUSY_TRIES: u32 = 100;
-const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, thiserror::Error)]
 enum ShimError {
@@ -52,6 +50,12 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> ShimError {
 
 /// Runs the shim for the member folder that is the only argument. Called before any runtime exists.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let [word, fd, dir] = &args[..]
+        && word == enter::WORD
+    {
+        return enter::main(fd.clone(), dir.clone());
+    }
     let mut args = args.into_iter();
     let (Some(dir), None) = (args.next(), args.next()) else {
         eprintln!("dure shim: expected one argument, the member's folder; the agent calls this, not you");
@@ -85,25 +89,27 @@ fn run(dir: &Path) -> Result<(), ShimError> {
         return Err(ShimError::Claimed);
     }
     let end = match begin(&files, &spec) {
-        Ok((child, output, cgroup)) => watch::to_the_end(&files, &spec, child, output, &cgroup, &bell),
-        Err(why) => ExitFile::never_ran(why),
+        Ok((started, output, report)) => watch::to_the_end(&files, &spec, started, output, report, &bell),
+        Err(why) => {
+            cgroup::kill(&spec.entry.confinement.cgroups);
+            cgroup::is_gone(&spec.entry.confinement.cgroups);
+            ExitFile::never_ran(why)
+        }
     };
     files.write_exit(&end).map_err(io_error("exit.json"))
 }
 
 /// Starts the process and tells whoever waits at our standard output.
-fn begin(files: &MemberFiles, spec: &ShimSpec) -> Result<(Started, Output, Cgroup), String> {
+fn begin(files: &MemberFiles, spec: &ShimSpec) -> Result<(Started, Output, Option<ReportPipe>), String> {
     if let Some(stop) = files.read_stop() {
         return Err(format!("stopped before it was started ({})", stop.reason));
     }
-    let cgroup = Cgroup::enter(spec.cgroup.as_deref()).map_err(|err| format!("cgroup {:?}: {err}", spec.cgroup))?;
+    let confinement = &spec.entry.confinement;
+    cgroup::make(confinement)?;
     let (output, stdout, stderr) = Output::open(spec).map_err(|err| format!("log files: {err}"))?;
-    let spawned = spawn(spec, stdout, stderr);
-    let left = cgroup.leave();
-    let child = spawned?;
-    if let Err(err) = left {
-        eprintln!("dure shim: cannot leave the member's cgroup: {err}");
-    }
+    let report = spec.report.as_deref().map(|path| ReportPipe::lay(path, confinement.account.as_ref()));
+    let report = report.transpose().map_err(|err| format!("report pipe {:?}: {err}", spec.report))?;
+    let child = spawn(files, stdout, stderr)?;
     let pid = child.id();
     let start_ticks = proc::pid(pid).and_then(|pid| proc::start_ticks(pid).ok()).unwrap_or(0);
     let started = StartedFile { pid, start_ticks, started_ms: files::now_ms() };
@@ -112,7 +118,7 @@ fn begin(files: &MemberFiles, spec: &ShimSpec) -> Result<(Started, Output, Cgrou
         eprintln!("dure shim: started.json: {err}");
     }
     announce(pid);
-    Ok((Started { child, started_ms: started.started_ms, since: Instant::now() }, output, cgroup))
+    Ok((Started { child, started_ms: started.started_ms, since: Instant::now() }, output, report))
 }
 
 struct Started {
@@ -121,29 +127,23 @@ struct Started {
     since: Instant,
 }
 
-fn spawn(spec: &ShimSpec, stdout: io::PipeWriter, stderr: io::PipeWriter) -> Result<Child, String> {
-    let (program, args) = spec.argv.split_first().ok_or("the command is empty: name a script or a command")?;
-    let mut command = Command::new(program);
-    command
-        .args(args)
-        .env_clear()
-        .envs(spec.env.iter().map(|(name, value)| (name, value)))
-        .current_dir(&spec.workdir)
-        .stdin(Stdio::null())
-        .stdout(stdout)
-        .stderr(stderr)
-        .process_group(0);
-    for _ in 1..BUSY_TRIES {
-        match command.spawn() {
-            Err(err) if err.kind() == io::ErrorKind::ExecutableFileBusy => std::thread::sleep(BUSY_PAUSE),
-            spawned => return spawned.map_err(explain(spec, program)),
+fn spawn(files: &MemberFiles, stdout: io::PipeWriter, stderr: io::PipeWriter) -> Result<Child, String> {
+    let failed = |err: io::Error| format!("cannot start the way into its confinement: {err}");
+    let (mut command, reader, writer) = enter::command(&files.path("")).map_err(failed)?;
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
+    let spawned = command.spawn().map_err(failed);
+    drop(writer);
+    // Otherwise we would hold the ends of the output pipes that only the process shall hold.
+    drop(command);
+    let mut child = spawned?;
+    match enter::begun(reader) {
+        Ok(()) => Ok(child),
+        Err(why) => {
+            // It ends by itself.
+            let _ = child.wait();
+            Err(why)
         }
     }
-    command.spawn().map_err(explain(spec, program))
-}
-
-fn explain<'a>(spec: &'a ShimSpec, program: &'a str) -> impl FnOnce(io::Error) -> String + 'a {
-    move |err| format!("cannot start \"{program}\" in {}: {err}", spec.workdir.display())
 }
 
 /// One line for the agent that waits; never another: the agent may be long gone when we end.

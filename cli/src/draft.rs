@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use dure_proto::v1::{self, DependencyKind, TopologyLevel, dependency::On};
 
-use crate::span::UserSpan;
+use crate::{signals::Signals, span::UserSpan};
 
 /// What a job is asked to be; absent: not said.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,6 +44,7 @@ pub(crate) struct Draft {
     pub(crate) workdir: Option<String>,
     pub(crate) stdout: Option<String>,
     pub(crate) stderr: Option<String>,
+    pub(crate) signals: Signals,
     pub(crate) script: Option<Vec<u8>>,
     pub(crate) args: Vec<String>,
     /// Not of the job but of the call: wait for its end.
@@ -102,6 +103,7 @@ impl Draft {
             workdir: self.workdir.or(under.workdir),
             stdout: self.stdout.or(under.stdout),
             stderr: self.stderr.or(under.stderr),
+            signals: self.signals.over(under.signals),
             script: self.script.or(under.script),
             args: if self.args.is_empty() { under.args } else { self.args },
             wait: self.wait.or(under.wait),
@@ -140,6 +142,7 @@ impl Draft {
                 workdir: self.workdir.unwrap_or_default(),
                 stdout_path: self.stdout.unwrap_or_default(),
                 stderr_path: self.stderr.unwrap_or_default(),
+                signals: self.signals.to_wire(),
             }),
         })
     }

@@ -26,6 +26,7 @@ mod replay;
 mod script;
 mod serve;
 mod show;
+mod signals;
 mod span;
 mod submit;
 mod tenants;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use dure_agent::AgentConfig;
 use dure_agent::config::{GpuSource, Location};
+use dure_agent::isolation::IsolationMode;
 use dure_proto::v1::{ListNodesRequest, Node};
 use tempfile::TempDir;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -83,6 +84,8 @@ impl Cluster {
                 AgentConfig::new(&name, format!("{scheme}://{address}:7070"), dir.path().join("agents").join(&name));
             config.token_file = Some(dir.path().join("Agents.token"));
             config.address = Some("127.0.0.1".to_owned());
+            // Plain processes of this user: tests look into their files, and try-outs need no accounts.
+            config.isolation.mode = IsolationMode::Off;
             config.location = Location { leaf: format!("leaf-{}", number / 2), ..Location::default() };
             let conf = format!("seed {name}\ngpus {} model=\"{MODEL}\" memory_mib=143771\n", setup.gpus);
             config.gpus = GpuSource::Fake { conf };

@@ -137,6 +137,7 @@ fn facts(nvml: &Nvml) -> Result<Vec<GpuFacts>, NvmlError> {
         // A GPU that is lost keeps its place, so that the indices of the others keep theirs.
         if let Ok(gpu) = nvml.device_by_index(index) {
             facts.uuid = gpu.uuid().unwrap_or_default();
+            facts.minor = gpu.minor_number().ok();
             facts.model = gpu.name().unwrap_or_default();
             facts.memory_mib = gpu.memory_info().map_or(0, |memory| memory.total / MIB);
             facts.numa_node = gpu.numa_node_id().unwrap_or(0);

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use crate::{
+    isolation::account::Account,
     model::{Launch, MemberId},
     shim::proc::MARK,
 };
@@ -32,6 +33,10 @@ pub struct Place<'a> {
     pub member_dir: &'a Path,
     /// The folder it runs in.
     pub workdir: &'a Path,
+    /// The pipe for its reports.
+    pub report: &'a Path,
+    /// The account it runs as; none: the agent's own.
+    pub(crate) account: Option<&'a Account>,
     /// The agent's own environment, from which `INHERITED` is taken.
     pub inherited: &'a [(String, String)],
 }
@@ -48,6 +53,11 @@ pub fn environment(place: &Place<'_>) -> BTreeMap<String, String> {
     let mut env: BTreeMap<String, String> = place.inherited.iter().cloned().collect();
     if let Some(payload) = &place.launch.payload {
         env.extend(payload.env.clone());
+    }
+    if let Some(account) = place.account {
+        let home = account.home.display().to_string();
+        let own = [("HOME", &home), ("USER", &account.name), ("LOGNAME", &account.name), ("SHELL", &account.shell)];
+        env.extend(own.map(|(name, value)| (name.to_owned(), value.clone())));
     }
     let mut set = |name: &str, value: String| {
         env.insert(name.to_owned(), value);
@@ -135,6 +145,10 @@ fn names(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
     set("SLURM_SUBMIT_DIR", place.workdir.display().to_string());
     set("SLURM_CPUS_ON_NODE", launch.cpu_milli.div_ceil(1_000).max(1).to_string());
     set("SLURM_MEM_PER_NODE", launch.memory_mib.to_string());
+    set("DURE_REPORT", place.report.display().to_string());
+    if let Some(step) = launch.resume_step {
+        set("DURE_RESUME_STEP", step.to_string());
+    }
     set(MARK, place.member_dir.display().to_string());
 }
 
@@ -166,6 +180,8 @@ mod tests {
             gpu_uuids: &gpu_uuids,
             member_dir: Path::new("/state/members/m"),
             workdir: Path::new("/work"),
+            report: Path::new("/run/report"),
+            account: None,
             inherited: &[("PATH".to_owned(), "/bin".to_owned())],
         });
         let lines: String = env.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
@@ -208,6 +224,7 @@ mod tests {
                 DURE_MEMBER_DIR=/state/members/m
                 DURE_NODE=n1
                 DURE_NODELIST=n0,n1
+                DURE_REPORT=/run/report
                 DURE_TENANT=fusion/edge
                 LOCAL_RANK=0
                 LOCAL_WORLD_SIZE=1
@@ -253,6 +270,8 @@ mod tests {
             gpu_uuids: &[],
             member_dir: Path::new("/m"),
             workdir: Path::new("/w"),
+            report: Path::new("/run/report"),
+            account: None,
             inherited: &[],
         };
         let env = environment(&place);

@@ -30,6 +30,7 @@ use tokio::{
 
 use super::{Facts, Launcher};
 use crate::{
+    isolation::Isolation,
     model::{Exit, Launch, MemberId, StopRequest},
     reconcile::Input,
     retention,
@@ -62,8 +63,8 @@ pub struct ProcessSettings {
     pub gpu_uuids: Vec<String>,
     /// Bytes kept of each output stream.
     pub log_limit_bytes: u64,
-    /// A delegated cgroup v2 folder, if the node has one.
-    pub cgroup_root: Option<PathBuf>,
+    /// How members are kept apart.
+    pub isolation: Isolation,
 }
 
 /// Starts processes under shims.
@@ -119,6 +120,12 @@ impl Launcher for ProcessLauncher {
 
     fn forget(&self, id: MemberId) {
         let inner = self.inner.clone();
+        let settings = self.inner.clone();
+        spawn_blocking(move || {
+            if let Err(error) = settings.settings.isolation.forget(id) {
+                tracing::warn!(%error, member = %id, "cannot remove what a member was given");
+            }
+        });
         if inner.forgotten.fetch_add(1, Ordering::Relaxed).is_multiple_of(PRUNE_EVERY) {
             spawn_blocking(move || {
                 if let Err(error) = retention::prune(&inner.settings.state_dir) {

@@ -88,7 +88,7 @@ impl Launcher for SimulatedLauncher {
                 }
             };
             this.running().remove(&id);
-            let exit = Exit { how, timed_out, started_ms, ended_ms: now_ms() };
+            let exit = Exit { how, timed_out, started_ms, ended_ms: now_ms(), detail: String::new() };
             this.facts.send(Input::Gone { id, exit }).await.ok();
         });
     }

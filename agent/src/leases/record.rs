@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn every_state_comes_back_as_it_was() {
-        let end = Exit { how: How::Signal(9), timed_out: true, started_ms: 5, ended_ms: 9 };
+        let end =
+            Exit { how: How::Signal(9), timed_out: true, started_ms: 5, ended_ms: 9, detail: "memory".to_owned() };
         for state in [
             Recorded::Prepared,
             Recorded::Started,

@@ -1,7 +1,7 @@
 //! Reports: spooled until the scheduler acknowledges them.
 //!
 //! Comes in: news about members, acknowledgements, time. Goes out: `Action::Send`, in the order of the news.
-//! Bounded by the leases: at most three kinds of news per lease. This part must never drop the news of an end that was
+//! Bounded by the leases: at most four kinds of news per lease. This part must never drop the news of an end that was
 //! not acknowledged, unless the scheduler says by itself that it knows.
 
 use std::collections::BTreeMap;
@@ -23,6 +23,10 @@ impl Reports {
     pub(super) fn push(&mut self, id: MemberId, news: News, now: Millis, out: &mut Vec<Action>) {
         if self.pending.values().any(|(report, _)| report.id == id && report.news == news) {
             return;
+        }
+        if matches!(news, News::Checkpoint(..)) {
+            // A newer one says all that an older one says.
+            self.pending.retain(|_, (old, _)| old.id != id || !matches!(old.news, News::Checkpoint(..)));
         }
         let report = Report { report_id: self.next, id, news };
         self.next += 1;

@@ -22,7 +22,7 @@ fn stop(grace_ms: u64) -> Want {
 }
 
 fn exit(code: i32) -> Exit {
-    Exit { how: How::Code(code), timed_out: false, started_ms: 1, ended_ms: 2 }
+    Exit { how: How::Code(code), timed_out: false, started_ms: 1, ended_ms: 2, detail: String::new() }
 }
 
 /// A core that obeys epoch 1.
@@ -48,6 +48,7 @@ fn show(actions: &[Action]) -> String {
         Action::Send(Report { report_id, id, news }) => match news {
             News::Prepared => format!("report {report_id}: {id} prepared"),
             News::Started(pid) => format!("report {report_id}: {id} started {pid}"),
+            News::Checkpoint(step, _) => format!("report {report_id}: {id} checkpoint {step}"),
             News::Gone(exit) => format!("report {report_id}: {id} gone {:?}", exit.how),
         },
         Action::RemoveLease(id) => format!("remove {id}"),

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use crate::model::{Epoch, EpochMark, Exit, Launch, LeaseRecord, MemberId, Order, Report, StopRequest, Welcome};
+use crate::model::{
+    Epoch, EpochMark, Exit, Launch, LeaseRecord, MemberId, Millis, Order, Report, StopRequest, Welcome,
+};
 
 /// What the core is told.
 #[derive(Clone, PartialEq, Debug)]
@@ -43,6 +45,15 @@ pub enum Input {
         id: MemberId,
         /// Its process id.
         pid: u32,
+    },
+    /// The job says how far it has saved its work.
+    Checkpoint {
+        /// Whose.
+        id: MemberId,
+        /// In its own count.
+        step: u64,
+        /// When it said so.
+        at: Millis,
     },
     /// The answer to `Action::Adopt` without a seal: no shim has begun with it. A sealed adoption says `Gone` instead.
     NotStarted(MemberId),

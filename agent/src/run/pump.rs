@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dure_proto::v1::{AgentMessage, LogRead};
+use dure_proto::v1::{AgentMessage, Inventory, LogRead};
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -36,6 +36,8 @@ const TICK: Duration = Duration::from_secs(1);
 pub(super) struct Pump {
     pub(super) config: AgentConfig,
     pub(super) agent: Agent,
+    /// What this node does not keep, for every hello.
+    pub(super) weaker_isolation: Vec<String>,
     pub(super) launcher: Box<dyn Launcher>,
     pub(super) gpus: Gpus,
     pub(super) writer: Writer,
@@ -132,7 +134,8 @@ impl Pump {
         let effects = match event {
             SessionEvent::Open(outgoing) => {
                 self.outgoing = Some(outgoing);
-                self.agent.open(inventory::to_wire(&self.config, &self.gpus))
+                let inventory = inventory::to_wire(&self.config, &self.gpus);
+                self.agent.open(Inventory { weaker_isolation: self.weaker_isolation.clone(), ..inventory })
             }
             SessionEvent::Closed(why) => {
                 self.outgoing = None;

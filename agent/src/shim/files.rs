@@ -1,7 +1,8 @@
 //! The files in a member's folder that shim and agent speak through.
 //!
 //! `spec.json` (agent): what to run. `shim.json` (shim, made once): who runs it. `started.json` (shim): the process.
-//! `stop.json` (agent): end it. `bell` (fifo): look at stop.json now. `exit.json` (shim, synced): how it ended.
+//! `stop.json` (agent): end it. `bell` (fifo): look at stop.json now. `checkpoint.json` (shim): how far the job says it
+//! has saved. `exit.json` (shim, synced): how it ended.
 //! Comes in and goes out: these files as values. This part must never wait.
 
 use std::{
@@ -17,26 +18,71 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     durable,
+    isolation::plan::Confinement,
     model::{Exit, How},
 };
 
-/// What to run and how long.
-#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
-pub(crate) struct ShimSpec {
+/// How to become a program of the member: read by the process that does.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+pub(crate) struct Entry {
     pub(crate) argv: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) workdir: PathBuf,
-    pub(crate) stdout: PathBuf,
-    pub(crate) stderr: PathBuf,
-    /// Bytes kept of each stream; what comes after is dropped, with a mark.
+    #[serde(default)]
+    pub(crate) confinement: Confinement,
+    /// Takes the mounts of this process of the member instead of making some.
+    #[serde(default)]
+    pub(crate) mounts_of: Option<i32>,
+}
+
+/// What to run and how long.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+pub(crate) struct ShimSpec {
+    #[serde(flatten)]
+    pub(crate) entry: Entry,
+    /// The folder of the member's output.
+    pub(crate) logs: PathBuf,
+    /// Files that the job has chosen for its output beside that; opened as its user.
+    #[serde(default)]
+    pub(crate) stdout_copy: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) stderr_copy: Option<PathBuf>,
+    /// Bytes kept of each stream: the newest.
     pub(crate) log_limit_bytes: u64,
     /// 0: no limit.
     pub(crate) time_limit_ms: u64,
-    /// Between TERM and KILL at the time limit.
+    /// Between the request to stop and KILL, at the time limit.
     pub(crate) grace_ms: u64,
-    /// A delegated cgroup v2 folder to make the member's cgroup at.
-    pub(crate) cgroup: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) signals: Signals,
+    /// The pipe in which the job reports its checkpoints.
+    #[serde(default)]
+    pub(crate) report: Option<PathBuf>,
     pub(crate) boot_id: String,
+}
+
+/// Signals of the job's own, for those of its processes that handle them.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(default)]
+pub(crate) struct Signals {
+    /// First of all when it shall stop; 0: none.
+    pub(crate) stop: i32,
+    /// From there to TERM, inside the grace; 0: half of the grace.
+    pub(crate) stop_ms: u64,
+    /// Before the time limit; 0: none.
+    pub(crate) limit: i32,
+    /// How long before.
+    pub(crate) limit_before_ms: u64,
+    /// Run beside the job when it shall stop; TERM comes when it has ended, or when `stop_ms` is over.
+    pub(crate) hook: Vec<String>,
+}
+
+/// The newest checkpoint that the job has reported.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CheckpointFile {
+    pub(crate) step: u64,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) at_ms: u64,
 }
 
 /// Who the shim is: a pid means something only together with its start time and the boot.
@@ -68,6 +114,9 @@ pub(crate) struct ExitFile {
     pub(crate) timed_out: bool,
     pub(crate) started_ms: u64,
     pub(crate) ended_ms: u64,
+    /// What the kernel refused it, in words.
+    #[serde(default)]
+    pub(crate) detail: String,
 }
 
 impl ExitFile {
@@ -82,7 +131,13 @@ impl ExitFile {
             (None, None, Some(signal)) => How::Signal(signal),
             (None, None, None) => How::Unknown("the shim did not see how it ended".to_owned()),
         };
-        Exit { how, timed_out: self.timed_out, started_ms: self.started_ms, ended_ms: self.ended_ms }
+        Exit {
+            how,
+            timed_out: self.timed_out,
+            started_ms: self.started_ms,
+            ended_ms: self.ended_ms,
+            detail: self.detail,
+        }
     }
 }
 
@@ -103,6 +158,22 @@ impl MemberFiles {
 
     pub(crate) fn read_spec(&self) -> io::Result<ShimSpec> {
         serde_json::from_slice(&fs::read(self.path("spec.json"))?).map_err(io::Error::from)
+    }
+
+    pub(crate) fn read_entry(&self) -> io::Result<Entry> {
+        serde_json::from_slice(&fs::read(self.path("spec.json"))?).map_err(io::Error::from)
+    }
+
+    pub(crate) fn write_entry(&self, entry: &Entry) -> io::Result<()> {
+        durable::replace_unsynced(&self.path("spec.json"), &serde_json::to_vec(entry)?)
+    }
+
+    pub(crate) fn write_checkpoint(&self, checkpoint: CheckpointFile) -> io::Result<()> {
+        durable::replace_unsynced(&self.path("checkpoint.json"), &serde_json::to_vec(&checkpoint)?)
+    }
+
+    pub(crate) fn read_checkpoint(&self) -> Option<CheckpointFile> {
+        self.read("checkpoint.json")
     }
 
     /// The whole shim depends on it, so it is replaced as one; a node that restarts starts nothing from it.

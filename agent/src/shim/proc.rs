@@ -94,6 +94,13 @@ fn carries(pid: i32, mark: &str) -> bool {
         .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()))
 }
 
+/// True for a process with a handler for this signal.
+pub(crate) fn catches(pid: Pid, signal: Signal) -> bool {
+    let text = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())).unwrap_or_default();
+    let mask = text.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
+}
+
 /// Sends a signal; who is gone already needs none.
 pub(crate) fn signal(pid: Pid, signal: Signal) {
     let _ = kill_process(pid, signal);

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use dure_agent::{AgentConfig, config::GpuSource};
+use dure_agent::{AgentConfig, config::GpuSource, isolation::IsolationMode};
 use dure_proto::v1::{
     AgentMessage, Exit, Heartbeat, Hello, JoinRequest, JoinResponse, Launch, LeaseKey, LogData, LogRead, Order,
     Payload, Peer, Report, ReportAck, SchedulerMessage, Stop, Welcome, agent_message,
@@ -278,6 +278,7 @@ impl Node {
         config.gpus = GpuSource::Fake { conf: "seed n0\ngpus 8".to_owned() };
         config.shim = vec![under_test().display().to_string(), "shim".to_owned()];
         config.boot_id = Some("boot-1".to_owned());
+        config.isolation.mode = IsolationMode::Off;
         Self { dir, config }
     }
 

@@ -50,7 +50,7 @@ async fn a_reader_can_stop_and_large_logs_come_in_chunks() {
     let mut session = scheduler.welcome().await;
     session.order(launch(1, script("head -c 300000 /dev/zero | tr '\\0' x; sleep 1000"))).await;
     session.started().await;
-    let log = node.config.state_dir.join("logs/1.1.0.out");
+    let log = node.config.state_dir.join("logs/1.1.0/out.0");
     until("the log is written", || fs::metadata(&log).is_ok_and(|meta| meta.len() == 300_000)).await;
     session.send(scheduler_message::Kind::LogRead(LogRead { follow: true, ..read(1, 1) })).await;
     let mut got = 0;
@@ -68,21 +68,25 @@ async fn a_reader_can_stop_and_large_logs_come_in_chunks() {
 }
 
 #[tokio::test]
-async fn output_beyond_the_limit_is_dropped_with_a_mark_and_the_member_runs_on() {
+async fn the_newest_output_is_kept_and_a_file_of_the_jobs_own_has_all_of_it() {
     let mut scheduler = Scheduler::start().await;
     let mut node = Node::new(&scheduler);
-    node.config.log_limit_bytes = Some(10);
+    node.config.log_limit_bytes = Some(40_000);
     let _agent = node.start();
     let mut session = scheduler.welcome().await;
     let chosen = node.dir.path().join("out");
-    let mut wanted = script("head -c 200000 /dev/zero | tr '\\0' x; exit 3");
+    let mut wanted = script("seq 1 30000; exit 3");
     let payload = wanted.payload.as_mut().expect("a script");
     payload.stdout_path = format!("{}/%x-%j.%r.log", chosen.display());
     session.order(launch(7, wanted)).await;
     let exit = session.gone().await;
     assert_eq!(crate::harness::how(&exit), dure_proto::v1::exit::How::Code(3));
-    let expected = "xxxxxxxxxx\n[dure: the log is full, the rest is dropped]\n";
-    assert_eq!(fs::read_to_string(chosen.join("test-7.0.log")).expect("is there"), expected);
-    let (text, _) = session.log(read(1, 7)).await;
-    assert_eq!(text, expected, "a log at a chosen place is read like any other");
+    let all = fs::read_to_string(chosen.join("test-7.0.log")).expect("is there");
+    assert!(all.starts_with("1\n2\n") && all.ends_with("30000\n"), "{} bytes", all.len());
+    let (kept, end) = session.log(read(1, 7)).await;
+    assert!(kept.len() <= 40_000 && kept.len() > 30_000, "{} bytes are kept", kept.len());
+    assert!(all.ends_with(&kept), "the newest");
+    assert_eq!(end.offset as usize, all.len(), "places are those of the whole stream");
+    let (tail, _) = session.log(LogRead { tail_bytes: 6, ..read(2, 7) }).await;
+    assert_eq!(tail, "30000\n");
 }

@@ -2,8 +2,10 @@
 
 mod harness;
 mod identity;
+mod isolation;
 mod life;
 mod logs;
 mod restart;
 mod shim;
 mod simulated;
+mod stopping;

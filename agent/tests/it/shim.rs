@@ -15,12 +15,11 @@ fn spec(dir: &Path, script: &str, limits: (u64, u64)) {
         "argv": ["/bin/sh", "-c", script],
         "env": [["PATH", std::env::var("PATH").unwrap_or_default()]],
         "workdir": dir,
-        "stdout": dir.join("out"),
-        "stderr": dir.join("err"),
+        "logs": dir.join("logs"),
         "log_limit_bytes": 1_000_000,
         "time_limit_ms": limits.0,
         "grace_ms": limits.1,
-        "cgroup": cgroup(),
+        "confinement": { "cgroups": cgroup().into_iter().map(|path| json!({ "path": path })).collect::<Vec<_>>() },
         "boot_id": "b",
     });
     fs::write(dir.join("spec.json"), spec.to_string()).expect("writes");
@@ -86,7 +85,8 @@ async fn the_time_limit_reaches_descendants_in_sessions_of_their_own() {
     assert_eq!((&exit["timed_out"], &exit["signal"]), (&json!(true), &json!(15)));
     assert!(!lives(pid));
     let spec = json_in(&dir.path().join("spec.json"));
-    assert!(spec["cgroup"].as_str().is_none_or(|path| !Path::new(path).exists()), "its cgroup is removed with it");
+    let cgroup = spec["confinement"]["cgroups"][0]["path"].as_str();
+    assert!(cgroup.is_none_or(|path| !Path::new(path).exists()), "its cgroup is removed with it");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use std::{
 use dure_agent::{
     AgentConfig,
     config::{GpuSource, LauncherKind, Location},
+    isolation::IsolationMode,
 };
 use dure_proto::v1::{CancelRequest, ListJobsRequest, ListNodesRequest, PageRequest};
 use dure_scheduler::{
@@ -303,6 +304,8 @@ fn start_agents(
         config.token_file = Some(token_file.clone());
         config.ca = ca.clone();
         config.address = Some("127.0.0.1".to_owned());
+        // A try-out: plain processes of this user, who see the files of this user.
+        config.isolation.mode = IsolationMode::Off;
         config.location = Location { leaf: format!("leaf-{}", number / NODES_PER_LEAF), ..Location::default() };
         (config.launcher, config.gpus) = match spec.launcher {
             Launcher::Process => {

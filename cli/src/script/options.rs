@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     draft::{self, Draft},
+    signals::{self, Signals},
     span::UserSpan,
     when,
 };
@@ -124,6 +125,7 @@ impl Given {
             tenant: self.get("account").map(str::to_owned),
             name: self.get("job-name").map(str::to_owned),
             time: self.span("time")?,
+            signals: Signals { limit: self.read_as("signal", signals::parse_sbatch)?, ..Signals::default() },
             array: self.read_as("array", draft::array)?,
             depend: self.read_as("dependency", draft::depends)?,
             hold: self.get("hold").map(|_| true),

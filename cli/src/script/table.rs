@@ -116,12 +116,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     refused("reservation", ' ', Value::Needed, "there are no reservations by name: ask an operator for a quota"),
     aside("resv-ports", ' ', Value::Optional, "MASTER_PORT is set for every gang"),
     aside("segment", ' ', Value::Needed, BY_PLACEMENT),
-    aside(
-        "signal",
-        ' ',
-        Value::Needed,
-        "TERM comes at the time limit and KILL after --grace: set that in a #DURE line",
-    ),
+    on("signal", ' ', Value::Needed),
     aside("sockets-per-node", ' ', Value::Needed, BY_PLACEMENT),
     aside("spread-job", ' ', Value::None, BY_PLACEMENT),
     aside("stepmgr", ' ', Value::None, BY_SCRIPT),

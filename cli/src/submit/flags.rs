@@ -7,6 +7,7 @@ use dure_proto::v1::TopologyLevel;
 
 use crate::{
     draft::{self, ArrayRange, Depend, Draft},
+    signals::{self, SignalAt, Signals},
     span::UserSpan,
     when,
 };
@@ -56,6 +57,15 @@ pub(crate) struct JobFlags {
     /// From TERM to KILL when it is stopped
     #[arg(long, value_name = "SPAN", help_heading = "Time")]
     grace: Option<UserSpan>,
+    /// Sent first when it is stopped, with its share of the grace: USR1, USR1@2m [default: half the grace]
+    #[arg(long, value_parser = signals::parse, value_name = "SIGNAL[@SPAN]", help_heading = "Time")]
+    stop_signal: Option<SignalAt>,
+    /// Sent so long before the time limit: USR1@5m
+    #[arg(long, value_parser = signals::parse_before, value_name = "SIGNAL@SPAN", help_heading = "Time")]
+    limit_signal: Option<SignalAt>,
+    /// A shell command that saves its work, run beside it when it is stopped
+    #[arg(long, value_name = "COMMAND", help_heading = "Time")]
+    checkpoint_hook: Option<String>,
     /// Not before: now+2h, 16:30, 2026-12-01T08:00
     #[arg(short = 'b', long, value_name = "TIME", value_parser = begin, help_heading = "Time")]
     begin: Option<u64>,
@@ -179,6 +189,7 @@ impl JobFlags {
             non_preemptible: self.non_preemptible.then_some(true),
             time: self.time,
             grace: self.grace,
+            signals: Signals { stop: self.stop_signal, limit: self.limit_signal, hook: self.checkpoint_hook },
             array: self.array,
             depend: self.depend.map(|list| list.0),
             hold: self.hold.then_some(true),

@@ -10,9 +10,10 @@ use tokio::{io::unix::AsyncFd, task::spawn_blocking, time::sleep};
 
 use super::Inner;
 use crate::{
-    model::{Exit, MemberId},
+    model::{Exit, MemberId, Millis},
     reconcile::Input,
     shim::{
+        cgroup,
         files::{ExitFile, MemberFiles, ShimFile},
         proc,
     },
@@ -21,6 +22,8 @@ use crate::{
 
 /// How often an adopted shim that has not started its process yet is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often a running member's checkpoints are looked at.
+const CHECKPOINT_LOOK: Duration = Duration::from_millis(500);
 /// Between two looks at what survives KILL.
 const SWEEP_FIRST: Duration = Duration::from_millis(10);
 const SWEEP_SLOWEST: Duration = Duration::from_secs(1);
@@ -74,25 +77,29 @@ impl Inner {
     }
 
     async fn wait(&self, id: MemberId, files: &MemberFiles, pidfd: AsyncFd<OwnedFd>, mut told: bool) {
+        let mut checkpoint = None;
         loop {
-            tokio::select! {
+            let over = tokio::select! {
                 ended = pidfd.readable() => {
-                    if let Err(error) = ended {
+                    if let Err(error) = &ended {
                         tracing::error!(member = %id, %error, "cannot wait for the shim, looking instead");
                         sleep(LOOK).await;
-                        if files.read_exit().is_none() { continue }
                     }
-                    break;
+                    ended.is_ok() || files.read_exit().is_some()
                 }
-                () = sleep(LOOK), if !told => {}
-            }
+                () = sleep(if told { CHECKPOINT_LOOK } else { LOOK }) => false,
+            };
             if !told && let Some(started) = files.read_started() {
                 told = true;
                 self.tell(Input::Started { id, pid: started.pid }).await;
             }
-        }
-        if !told && let Some(started) = files.read_started() {
-            self.tell(Input::Started { id, pid: started.pid }).await;
+            if told && let Some(newer) = files.read_checkpoint().filter(|newer| checkpoint != Some(*newer)) {
+                checkpoint = Some(newer);
+                self.tell(Input::Checkpoint { id, step: newer.step, at: Millis(newer.at_ms) }).await;
+            }
+            if over {
+                return;
+            }
         }
     }
 
@@ -103,15 +110,12 @@ impl Inner {
         loop {
             let (dir, identity) = (self.dir(id), (shim.pid, shim.start_ticks));
             let identity = (shim.pid > 0).then_some(identity);
-            let cgroup = self.settings.cgroup_root.as_ref().map(|root| root.join(format!("dure-{id}")));
+            let cgroups = self.files(id).read_spec().map(|spec| spec.entry.confinement.cgroups).unwrap_or_default();
             let swept = spawn_blocking(move || {
-                if let Some(cgroup) = cgroup {
-                    let _ = std::fs::write(cgroup.join("cgroup.kill"), "1");
-                    let _ = std::fs::remove_dir(cgroup);
-                }
+                cgroup::kill(&cgroups);
                 let orphans = proc::orphans(identity, &dir)?;
                 orphans.iter().for_each(|pid| proc::signal(*pid, Signal::KILL));
-                Ok::<bool, io::Error>(orphans.is_empty())
+                Ok::<bool, io::Error>(orphans.is_empty() && cgroup::is_gone(&cgroups))
             });
             match swept.await {
                 Ok(Ok(true)) => return,

@@ -6,8 +6,8 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, symlink},
-    path::{Path, PathBuf},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown, fchown},
+    path::PathBuf,
 };
 
 use dure_proto::v1::Payload;
@@ -15,13 +15,14 @@ use dure_proto::v1::Payload;
 use super::ProcessSettings;
 use crate::{
     durable,
+    isolation::{Granted, account::Account},
     launch::{
         env::{Place, environment},
         paths,
     },
     logs,
     model::{Launch, MemberId},
-    shim::files::{MemberFiles, ShimSpec},
+    shim::files::{Entry, MemberFiles, ShimSpec, Signals},
 };
 
 pub(super) fn prepare(
@@ -38,17 +39,21 @@ pub(super) fn prepare(
     }
     let payload = launch.payload.clone().unwrap_or_default();
     let uuids = granted(settings, launch)?;
-    let workdir = workdir(settings, id, &payload)?;
-    let argv = argv(&dir, &payload)?;
-    let [stdout, stderr] = [(false, &payload.stdout_path), (true, &payload.stderr_path)].map(|(stderr, pattern)| {
-        let kept = logs::path(&settings.state_dir, id, stderr);
-        if pattern.is_empty() {
-            return Ok(kept);
-        }
-        let chosen = paths::expand(pattern, id, launch, &settings.node, &workdir);
-        link(&kept, &chosen).map_err(|err| format!("{}: {err}", kept.display()))?;
-        Ok::<PathBuf, String>(chosen)
+    let account = settings.isolation.account(&launch.user)?;
+    let given = Given::make(settings, id, account.as_ref())?;
+    let workdir = workdir(settings, id, &payload, account.as_ref())?;
+    let argv = argv(&given, &payload)?;
+    let same_node = launch.peers.iter().filter(|peer| peer.node == settings.node).count() > 1;
+    let confinement = settings.isolation.confine(&Granted {
+        id,
+        gpus: &launch.gpus,
+        cpu_milli: launch.cpu_milli,
+        memory_mib: launch.memory_mib,
+        shares_node: same_node,
+        account: account.as_ref(),
     });
+    make_tmp(settings, id).map_err(|err| format!("private /tmp: {err}: free space on this node"))?;
+    let report = given.dir.join("report");
     let env = environment(&Place {
         id,
         launch,
@@ -56,21 +61,82 @@ pub(super) fn prepare(
         gpu_uuids: &uuids,
         member_dir: &dir,
         workdir: &workdir,
+        report: &report,
+        account: account.as_ref(),
         inherited,
     });
+    let chosen =
+        |pattern: &str| (!pattern.is_empty()).then(|| paths::expand(pattern, id, launch, &settings.node, &workdir));
     let spec = ShimSpec {
-        argv,
-        env: env.into_iter().collect(),
-        workdir,
-        stdout: stdout?,
-        stderr: stderr?,
+        logs: logs::folder(&settings.state_dir, id),
+        stdout_copy: chosen(&payload.stdout_path),
+        stderr_copy: chosen(&payload.stderr_path),
+        entry: Entry { argv, env: env.into_iter().collect(), workdir, confinement, mounts_of: None },
         log_limit_bytes: settings.log_limit_bytes,
         time_limit_ms: launch.time_limit_ms,
         grace_ms: launch.grace_ms,
-        cgroup: settings.cgroup_root.as_ref().map(|root| root.join(format!("dure-{id}"))),
+        signals: signals(&payload),
+        report: Some(report),
         boot_id: settings.boot_id.clone(),
     };
     files.write_spec(&spec).map_err(|err| format!("{}: {err}: free space on this node", dir.display()))
+}
+
+fn signals(payload: &Payload) -> Signals {
+    let signals = payload.signals.clone().unwrap_or_default();
+    // A number that is no signal is none: the submission has been checked.
+    let number = |signal: u32| i32::try_from(signal).unwrap_or(0);
+    Signals {
+        stop: number(signals.stop),
+        stop_ms: signals.stop_ms,
+        limit: number(signals.limit),
+        limit_before_ms: signals.limit_before_ms,
+        hook: signals.hook,
+    }
+}
+
+/// What the member is given: a folder of ours that its user can reach and not change, with files of the user's.
+struct Given<'a> {
+    dir: PathBuf,
+    account: Option<&'a Account>,
+}
+
+impl<'a> Given<'a> {
+    fn make(settings: &ProcessSettings, id: MemberId, account: Option<&'a Account>) -> Result<Self, String> {
+        let dir = settings.isolation.run_root().join(id.to_string());
+        let make = || -> io::Result<()> {
+            durable::create_dir(&dir)?;
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o711))
+        };
+        make().map_err(|err| format!("{}: {err}: free space on this node", dir.display()))?;
+        Ok(Self { dir, account })
+    }
+
+    /// A file that only the member's user can read and run.
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, String> {
+        let path = self.dir.join(name);
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o500).open(&path)?;
+            file.write_all(bytes)?;
+            match self.account {
+                Some(account) => fchown(&file, Some(account.uid), Some(account.gid)),
+                None => Ok(()),
+            }
+        };
+        write().map_err(|err| format!("{}: {err}: free space on this node", path.display()))?;
+        Ok(path)
+    }
+}
+
+fn make_tmp(settings: &ProcessSettings, id: MemberId) -> io::Result<()> {
+    let Some(dir) = settings.isolation.tmp_dir(id) else { return Ok(()) };
+    durable::create_dir(&dir)?;
+    for name in ["tmp", "var-tmp"] {
+        let path = dir.join(name);
+        durable::create_dir(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o1777))?;
+    }
+    Ok(())
 }
 
 fn granted(settings: &ProcessSettings, launch: &Launch) -> Result<Vec<String>, String> {
@@ -84,14 +150,24 @@ fn granted(settings: &ProcessSettings, launch: &Launch) -> Result<Vec<String>, S
     launch.gpus.iter().map(uuid).collect()
 }
 
-fn workdir(settings: &ProcessSettings, id: MemberId, payload: &Payload) -> Result<PathBuf, String> {
+fn workdir(
+    settings: &ProcessSettings,
+    id: MemberId,
+    payload: &Payload,
+    account: Option<&Account>,
+) -> Result<PathBuf, String> {
     if payload.workdir.is_empty() {
         let fresh = settings.state_dir.join("work").join(id.to_string());
-        durable::create_dir(&fresh).map_err(|err| format!("working folder {}: {err}", fresh.display()))?;
+        let make = || -> io::Result<()> {
+            durable::create_dir(&fresh)?;
+            account.map_or(Ok(()), |account| chown(&fresh, Some(account.uid), Some(account.gid)))
+        };
+        make().map_err(|err| format!("working folder {}: {err}", fresh.display()))?;
         return Ok(fresh);
     }
     let wanted = PathBuf::from(&payload.workdir);
-    if !wanted.is_absolute() || !wanted.is_dir() {
+    // Whether its user reaches it is seen on the way in, with that user's rights; only its shape is looked at here.
+    if !wanted.is_absolute() || (account.is_none() && !wanted.is_dir()) {
         return Err(format!(
             "workdir \"{}\" is no folder on node {}: name an absolute one that every node has",
             payload.workdir, settings.node
@@ -101,16 +177,11 @@ fn workdir(settings: &ProcessSettings, id: MemberId, payload: &Payload) -> Resul
 }
 
 /// The command; a script becomes a file, run by the interpreter in its first line or else by /bin/sh.
-fn argv(dir: &Path, payload: &Payload) -> Result<Vec<String>, String> {
+fn argv(given: &Given<'_>, payload: &Payload) -> Result<Vec<String>, String> {
     if payload.script.is_empty() {
         return Ok(payload.args.clone());
     }
-    let path = dir.join("script");
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o700).open(&path)?;
-        file.write_all(&payload.script)
-    };
-    write().map_err(|err| format!("script {}: {err}", path.display()))?;
+    let path = given.put("script", &payload.script)?;
     let mut argv = Vec::with_capacity(payload.args.len() + 2);
     if !payload.script.starts_with(b"#!") {
         argv.push("/bin/sh".to_owned());
@@ -118,16 +189,4 @@ fn argv(dir: &Path, payload: &Payload) -> Result<Vec<String>, String> {
     argv.push(path.to_str().ok_or("the agent's state_dir is not UTF-8")?.to_owned());
     argv.extend(payload.args.iter().cloned());
     Ok(argv)
-}
-
-/// The log keeps its name in the agent's folder, wherever it really lies.
-fn link(kept: &Path, chosen: &Path) -> io::Result<()> {
-    if let Some(parent) = kept.parent() {
-        durable::create_dir(parent)?;
-    }
-    match fs::remove_file(kept) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-        _ => {}
-    }
-    symlink(chosen, kept)
 }
