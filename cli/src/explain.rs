@@ -189,11 +189,11 @@ mod tests {
     #[test]
     fn a_rank_is_told_factor_by_factor() {
         expect![[r#"
-            fusion:       place 3 of 12: under quota, holds 8 of 16 GPUs
-            fusion/edge:  place 3 of 12: holds 8 of 16 GPUs, took 1.500 GPUs (decayed) above it, weight 2
-            priority:     high, before the others: it lost its GPUs through no fault of its own
-            user:         place 1 of 3, holds and held 2.250 GPUs (decayed)
-            age:          1m30s
+            fusion:      place 3 of 12: under quota, holds 8 of 16 GPUs
+            fusion/edge: place 3 of 12: holds 8 of 16 GPUs, took 1.500 GPUs (decayed) above it, weight 2
+            priority:    high, before the others: it lost its GPUs through no fault of its own
+            user:        place 1 of 3, holds and held 2.250 GPUs (decayed)
+            age:         1m30s
         "#]]
         .assert_eq(&rank_text(&explanation().rank.expect("it waits")));
     }

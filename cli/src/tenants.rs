@@ -2,10 +2,13 @@
 
 use clap::{Args, Subcommand};
 use dure_proto::v1::{
-    self, ListTenantsRequest, PauseRequest, PoolQuota, ResumeRequest, SetTenantRequest, UsageRequest,
+    self, CarryBudgetRequest, ListTenantsRequest, PauseRequest, PoolQuota, ResumeRequest, SetTenantRequest,
+    UsageRequest,
 };
 
 use crate::{context::Context, failure::Failure, show::Out, span, span::UserSpan, submit};
+
+mod ledgers;
 
 /// See and change quotas.
 #[derive(Debug, Subcommand)]
@@ -15,9 +18,27 @@ pub(crate) enum QuotaCommand {
         /// A tenant and everything below it [default: all]
         #[arg(value_name = "TENANT", default_value = "", hide_default_value = true)]
         tenant: String,
+        /// The budgets: GPU-hours granted, spent, committed, left
+        #[arg(long, conflicts_with_all = ["share", "caps"])]
+        budget: bool,
+        /// The decayed share: what each took above its quota, which orders those who borrow
+        #[arg(long, conflicts_with = "caps")]
+        share: bool,
+        /// What single users and jobs may have
+        #[arg(long)]
+        caps: bool,
     },
     /// Change what a tenant is promised
-    Set(SetArgs),
+    Set(Box<SetArgs>),
+    /// Bring over what was left of a budget's last period
+    Carry {
+        /// The tenant
+        #[arg(value_name = "TENANT")]
+        tenant: String,
+        /// So many GPU-hours of it [default: all]
+        #[arg(value_name = "GPU-HOURS")]
+        hours: Option<u64>,
+    },
 }
 
 /// What a tenant is to have; what is not named stays.
@@ -47,6 +68,11 @@ pub(crate) struct SetArgs {
     /// How long an attempt runs before it may be evicted
     #[arg(long, value_name = "SPAN")]
     min_run: Option<UserSpan>,
+    /// GPU-hours in each period, as 10000/30d, or none
+    #[arg(long, value_name = "GPU-HOURS/SPAN|none")]
+    budget: Option<String>,
+    #[command(flatten)]
+    caps: ledgers::CapsArgs,
     /// Define it when it does not exist
     #[arg(long)]
     create: bool,
@@ -75,13 +101,24 @@ pub(crate) struct PauseArgs {
 pub(crate) async fn quota(command: QuotaCommand, context: &Context, out: Out) -> Result<(), Failure> {
     let mut client = context.tenants().await?;
     match command {
-        QuotaCommand::Show { tenant } => {
+        QuotaCommand::Show { tenant, budget, share, caps } => {
             let all = client
                 .list(ListTenantsRequest { tenant })
                 .await
                 .map_err(|status| context.refused(status))?
                 .into_inner();
-            out.answer("ListTenantsResponse", &all, || quota_table(&all, out))
+            out.answer("ListTenantsResponse", &all, || match (budget, share, caps) {
+                (true, ..) => ledgers::budget_table(&all.tenants, out),
+                (_, true, _) => ledgers::share_table(&all.tenants, out),
+                (.., true) => ledgers::caps_table(&all.tenants, out),
+                (false, false, false) => quota_table(&all, out),
+            })
+        }
+        QuotaCommand::Carry { tenant, hours } => {
+            let gpu_ms = hours.map(|hours| hours.saturating_mul(ledgers::GPU_HOUR_MS));
+            let request = CarryBudgetRequest { request_id: submit::request_id()?, tenant, gpu_ms };
+            let set = client.carry_budget(request).await.map_err(|status| context.refused(status))?.into_inner();
+            out.answer("Tenant", &set, || ledgers::budget_table(std::slice::from_ref(&set), out))
         }
         QuotaCommand::Set(args) => {
             let list = ListTenantsRequest { tenant: args.tenant.clone() };
@@ -103,9 +140,10 @@ pub(crate) async fn quota(command: QuotaCommand, context: &Context, out: Out) ->
 impl SetArgs {
     fn request(self, now: Option<&v1::Tenant>) -> Result<SetTenantRequest, Failure> {
         let says_quota = self.quota.is_some() || self.limit.is_some() || self.lend_limit.is_some();
-        if !says_quota && self.weight.is_none() && self.default_time.is_none() && self.min_run.is_none() && !self.create
-        {
-            let what = "--quota, --limit, --lend-limit, --weight, --default-time or --min-run";
+        let says_rule = self.weight.is_some() || self.default_time.is_some() || self.min_run.is_some();
+        let says_ledger = self.budget.is_some() || self.caps.says_something();
+        if !says_quota && !says_rule && !says_ledger && !self.create {
+            let what = "--quota, --limit, --lend-limit, --weight, --default-time, --min-run, --budget or a cap";
             return Err(Failure::Usage(format!("nothing to set: name {what}")));
         }
         let pools = now.map_or(&[][..], |tenant| &tenant.quotas);
@@ -131,6 +169,8 @@ impl SetArgs {
             default_time_limit_ms: self.default_time.map(|span| span.0),
             min_run_ms: self.min_run.map(|span| span.0),
             create: self.create,
+            caps: self.caps.over(now.and_then(|tenant| tenant.caps))?,
+            budget: self.budget.as_deref().map(ledgers::grant).transpose()?,
         })
     }
 }
@@ -286,6 +326,8 @@ mod tests {
             weight: None,
             default_time: None,
             min_run: None,
+            budget: None,
+            caps: ledgers::CapsArgs::default(),
             create: false,
         };
         change(&mut args);
@@ -298,6 +340,11 @@ mod tests {
         assert_eq!((request.quotas[0].quota, request.quotas[0].limit), (20, Some(24)));
         let request = set(|args| args.limit = Some("none".into())).expect("says something");
         assert_eq!((request.quotas[0].quota, request.quotas[0].limit), (16, None));
+        let request = set(|args| args.budget = Some("100/30d".into())).expect("says something");
+        let granted = request.budget.expect("a budget");
+        assert_eq!((granted.gpu_ms, granted.period_ms), (360_000_000, 30 * 86_400_000));
+        assert_eq!(set(|args| args.budget = Some("none".into())).expect("none").budget.expect("none").period_ms, 0);
+        assert!(set(|args| args.budget = Some("many".into())).expect_err("no").contains("--budget many"));
         assert!(set(|_| ()).expect_err("nothing").contains("nothing to set"));
         assert!(set(|args| args.limit = Some("lots".into())).expect_err("no number").contains("--limit lots"));
     }

@@ -4,6 +4,7 @@
 //! valid TOML the line. The file defines what is not yet known to the journal; what was changed at run time stays.
 
 mod check;
+mod ledgers;
 mod policy;
 mod span;
 mod topology;
@@ -18,6 +19,7 @@ use dure_core::units::{Gpus, Span};
 use dure_core::{Cluster, Policy};
 use serde::Deserialize;
 
+use ledgers::{BudgetConfig, CapsConfig};
 use policy::PolicyConfig;
 
 use crate::agents::liveness::Deadlines;
@@ -116,6 +118,12 @@ struct TenantConfig {
     /// How long an attempt runs before it may be evicted.
     #[serde(default, deserialize_with = "span::optional")]
     min_run: Option<Span>,
+    /// GPU-hours in each period.
+    #[serde(default)]
+    budget: Option<BudgetConfig>,
+    /// What single users and jobs may have.
+    #[serde(default)]
+    caps: Option<CapsConfig>,
     /// Quotas of further pools.
     #[serde(default)]
     pools: Vec<QuotaConfig>,
@@ -353,6 +361,8 @@ impl Config {
             weight: tenant.weight,
             default_time_limit: tenant.default_time_limit,
             min_run: tenant.min_run,
+            caps: tenant.caps.as_ref().map(CapsConfig::caps),
+            budget: tenant.budget.as_ref().map(|budget| Some(budget.grant())),
             quotas: self.quotas(tenant).into_iter().map(quota).collect(),
         }
     }

@@ -33,6 +33,10 @@ impl Tenants for Refusing {
         Err(Status::unimplemented(""))
     }
 
+    async fn carry_budget(&self, _: Request<v1::CarryBudgetRequest>) -> Answer<v1::Tenant> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn pause(&self, request: Request<v1::PauseRequest>) -> Answer<v1::PauseResponse> {
         let tenant = request.into_inner().tenant;
         let details = ErrorDetails::with_bad_request_violation("tenant", "one of: fusion, solar");
@@ -98,7 +102,12 @@ async fn refusals_say_what_is_wrong_where_and_what_helps() {
         expect!["error: auditors may read, members of fusion may not: ask your PD"],
     );
     check(
-        tenants::quota(QuotaCommand::Show { tenant: String::new() }, &context, out).await,
+        tenants::quota(
+            QuotaCommand::Show { tenant: String::new(), budget: false, share: false, caps: false },
+            &context,
+            out,
+        )
+        .await,
         1,
         expect![[r#"
             error: no such token: None
@@ -112,7 +121,7 @@ async fn the_token_travels_in_every_call() {
     std::fs::write(file.path(), "  secret-7\n").expect("writes");
     let flags = Flags { server: Some(server().await), token_file: Some(file.path().into()), ca: None };
     let context = Context::find(&flags).expect("no files");
-    let show = QuotaCommand::Show { tenant: String::new() };
+    let show = QuotaCommand::Show { tenant: String::new(), budget: false, share: false, caps: false };
     let failure = tenants::quota(show, &context, Out::new(Format::Table)).await.expect_err("refused");
     assert!(failure.text().contains("Bearer secret-7"), "{}", failure.text());
 }

@@ -37,7 +37,9 @@ impl Cluster {
             return;
         }
         let own = held.used - held.borrowed;
-        if own > tenant.quota_in(holding.pool).quota.unwrap_or_default() {
+        let is_scavenger = self.jobs.get(id).and_then(|job| job.attempt.as_deref()).is_some_and(|a| a.scavenger);
+        let tenant = &mut self.tenants[mission.at()];
+        if is_scavenger || own > tenant.quota_in(holding.pool).quota.unwrap_or_default() {
             tenant.held[holding.pool.at()].borrowed += holding.gpus;
             self.attempt_mut(id).borrowed = true;
         }
@@ -99,7 +101,7 @@ impl Cluster {
             let job = self.jobs.get(key.job).expect("an attempt that holds GPUs has its job");
             let attempt = job.attempt.as_deref().expect("a job that holds GPUs has an attempt");
             let (gpus, pool) = (attempt.gpus(), attempt.pool.at());
-            let borrowed = gpus > left[pool];
+            let borrowed = gpus > left[pool] || attempt.scavenger;
             if borrowed {
                 borrowed_now[pool] += gpus;
             } else {
@@ -158,6 +160,7 @@ impl Cluster {
         let ledger = self.tenants[holding.tenant.at()].users.entry(holding.user).or_default();
         change(&mut ledger.used, holding.gpus);
         ledger.recent.set_rate(ledger.used, now, half_life);
+        ledger.running = count(ledger.running);
         let mut next = Some(holding.tenant);
         while let Some(tenant) = next {
             let tenant = &mut self.tenants[tenant.at()];

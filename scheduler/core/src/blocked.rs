@@ -2,7 +2,7 @@
 
 use crate::ids::{PoolIndex, TenantIndex};
 use crate::request::Level;
-use crate::units::{Gpus, Time};
+use crate::units::{GpuTime, Gpus, Time};
 
 /// Why a request could not start now.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -81,6 +81,38 @@ pub enum Blocked {
         available: Gpus,
         /// What the gang needs.
         want: Gpus,
+    },
+    /// Its user would hold more GPUs here than one user may.
+    OverUserGpus {
+        /// Whose cap.
+        tenant: TenantIndex,
+        /// The cap.
+        limit: Gpus,
+        /// Held or promised now.
+        used: Gpus,
+        /// What the gang needs.
+        want: Gpus,
+    },
+    /// Its user runs as many jobs here as one user may.
+    OverUserJobs {
+        /// Whose cap.
+        tenant: TenantIndex,
+        /// The cap.
+        limit: u32,
+        /// Running now.
+        running: u32,
+    },
+    /// What it could use by its time limit does not fit into what is left of a budget, and it must not be evicted or there
+    /// is nothing that nobody else wants.
+    OverBudget {
+        /// Whose budget.
+        tenant: TenantIndex,
+        /// What is left and not committed.
+        left: GpuTime,
+        /// What it could use.
+        want: GpuTime,
+        /// Then the next period begins.
+        until: Time,
     },
     /// A job that must not be evicted starts inside quota only.
     NonPreemptibleOverQuota {

@@ -144,6 +144,10 @@ pub struct Cluster {
     pub(crate) index_is_stale: bool,
     /// For each node what it adds to the counters of its pool.
     pub(crate) counted: Vec<Counted>,
+    /// Some tenant has caps.
+    pub(crate) has_caps: bool,
+    /// Some tenant has a budget.
+    pub(crate) has_budgets: bool,
     /// Counts everything that could let a blocked class be placed.
     pub(crate) free_version: u64,
     /// Counts everything that could let a refused class be admitted.
@@ -187,6 +191,8 @@ impl Cluster {
             widest: Vec::new(),
             index_is_stale: false,
             counted: Vec::new(),
+            has_caps: false,
+            has_budgets: false,
             free_version: 0,
             division_version: 0,
             queue_version: 0,

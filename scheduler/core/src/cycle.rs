@@ -1,11 +1,12 @@
 //! One scheduling turn: take the jobs in order, admit, place, and go on until every class that is left was refused.
 
-use crate::admit::quota;
+use crate::admit::{budget, caps, quota};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{AttemptNumber, JobId, PoolIndex};
+use crate::job::Job;
 use crate::order::Order;
 use crate::placement::Members;
 use crate::plan;
@@ -35,6 +36,27 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
     cluster.refresh_index();
     promise::keep(cluster, now, &mut cycled, out);
     cluster.refused.begin(cluster.free_version, cluster.division_version, cluster.tenants.len());
+    fill(cluster, Pay::FromBudget, now, &mut cycled, out);
+    if !cycled.more {
+        plan::make_room(cluster, now, &mut cycled, out);
+    }
+    if !cycled.more && cluster.refused.lift_budgets() {
+        fill(cluster, Pay::IfItFits, now, &mut cycled, out);
+    }
+    cycled
+}
+
+/// Whether a job must fit into the budgets above it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pay {
+    /// It must.
+    FromBudget,
+    /// What does not fit runs as a scavenger, if it may be evicted.
+    IfItFits,
+}
+
+/// Goes through the jobs in their order until every class that is left was refused.
+fn fill(cluster: &mut Cluster, pay: Pay, now: Time, cycled: &mut Cycled, out: &mut Events) {
     let (most_jobs, most_members) = (cluster.policy.max_placements_per_cycle, cluster.policy.max_members_per_cycle);
     let mut order = Order::begin(cluster, now);
     while let Some(job) = order.next(cluster) {
@@ -43,21 +65,17 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
             break;
         }
         cycled.tried += 1;
-        match find_place(cluster, job) {
-            Ok((pool, members)) => {
+        match find_place(cluster, job, pay) {
+            Ok(found) => {
                 cycled.jobs += 1;
-                cycled.members += members.len() as u32;
-                start(cluster, job, pool, members, now, out);
+                cycled.members += found.members.len() as u32;
+                start(cluster, job, found, now, out);
                 order.placed(cluster);
             }
             Err(why) => refuse(cluster, &mut order, job, why),
         }
     }
     order.end(cluster);
-    if !cycled.more {
-        plan::make_room(cluster, now, &mut cycled, out);
-    }
-    cycled
 }
 
 /// Why a job was refused, and for whom that holds.
@@ -66,14 +84,40 @@ enum Refused {
     Admission(Blocked),
     /// For its class everywhere.
     Placement(Blocked),
+    /// For its class in its tenant, but as a scavenger.
+    Budget(Blocked),
+    /// For its class and user in its tenant.
+    Cap(Blocked),
     /// For this job alone: it keeps away from nodes on which its class may find room.
     Alone(Blocked),
 }
 
+/// Where a job starts.
+struct Found {
+    pool: PoolIndex,
+    members: Members,
+    scavenger: bool,
+}
+
+/// Whether caps and budgets let a job start, and whether as a scavenger.
+fn may_pay(cluster: &Cluster, job: &Job, pay: Pay) -> Result<bool, Refused> {
+    let spec = &job.spec;
+    if let Some(why) = caps::of_user(cluster, spec.tenant, spec.user, job.gpus()) {
+        return Err(Refused::Cap(why));
+    }
+    match budget::over(cluster, spec.tenant, job.gpus(), spec.time_limit) {
+        None => Ok(false),
+        Some(_) if pay == Pay::IfItFits && spec.preemptible => Ok(true),
+        Some(why) if pay == Pay::IfItFits => Err(Refused::Admission(why)),
+        Some(why) => Err(Refused::Budget(why)),
+    }
+}
+
 /// Tries the pools of a job in its order of preference.
-fn find_place(cluster: &mut Cluster, id: JobId) -> Result<(PoolIndex, Members), Refused> {
+fn find_place(cluster: &mut Cluster, id: JobId, pay: Pay) -> Result<Found, Refused> {
     let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
     let (pools, want) = (job.spec.request.pools.len(), job.gpus());
+    let scavenger = may_pay(cluster, job, pay)?;
     let mut refused: Option<Refused> = None;
     for at in 0..pools {
         let spec = &cluster.jobs.get(id).expect("it was there above").spec;
@@ -89,7 +133,7 @@ fn find_place(cluster: &mut Cluster, id: JobId) -> Result<(PoolIndex, Members), 
         let Cluster { jobs, index, policy, scratch, .. } = cluster;
         let job = jobs.get(id).expect("it was there above");
         match index.place(&job.spec.request, pool, &job.avoid, policy.search_steps, scratch) {
-            Ok(members) => return Ok((pool, members)),
+            Ok(members) => return Ok(Found { pool, members, scavenger }),
             Err(why) if !job.avoid.is_empty() => refused = Some(Refused::Alone(why)),
             Err(why) => refused = refused.or(Some(Refused::Placement(why))),
         }
@@ -99,7 +143,7 @@ fn find_place(cluster: &mut Cluster, id: JobId) -> Result<(PoolIndex, Members), 
 
 /// Whether a queued job could start now.
 pub(crate) fn could_start(cluster: &mut Cluster, job: JobId) -> bool {
-    find_place(cluster, job).is_ok()
+    find_place(cluster, job, Pay::IfItFits).is_ok()
 }
 
 fn refuse(cluster: &mut Cluster, order: &mut Order, id: JobId, why: Refused) {
@@ -108,6 +152,8 @@ fn refuse(cluster: &mut Cluster, order: &mut Order, id: JobId, why: Refused) {
     match why {
         Refused::Placement(why) => cluster.refused.note_no_room(class, why),
         Refused::Admission(why) => cluster.refused.note_no_quota(class, job.spec.tenant, why),
+        Refused::Budget(why) => cluster.refused.note_over_budget(class, job.spec.tenant, why),
+        Refused::Cap(why) => cluster.refused.note_over_cap(class, job.spec.tenant, job.spec.user, why),
         Refused::Alone(why) => {
             cluster.refused.note_alone(id, why);
             return order.skip(cluster, id);
@@ -117,12 +163,13 @@ fn refuse(cluster: &mut Cluster, order: &mut Order, id: JobId, why: Refused) {
 }
 
 /// The job, or the next index of the array, gets its GPUs.
-fn start(cluster: &mut Cluster, id: JobId, pool: PoolIndex, members: Members, now: Time, out: &mut Events) {
+fn start(cluster: &mut Cluster, id: JobId, found: Found, now: Time, out: &mut Events) {
+    let Found { pool, members, scavenger } = found;
     let is_array = cluster.jobs.get(id).expect("the order gives jobs that exist").progress.is_some();
     let started = if is_array { start_index(cluster, id, now, out) } else { id };
     let attempts = cluster.jobs.get(started).expect("it exists by now").attempts;
     let attempt = AttemptNumber(attempts + 1);
-    emit(cluster, now, Event::JobPlaced { job: started, attempt, pool, members }, out);
+    emit(cluster, now, Event::JobPlaced { job: started, attempt, pool, members, scavenger }, out);
 }
 
 /// The next index of an array becomes a job of its own.

@@ -53,6 +53,7 @@ pub fn decide(
         }
         Input::SetTenant(draft) => admit::tenant::set(cluster, &draft, now, out)?,
         Input::Pause { tenant, paused } => pause(cluster, &tenant, paused, now, out)?,
+        Input::CarryBudget { tenant, gpu_time } => admit::budget::carry(cluster, &tenant, gpu_time, now, out)?,
         Input::Submit(drafts) => admit::submit(cluster, &drafts, now, out)?,
         Input::Cancel(job) => cancel(cluster, job, now, out)?,
         Input::Hold(job) => hold(cluster, job, now, out)?,
@@ -184,6 +185,7 @@ fn tick(cluster: &mut Cluster, now: Time, out: &mut Events) {
         match timer {
             Timer::NotBefore(job) => emit(cluster, now, Event::JobEligible { job }, out),
             Timer::Forget(job) => forget(cluster, job, now, out),
+            Timer::BudgetPeriod(tenant) => admit::budget::next_period(cluster, tenant, now, out),
             Timer::Launch(job, _) => finish::stop(cluster, job, StopReason::LaunchDeadline, now, out),
             Timer::TimeLimit(job, _) => finish::stop(cluster, job, StopReason::TimeLimit, now, out),
         }

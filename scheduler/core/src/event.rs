@@ -3,6 +3,8 @@
 //! An event carries the decision (which GPUs, which id), never the rule behind it, so that an old journal keeps its
 //! meaning when the rules change. `apply` is the only reader.
 
+use crate::budget::{Budget, Grant};
+use crate::caps::Caps;
 use crate::decay::Meter;
 use crate::gpu::GpuSet;
 use crate::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
@@ -12,7 +14,7 @@ use crate::placement::Members;
 use crate::promise::{DropCause, Promise};
 use crate::reply::Reply;
 use crate::tenant::{Quota, UserLedger};
-use crate::units::{Span, Time};
+use crate::units::{GpuTime, Span, Time};
 
 /// What changes of a tenant; absent: stays.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -23,6 +25,10 @@ pub struct TenantChange {
     pub default_time_limit: Option<Span>,
     /// How long an attempt runs before it may be evicted.
     pub min_run: Option<Span>,
+    /// What single users and jobs may have, as a whole.
+    pub caps: Option<Caps>,
+    /// The budget in each period, or that there is none any more.
+    pub budget: Option<Option<Grant>>,
     /// The new quotas of the pools that are named.
     pub quotas: Vec<(PoolIndex, Quota)>,
 }
@@ -63,6 +69,18 @@ pub enum Event {
         tenant: TenantIndex,
         /// Stopped, or going on.
         paused: bool,
+    },
+    /// The next period of a tenant's budget began, where the last one ended.
+    BudgetPeriodBegan {
+        /// Whose.
+        tenant: TenantIndex,
+    },
+    /// An operator brought over what was left of the period before.
+    BudgetCarried {
+        /// Whose.
+        tenant: TenantIndex,
+        /// How much of it.
+        gpu_time: GpuTime,
     },
     /// A user was seen for the first time.
     UserSeen {
@@ -177,6 +195,8 @@ pub enum Event {
         pool: PoolIndex,
         /// By rank.
         members: Members,
+        /// It did not fit into a budget: it lies above every quota, and commits nothing.
+        scavenger: bool,
     },
     /// A member is ready to start.
     MemberPrepared {
@@ -222,6 +242,15 @@ pub enum Event {
         attempt: AttemptNumber,
         /// Which member.
         member: MemberIndex,
+    },
+    /// A job has saved what it had done: a later attempt can go on from there.
+    JobCheckpointed {
+        /// Which job.
+        job: JobId,
+        /// Its attempt.
+        attempt: AttemptNumber,
+        /// In the job's own count; higher than before.
+        step: u64,
     },
     /// GPUs are held for a waiting job, which gets them when all are free.
     Promised {
@@ -312,6 +341,8 @@ pub enum Event {
         total: Usage,
         /// Above quota, decayed.
         excess: Meter,
+        /// Its budget in this period.
+        budget: Option<Budget>,
     },
     /// Only in snapshots: what a user has had in a tenant.
     UserRestored {

@@ -30,11 +30,22 @@ pub(crate) fn reported(
     let event = match report {
         MemberReport::Prepared if phase < MemberPhase::Prepared => Event::MemberPrepared { job, attempt, member },
         MemberReport::Started if phase < MemberPhase::Running => Event::MemberStarted { job, attempt, member },
+        MemberReport::Checkpointed { step } if phase == MemberPhase::Running => {
+            return checkpointed(cluster, job, attempt, step, now, out);
+        }
         MemberReport::Gone(exit) if phase < MemberPhase::Gone => Event::MemberGone { job, attempt, member, exit },
         _ => return,
     };
     emit(cluster, now, event, out);
     settle(cluster, job, now, out);
+}
+
+/// What a job has saved counts when it is further than before: a repetition of an older report leads to nothing.
+fn checkpointed(cluster: &mut Cluster, job: JobId, attempt: AttemptNumber, step: u64, now: Time, out: &mut Events) {
+    let before = cluster.job(job).and_then(|job| job.checkpoint);
+    if before.is_none_or(|before| step > before.step) {
+        emit(cluster, now, Event::JobCheckpointed { job, attempt, step }, out);
+    }
 }
 
 /// Stops an attempt, whatever it is doing.

@@ -11,7 +11,8 @@
 //!
 //! Then what happens, in order: `cycle`, `tick +10s`, `prepared|started|exit JOB[.MEMBER] [CODE|sigN|timeout|launch|unknown]`,
 //! `cancel|hold|release|why|explain JOB`, `silent|lose|cordon|resume|confirm-dead NODE`, `return NODE boot=b2`, `drain NODE evict`,
-//! `bad NODE 0-1`, `pause|unpause TENANT`, `quota TENANT quota=4`, `usage TENANT`, and `node` and `submit` as above.
+//! `bad NODE 0-1`, `pause|unpause TENANT`, `quota TENANT quota=4`, `usage|budget TENANT`, `carry TENANT hours=4`,
+//! `checkpoint JOB STEP`, and `node` and `submit` as above.
 //! `request ID STEP` gives a step a request id, `policy KEY=N` changes a limit. Jobs are called by the last part of their
 //! name, an index of an array `a[0]`.
 //!

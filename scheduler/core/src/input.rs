@@ -1,11 +1,13 @@
 //! What can happen: everything that makes the core decide. Names are still names here; the core resolves them.
 
+use crate::budget::Grant;
+use crate::caps::Caps;
 use crate::gpu::GpuSet;
 use crate::ids::{AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex};
 use crate::job::{ArraySpec, DependencyKind, Exit};
 use crate::node::{Capacity, Location};
 use crate::request::{Level, Shape};
-use crate::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
+use crate::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span, Time};
 
 /// Makes a mutation idempotent: the same key with the same digest is answered as the first time.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,6 +87,10 @@ pub struct TenantDraft {
     pub default_time_limit: Option<Span>,
     /// How long an attempt runs before it may be evicted.
     pub min_run: Option<Span>,
+    /// What single users and jobs may have, as a whole.
+    pub caps: Option<Caps>,
+    /// GPU-time in each period, or that there is no budget any more.
+    pub budget: Option<Option<Grant>>,
     /// By name of the pool (empty: the first pool): quota, limit, lend limit.
     pub quotas: Vec<QuotaDraft>,
 }
@@ -126,6 +132,11 @@ pub enum MemberReport {
     Prepared,
     /// Its process runs.
     Started,
+    /// It says that its job can go on from here, whatever becomes of this attempt.
+    Checkpointed {
+        /// In the job's own count.
+        step: u64,
+    },
     /// Its process is gone.
     Gone(Exit),
 }
@@ -150,6 +161,13 @@ pub enum Input {
         tenant: Box<str>,
         /// Stop, or go on.
         paused: bool,
+    },
+    /// Bring over what is left of a tenant's last budget period.
+    CarryBudget {
+        /// Path.
+        tenant: Box<str>,
+        /// How much of it; absent: all.
+        gpu_time: Option<GpuTime>,
     },
     /// Accept these jobs, all or none.
     Submit(Vec<JobDraft>),

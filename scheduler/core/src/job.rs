@@ -201,6 +201,17 @@ pub struct Member {
     pub exit: Option<Exit>,
 }
 
+/// What a job has saved.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Checkpoint {
+    /// The attempt that said so.
+    pub attempt: AttemptNumber,
+    /// In the job's own count.
+    pub step: u64,
+    /// When it said so.
+    pub at: Time,
+}
+
 /// One run of a job.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Attempt {
@@ -222,6 +233,8 @@ pub struct Attempt {
     pub released: bool,
     /// Lies above its mission's quota.
     pub borrowed: bool,
+    /// It did not fit into a budget above it: it is always borrowed, and the first to go.
+    pub scavenger: bool,
     /// Its GPU-time is charged up to here.
     pub charged_at: Time,
     /// How the first member that ended badly ended.
@@ -248,6 +261,7 @@ impl Attempt {
             ended_at: None,
             released: false,
             borrowed: false,
+            scavenger: false,
             charged_at: Time(0),
             broken: None,
             broken_by: None,
@@ -376,6 +390,8 @@ pub struct Job {
     pub index_of: Option<(JobId, u32)>,
     /// What it has used, all attempts together.
     pub usage: Usage,
+    /// The last checkpoint that it has reported.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 impl Job {
@@ -415,6 +431,13 @@ impl Job {
     /// The attempt that holds GPUs, if one does.
     pub fn live_attempt(&self) -> Option<&Attempt> {
         self.attempt.as_deref().filter(|_| self.phase.is_active())
+    }
+
+    /// Up to when the work of an attempt is kept if it is stopped: its last checkpoint, else its start.
+    pub fn kept_until(&self, attempt: &Attempt) -> Time {
+        let of_attempt = self.checkpoint.filter(|checkpoint| checkpoint.attempt == attempt.number);
+        let start = attempt.started_at.unwrap_or(attempt.placed_at);
+        of_attempt.map_or(start, |checkpoint| checkpoint.at)
     }
 
     /// How the member ended that ended badly first; else the first, by rank, that ended badly, or ended at all.

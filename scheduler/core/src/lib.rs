@@ -17,6 +17,8 @@ pub mod admit;
 mod apply;
 mod blanks;
 pub mod blocked;
+pub mod budget;
+pub mod caps;
 pub mod classes;
 pub mod cluster;
 mod contact;

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 
 pub(crate) use self::asked::{Asked, TrialIndex};
 pub(crate) use self::ends::{by_ends, latest_end};
+use crate::admit::{budget, caps};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::cycle::Cycled;
@@ -141,6 +142,10 @@ fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
         if cluster.promises.len() >= cluster.policy.max_promises as usize {
             break;
         }
+        if is_held_back(cluster, id) {
+            order.refused(cluster);
+            continue;
+        }
         match plan_for(cluster, id, now) {
             Ok(plan) => {
                 tries += 1;
@@ -160,6 +165,22 @@ fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
     cluster.refused = refused;
     cluster.refused.keep_only(&cluster.classes);
     is_cut_off
+}
+
+/// Whether a cap or a budget refuses a job: then no eviction helps it. What is refused is passed over from here on.
+fn is_held_back(cluster: &mut Cluster, id: JobId) -> bool {
+    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
+    let class = job.queued.expect("the order gives queued jobs").class;
+    let (tenant, user) = (job.spec.tenant, job.spec.user);
+    if let Some(why) = caps::of_user(cluster, tenant, user, job.gpus()) {
+        cluster.refused.note_over_cap(class, tenant, user, why);
+        return true;
+    }
+    let is_over = budget::over(cluster, tenant, job.gpus(), job.spec.time_limit).is_some();
+    if is_over {
+        cluster.refused.pass_over(class, tenant);
+    }
+    is_over
 }
 
 fn note(cluster: &mut Cluster, order: &mut Order, id: JobId, none: NoPlan) {

@@ -70,6 +70,8 @@ pub struct Policy {
     pub kill_bound: Span,
     /// How long an attempt runs before it may be evicted, where no tenant above states it.
     pub default_min_run: Span,
+    /// Shortest period of a budget: bounds the events after a long silence.
+    pub min_budget_period: Span,
     /// Depth of the tenant tree below the root.
     pub max_tenant_depth: u32,
     /// Tenants.
@@ -114,6 +116,7 @@ impl Policy {
             max_promises: 1000,
             kill_bound: Span::seconds(120),
             default_min_run: Span::ZERO,
+            min_budget_period: Span::seconds(3600),
             max_tenant_depth: 4,
             max_tenants: 10_000,
             max_users: 100_000,

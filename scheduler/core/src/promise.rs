@@ -6,6 +6,7 @@
 //! and memory are in nobody's index.
 //! It must never keep GPUs for a job that cannot use them, and never past its deadline.
 
+use crate::admit::budget;
 use crate::cluster::Cluster;
 use crate::cycle::Cycled;
 use crate::decide::{Events, emit};
@@ -64,7 +65,8 @@ pub(crate) fn keep(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
             cycled.jobs += 1;
             cycled.members += members.len() as u32;
             let attempts = cluster.job(job).expect("a promise is for a job that waits").attempts;
-            emit(cluster, now, Event::JobPlaced { job, attempt: AttemptNumber(attempts + 1), pool, members }, out);
+            let (attempt, scavenger) = (AttemptNumber(attempts + 1), false);
+            emit(cluster, now, Event::JobPlaced { job, attempt, pool, members, scavenger }, out);
         } else if promise.due <= now {
             emit(cluster, now, Event::PromiseDropped { job, why: DropCause::Late }, out);
         }
@@ -89,6 +91,9 @@ fn cause_to_drop(cluster: &Cluster, id: JobId, promise: &Promise) -> Option<Drop
         if tenant.paused || is_over || is_fixed_over {
             return Some(DropCause::NotAllowed);
         }
+    }
+    if budget::over(cluster, job.spec.tenant, job.gpus(), job.spec.time_limit).is_some() {
+        return Some(DropCause::NotAllowed);
     }
     let is_usable = |placed: &Placed| {
         let node = cluster.node(placed.node);

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::blocked::Blocked;
 use crate::classes::Classes;
-use crate::ids::{ClassIndex, JobId, TenantIndex};
+use crate::ids::{ClassIndex, JobId, TenantIndex, UserIndex};
+use crate::job::Job;
 use crate::queue::ClassSet;
 
 /// The refusals that still hold.
@@ -21,6 +22,11 @@ pub(crate) struct Refused {
     inadmissible: Vec<ClassSet>,
     no_quota: BTreeMap<(ClassIndex, TenantIndex), Blocked>,
     alone: BTreeMap<JobId, Blocked>,
+    /// By tenant and user: classes that a cap refuses to the user.
+    capped: BTreeMap<(TenantIndex, UserIndex), ClassSet>,
+    over_cap: BTreeMap<(ClassIndex, TenantIndex, UserIndex), Blocked>,
+    /// Classes for which a budget is spent: at the end of a cycle they are tried once more, as scavengers.
+    over_budget: BTreeMap<(ClassIndex, TenantIndex), Blocked>,
 }
 
 impl Refused {
@@ -38,6 +44,11 @@ impl Refused {
             for (_, tenant) in std::mem::take(&mut self.no_quota).into_keys() {
                 self.inadmissible[tenant.at()].clear();
             }
+            for (_, tenant) in std::mem::take(&mut self.over_budget).into_keys() {
+                self.inadmissible[tenant.at()].clear();
+            }
+            self.capped.clear();
+            self.over_cap.clear();
         }
         self.alone.clear();
         self.inadmissible.resize_with(tenants.max(self.inadmissible.len()), ClassSet::default);
@@ -60,6 +71,8 @@ impl Refused {
         let gone = |class: &ClassIndex| !classes.is_in_use(*class);
         let mut left: Vec<ClassIndex> = self.unplaceable.iter().filter(gone).collect();
         left.extend(self.no_quota.keys().map(|(class, _)| *class).filter(gone));
+        left.extend(self.over_cap.keys().map(|(class, ..)| *class).filter(gone));
+        left.extend(self.over_budget.keys().map(|(class, _)| *class).filter(gone));
         left.into_iter().for_each(|class| self.forget_class(class));
     }
 
@@ -74,6 +87,38 @@ impl Refused {
     pub(crate) fn note_no_quota(&mut self, class: ClassIndex, tenant: TenantIndex, why: Blocked) {
         self.inadmissible[tenant.at()].insert(class);
         self.no_quota.insert((class, tenant), why);
+    }
+
+    /// A cap refuses the class to this user.
+    pub(crate) fn note_over_cap(&mut self, class: ClassIndex, tenant: TenantIndex, user: UserIndex, why: Blocked) {
+        self.capped.entry((tenant, user)).or_default().insert(class);
+        self.over_cap.insert((class, tenant, user), why);
+    }
+
+    /// A budget above the tenant is spent for the class.
+    pub(crate) fn note_over_budget(&mut self, class: ClassIndex, tenant: TenantIndex, why: Blocked) {
+        self.inadmissible[tenant.at()].insert(class);
+        self.over_budget.insert((class, tenant), why);
+    }
+
+    /// Lets what only a budget refuses be tried again. False when there is nothing such.
+    pub(crate) fn lift_budgets(&mut self) -> bool {
+        for (class, tenant) in self.over_budget.keys() {
+            if !self.no_quota.contains_key(&(*class, *tenant)) {
+                self.inadmissible[tenant.at()].remove(*class);
+            }
+        }
+        !self.over_budget.is_empty()
+    }
+
+    /// Classes that a cap refuses to this user.
+    pub(crate) fn capped(&self, tenant: TenantIndex, user: UserIndex) -> Option<&ClassSet> {
+        self.capped.get(&(tenant, user))
+    }
+
+    /// Whether a cap refuses the class to this user.
+    fn is_capped(&self, class: ClassIndex, tenant: TenantIndex, user: UserIndex) -> bool {
+        self.capped(tenant, user).is_some_and(|classes| classes.contains(class))
     }
 
     /// This job finds no room outside the nodes that it keeps away from; its class may.
@@ -92,6 +137,18 @@ impl Refused {
         {
             self.no_quota.remove(&(of, tenant));
             self.inadmissible[tenant.at()].remove(class);
+        }
+        while let Some((&(of, tenant), _)) = self.over_budget.range((class, TenantIndex(0))..).next()
+            && of == class
+        {
+            self.over_budget.remove(&(of, tenant));
+            self.inadmissible[tenant.at()].remove(class);
+        }
+        while let Some((&(of, tenant, user), _)) = self.over_cap.range((class, TenantIndex(0), UserIndex(0))..).next()
+            && of == class
+        {
+            self.over_cap.remove(&(of, tenant, user));
+            self.capped.entry((tenant, user)).or_default().remove(class);
         }
     }
 
@@ -119,15 +176,19 @@ impl Refused {
     }
 
     /// Whether a job of this class and tenant is not tried.
-    pub(crate) fn passes_over(&self, class: ClassIndex, tenant: TenantIndex) -> bool {
+    pub(crate) fn passes_over(&self, class: ClassIndex, tenant: TenantIndex, user: UserIndex) -> bool {
         let in_tenant = self.inadmissible.get(tenant.at());
-        self.unplaceable.contains(class) || in_tenant.is_some_and(|classes| classes.contains(class))
+        self.is_capped(class, tenant, user)
+            || self.unplaceable.contains(class)
+            || in_tenant.is_some_and(|classes| classes.contains(class))
     }
 
     /// Why the job was refused, or its class in this tenant, when it was last tried.
-    pub(crate) fn why(&self, job: JobId, class: ClassIndex, tenant: TenantIndex) -> Option<Blocked> {
-        let in_tenant = || self.no_quota.get(&(class, tenant));
+    pub(crate) fn why(&self, job: &Job, class: ClassIndex) -> Option<Blocked> {
+        let (tenant, user) = (job.spec.tenant, job.spec.user);
+        let of_user = || self.over_cap.get(&(class, tenant, user));
+        let in_tenant = || self.no_quota.get(&(class, tenant)).or_else(|| self.over_budget.get(&(class, tenant)));
         let of_class = || self.no_room.get(class.at())?.as_ref();
-        self.alone.get(&job).or_else(in_tenant).or_else(of_class).copied()
+        self.alone.get(&job.id).or_else(of_user).or_else(in_tenant).or_else(of_class).copied()
     }
 }

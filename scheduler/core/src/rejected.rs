@@ -1,7 +1,7 @@
 //! A refused input: which field, which value, and what it would take. Text is made in the shell.
 
 use crate::ids::JobId;
-use crate::units::{Gpus, Span};
+use crate::units::{GpuTime, Gpus, Span};
 
 /// Why an input was refused. Nothing of it was done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,4 +66,10 @@ pub enum Refusal {
     LendLimitAboveQuota { lend_limit: Gpus, quota: Gpus },
     ChildrenAboveParent { parent: Box<str>, children: Gpus, quota: Gpus },
     RequestIdReused { id: Box<str> },
+    OverJobGpus { tenant: Box<str>, want: Gpus, limit: Gpus },
+    OverJobTime { tenant: Box<str>, limit: Span, longest: Span },
+    OverUserSubmitted { tenant: Box<str>, submitted: u32, limit: u32 },
+    NoBudget { tenant: Box<str> },
+    NothingToCarry { tenant: Box<str>, want: GpuTime, unspent: GpuTime },
+    BudgetPeriodTooShort { period: Span, shortest: Span },
 }

@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 use crate::event::{Event, TenantChange};
 use crate::ids::{PoolIndex, UserIndex};
 use crate::node::{Node, Promised};
-use crate::tenant::Quota;
+use crate::tenant::{Quota, UserLedger};
 
 impl Cluster {
     /// Events that build this state from nothing, in order. Lazily: a large cluster is never copied whole.
@@ -48,6 +48,8 @@ impl Cluster {
                 weight: Some(tenant.weight),
                 default_time_limit: tenant.default_time_limit,
                 min_run: tenant.min_run,
+                caps: (!tenant.caps.is_empty()).then_some(tenant.caps),
+                budget: tenant.budget.map(|budget| Some(budget.grant)),
                 quotas: quotas.filter(|(_, quota)| *quota != Quota::default()).collect(),
             };
             let changed = Event::TenantChanged { tenant: tenant.index, change };
@@ -80,11 +82,12 @@ impl Cluster {
     fn snapshot_ledgers(&self) -> impl Iterator<Item = Event> {
         let counters = Event::CountersRestored { next_job: self.next_job, next_start: self.next_start };
         let tenants = self.tenants.iter().flat_map(|tenant| {
-            let own = Event::TenantRestored { tenant: tenant.index, total: tenant.total, excess: tenant.excess };
+            let (total, excess, budget) = (tenant.total, tenant.excess, tenant.budget);
+            let own = Event::TenantRestored { tenant: tenant.index, total, excess, budget };
             let users = tenant.users.iter().map(|(user, ledger)| Event::UserRestored {
                 tenant: tenant.index,
                 user: *user,
-                ledger: ledger.clone(),
+                ledger: UserLedger { running: 0, submitted: 0, ..ledger.clone() },
             });
             std::iter::once(own).chain(users)
         });

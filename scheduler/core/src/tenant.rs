@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::budget::Budget;
+use crate::caps::Caps;
 use crate::decay::Meter;
 use crate::ids::{JobId, PoolIndex, TenantIndex, UserIndex};
 use crate::job::Usage;
 use crate::queue::Queue;
 use crate::sorted::Sorted;
-use crate::units::{Gpus, Span};
+use crate::units::{GpuTime, Gpus, Span, Time};
 
 /// What a tenant may have of one pool.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -44,6 +46,10 @@ pub struct UserLedger {
     pub total: Usage,
     /// Jobs submitted, an array counted once.
     pub jobs: u64,
+    /// Jobs that hold GPUs now. Counted from the jobs, and never part of a record.
+    pub running: u32,
+    /// Jobs that have not ended, an array counted once and each started index of it. Counted likewise.
+    pub submitted: u32,
 }
 
 /// Place of an attempt among those of its mission: the last are the first to be above the quota.
@@ -76,6 +82,12 @@ pub struct Tenant {
     pub default_time_limit: Option<Span>,
     /// How long an attempt runs before it may be evicted; absent: as the tenant's above.
     pub min_run: Option<Span>,
+    /// What single users and jobs may have here and below.
+    pub caps: Caps,
+    /// GPU-time that it may use in a period, everything below included; absent: as much as it gets.
+    pub budget: Option<Budget>,
+    /// What the attempts under way may still use of the budget, by their limits. Counted from them.
+    pub committed: GpuTime,
     /// Nothing new starts here or below.
     pub paused: bool,
     /// By pool.
@@ -110,6 +122,9 @@ impl Tenant {
             weight: 1,
             default_time_limit: None,
             min_run: None,
+            caps: Caps::default(),
+            budget: None,
+            committed: GpuTime::ZERO,
             paused: false,
             quotas: vec![Quota::default(); pools],
             held: vec![Held::default(); pools],
@@ -136,6 +151,11 @@ impl Tenant {
     /// GPUs held above quota, pool by pool.
     pub fn above_quota(&self) -> Gpus {
         self.held.iter().zip(&self.quotas).map(|(held, quota)| held.used.less(quota.quota.unwrap_or_default())).sum()
+    }
+
+    /// What it took above its quota: GPUs, now and decayed, in thousandths. Over its weight this orders borrowers.
+    pub fn above_quota_milli(&self, now: Time, half_life: Span) -> u64 {
+        crate::order::share::of_borrower(self, now, half_life)
     }
 
     /// What it may have of `pool`.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ids::{AttemptNumber, JobId};
+use crate::ids::{AttemptNumber, JobId, TenantIndex};
 use crate::sorted::Sorted;
 use crate::units::Time;
 
@@ -20,6 +20,8 @@ pub(crate) enum Timer {
     NotBefore(JobId),
     /// An ended job leaves memory.
     Forget(JobId),
+    /// The period of a tenant's budget is over.
+    BudgetPeriod(TenantIndex),
 }
 
 /// All timers of a cluster.
@@ -39,7 +41,9 @@ impl Timers {
     pub(crate) fn insert(&mut self, time: Time, timer: Timer) {
         match timer {
             Timer::Launch(..) => self.launches.insert((time, timer)),
-            Timer::TimeLimit(..) | Timer::NotBefore(_) | Timer::Forget(_) => self.others.insert((time, timer)),
+            Timer::TimeLimit(..) | Timer::NotBefore(_) | Timer::Forget(_) | Timer::BudgetPeriod(_) => {
+                self.others.insert((time, timer))
+            }
         };
     }
 
@@ -47,7 +51,9 @@ impl Timers {
     pub(crate) fn remove(&mut self, time: Time, timer: Timer) {
         match timer {
             Timer::Launch(..) => self.launches.remove(&(time, timer)),
-            Timer::TimeLimit(..) | Timer::NotBefore(_) | Timer::Forget(_) => self.others.remove(&(time, timer)),
+            Timer::TimeLimit(..) | Timer::NotBefore(_) | Timer::Forget(_) | Timer::BudgetPeriod(_) => {
+                self.others.remove(&(time, timer))
+            }
         };
     }
 

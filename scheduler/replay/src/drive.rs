@@ -397,10 +397,8 @@ fn tenants(nodes: &[TraceNode], jobs: &[TraceJob], division: &Division, cluster:
         TenantDraft {
             name: (*name).into(),
             create: true,
-            weight: None,
-            default_time_limit: None,
-            min_run: None,
             quotas: installed.clone().enumerate().map(in_pool).collect(),
+            ..TenantDraft::default()
         }
     };
     names.iter().map(draft).collect()

@@ -47,6 +47,8 @@ pub(super) struct PolicyConfig {
     #[serde(deserialize_with = "span::optional")]
     half_life: Option<Span>,
     search_steps: Option<u32>,
+    #[serde(deserialize_with = "span::optional")]
+    min_budget_period: Option<Span>,
     max_tenant_depth: Option<u32>,
     max_tenants: Option<u32>,
     max_users: Option<u32>,
@@ -97,6 +99,7 @@ impl PolicyConfig {
             max_requests,
             half_life,
             search_steps,
+            min_budget_period,
             max_tenant_depth,
             max_tenants,
             max_users,
@@ -160,6 +163,7 @@ impl PolicyConfig {
             ("default_time_limit", policy.default_time_limit),
             ("launch_deadline", policy.launch_deadline),
             ("half_life", policy.half_life),
+            ("min_budget_period", policy.min_budget_period),
         ];
         match positive.into_iter().find(|(_, span)| *span == Span::ZERO) {
             Some((name, span)) => Err(bad(format!("policy.{name}"), span, "use more than 0")),

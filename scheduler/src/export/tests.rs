@@ -70,7 +70,7 @@ fn submitted(job: u64, name: &str) -> Event {
 
 fn placed_on(job: u64, attempt: u32, members: &[(u32, u32)]) -> Event {
     let members = members.iter().map(|&(node, gpus)| Placed { node: NodeIndex(node), gpus: GpuSet(gpus) }).collect();
-    Event::JobPlaced { job: JobId(job), attempt: AttemptNumber(attempt), pool: PoolIndex(0), members }
+    Event::JobPlaced { job: JobId(job), attempt: AttemptNumber(attempt), pool: PoolIndex(0), members, scavenger: false }
 }
 
 fn ended(job: u64, attempt: u32, outcome: Outcome) -> Event {

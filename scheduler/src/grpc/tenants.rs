@@ -1,11 +1,13 @@
 //! The Tenants service: the division and what it has come to.
 
 use dure_core::Cluster;
+use dure_core::budget::Grant;
+use dure_core::caps::Caps;
 use dure_core::input::{Input, QuotaDraft, TenantDraft};
 use dure_core::rejected::Refusal;
 use dure_core::reply::Reply;
 use dure_core::tenant::Tenant;
-use dure_core::units::{Gpus, Span};
+use dure_core::units::{GpuTime, Gpus, Span};
 use dure_proto::v1;
 use dure_proto::v1::tenants_server::Tenants;
 use tonic::{Request, Response, Status};
@@ -45,16 +47,18 @@ impl Tenants for Services {
         let id = std::mem::take(&mut request.request_id);
         let key = request::key(&identity, id, "Tenants/Set", &request)?;
         tracing::info!(user = %identity.user, tenant = request.tenant, "tenant is set");
-        let now = self.clock.now();
-        let after = move |cluster: &Cluster, reply: Reply| match reply {
-            Reply::Tenant(at) => Some(tenant(cluster, cluster.tenant(at), &Sums::count(cluster, now))),
-            Reply::Submitted { .. } | Reply::Job(_) | Reply::Node(_) | Reply::Done => None,
-        };
-        let input = Input::SetTenant(draft(request));
-        let (found, position) = self.handle.mutate(input, key, Vec::new(), after).await?;
-        let mut tenant = found.ok_or_else(|| Status::internal("the scheduler answered with something else"))?;
-        tenant.position = Some(convert::position(position));
-        Ok(Response::new(tenant))
+        self.change_tenant(Input::SetTenant(draft(request)), key).await
+    }
+
+    async fn carry_budget(&self, request: Request<v1::CarryBudgetRequest>) -> Result<Response<v1::Tenant>, Status> {
+        let identity = auth::of(&request)?;
+        let mut request = request.into_inner();
+        identity.may(Verb::SetTenants, Target::Tenant(&request.tenant))?;
+        let id = std::mem::take(&mut request.request_id);
+        let key = request::key(&identity, id, "Tenants/CarryBudget", &request)?;
+        tracing::info!(user = %identity.user, tenant = request.tenant, "budget is carried over");
+        let gpu_time = request.gpu_ms.map(GpuTime);
+        self.change_tenant(Input::CarryBudget { tenant: request.tenant.into(), gpu_time }, key).await
     }
 
     async fn pause(&self, request: Request<v1::PauseRequest>) -> Result<Response<v1::PauseResponse>, Status> {
@@ -98,6 +102,23 @@ impl Tenants for Services {
 }
 
 impl Services {
+    /// Changes one tenant, and shows it as it is then.
+    async fn change_tenant(
+        &self,
+        input: Input,
+        key: Option<dure_core::input::RequestKey>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        let now = self.clock.now();
+        let after = move |cluster: &Cluster, reply: Reply| match reply {
+            Reply::Tenant(at) => Some(tenant(cluster, cluster.tenant(at), &Sums::count(cluster, now))),
+            Reply::Submitted { .. } | Reply::Job(_) | Reply::Node(_) | Reply::Done => None,
+        };
+        let (found, position) = self.handle.mutate(input, key, Vec::new(), after).await?;
+        let mut tenant = found.ok_or_else(|| Status::internal("the scheduler answered with something else"))?;
+        tenant.position = Some(convert::position(position));
+        Ok(Response::new(tenant))
+    }
+
     async fn set_paused(
         &self,
         identity: &Identity,
@@ -126,6 +147,22 @@ fn shown<'a>(
     Ok(tenants.filter(move |tenant| visible.shows(&tenant.name) && convert::is_within(&tenant.name, below)))
 }
 
+fn caps(caps: v1::Caps) -> Caps {
+    Caps {
+        user_gpus: caps.user_gpus.map(Gpus::whole),
+        user_running: caps.user_running,
+        user_submitted: caps.user_submitted,
+        job_gpus: caps.job_gpus.map(Gpus::whole),
+        job_time: caps.job_time_ms.map(Span),
+    }
+}
+
+/// No period: no budget any more.
+fn grant(grant: v1::BudgetGrant) -> Option<Grant> {
+    let v1::BudgetGrant { gpu_ms, period_ms } = grant;
+    (period_ms > 0).then_some(Grant { gpu_time: GpuTime(gpu_ms), period: Span(period_ms) })
+}
+
 fn draft(request: v1::SetTenantRequest) -> TenantDraft {
     let quota = |quota: v1::PoolQuota| QuotaDraft {
         pool: quota.pool.into(),
@@ -139,6 +176,8 @@ fn draft(request: v1::SetTenantRequest) -> TenantDraft {
         weight: request.weight,
         default_time_limit: request.default_time_limit_ms.map(Span),
         min_run: request.min_run_ms.map(Span),
+        caps: request.caps.map(caps),
+        budget: request.budget.map(grant),
         quotas: request.quotas.into_iter().map(quota).collect(),
     }
 }

@@ -7,11 +7,11 @@ use dure_core::blocked::{Blocked, Gate};
 use dure_core::explain::{Blocker, Change, Help};
 use dure_core::ids::{PoolIndex, PriorityIndex, TenantIndex};
 use dure_core::request::Level;
-use dure_core::units::{Gpus, Time};
+use dure_core::units::{GpuTime, Gpus, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
-pub const CODES: [&str; 18] = [
+pub const CODES: [&str; 21] = [
     "HELD",
     "DEPENDENCY",
     "NOT_BEFORE",
@@ -24,6 +24,9 @@ pub const CODES: [&str; 18] = [
     "OVER_LIMIT",
     "OVER_QUOTA",
     "NON_PREEMPTIBLE_OVER_QUOTA",
+    "OVER_USER_GPUS",
+    "OVER_USER_JOBS",
+    "OVER_BUDGET",
     "FRAGMENTED",
     "MINIMUM_RUN",
     "RECLAIM_PENDING",
@@ -50,6 +53,9 @@ pub fn code(blocker: &Blocker) -> &'static str {
             Blocked::OverLimit { .. } => "OVER_LIMIT",
             Blocked::OverQuota { .. } => "OVER_QUOTA",
             Blocked::NonPreemptibleOverQuota { .. } => "NON_PREEMPTIBLE_OVER_QUOTA",
+            Blocked::OverUserGpus { .. } => "OVER_USER_GPUS",
+            Blocked::OverUserJobs { .. } => "OVER_USER_JOBS",
+            Blocked::OverBudget { .. } => "OVER_BUDGET",
             Blocked::Fragmented { .. } => "FRAGMENTED",
             Blocked::MinimumRun { .. } => "MINIMUM_RUN",
             Blocked::ReclaimPending { .. } => "RECLAIM_PENDING",
@@ -148,6 +154,21 @@ fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
             tenant_name(cluster, tenant),
             pool_of(pool)
         ),
+        Blocked::OverUserGpus { tenant, limit, used, want } => format!(
+            "its user holds {used} of the {limit} GPUs that one user may hold in {}; this job needs {want}",
+            tenant_name(cluster, tenant)
+        ),
+        Blocked::OverUserJobs { tenant, limit, running } => format!(
+            "{running} jobs of its user run in {}, at most {limit} of one user may",
+            tenant_name(cluster, tenant)
+        ),
+        Blocked::OverBudget { tenant, left, want, until } => format!(
+            "it could use {} GPU-hours by its time limit, of the budget of {} {} are left until {}",
+            hours(want),
+            tenant_name(cluster, tenant),
+            hours(left),
+            moment(until)
+        ),
         Blocked::Fragmented { pool, want, reclaimable, until } => format!(
             "it is inside its quota and needs {}, but what others run inside theirs lies in the way in pool {} until {} at \
              the latest; {} could be taken back and would not help",
@@ -189,6 +210,13 @@ fn blocked_remedy(blocked: Blocked) -> &'static str {
         Blocked::NonPreemptibleOverQuota { .. } => {
             "submit it as preemptible to run on lent GPUs, or wait for the others to end"
         }
+        Blocked::OverUserGpus { .. } | Blocked::OverUserJobs { .. } => {
+            "wait for another job of the same user to end, or have the cap raised: dure quota set"
+        }
+        Blocked::OverBudget { .. } => {
+            "ask for a shorter time limit; if it may be evicted it runs on what nobody else wants; an operator can bring \
+             over what was left of the last period: dure quota carry"
+        }
         Blocked::Fragmented { .. } => "ask for smaller members or fewer in one domain, or wait until then",
         Blocked::MinimumRun { .. } => "nothing: they are taken back then",
         Blocked::ReclaimPending { .. } => "nothing: it starts when the last of them is free",
@@ -222,6 +250,13 @@ fn blocked_numbers(blocked: Blocked) -> Vec<(&'static str, u64)> {
         }
         Blocked::NonPreemptibleOverQuota { quota, used, want, .. } => {
             vec![("quota", n(quota.rounded_up())), ("used", n(used.rounded_up())), ("want", n(want.rounded_up()))]
+        }
+        Blocked::OverUserGpus { limit, used, want, .. } => {
+            vec![("limit", n(limit.rounded_up())), ("used", n(used.rounded_up())), ("want", n(want.rounded_up()))]
+        }
+        Blocked::OverUserJobs { limit, running, .. } => vec![("limit", n(limit)), ("running", n(running))],
+        Blocked::OverBudget { left, want, until, .. } => {
+            vec![("left_gpu_ms", left.0), ("want_gpu_ms", want.0), ("until_ms", until.0)]
         }
         Blocked::Fragmented { want, reclaimable, until, .. } => {
             vec![("want", n(want.rounded_up())), ("reclaimable", n(reclaimable.rounded_up())), ("until_ms", until.0)]
@@ -261,6 +296,7 @@ fn change(cluster: &Cluster, change: Change) -> (&'static str, String) {
             ("CPU_AND_MEMORY", format!("with {cpus} CPUs and {} MiB of memory per member", memory.0))
         }
         Change::Pool(pool) => ("POOL", format!("in pool {}", pool_name(cluster, pool))),
+        Change::TimeLimit(limit) => ("TIME_LIMIT", format!("if its time limit were {} min", limit.0 / 60_000)),
         Change::Preemptible => ("PREEMPTIBLE", "if it might be evicted".to_owned()),
         Change::Priority(class) => ("PRIORITY", format!("with priority {}", priority(cluster, class))),
     }
@@ -288,6 +324,12 @@ pub fn moment(time: Time) -> String {
         .ok()
         .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
         .map_or_else(|| "the end of time".to_owned(), |moment| moment.to_string())
+}
+
+/// GPU-hours with one decimal.
+fn hours(time: GpuTime) -> String {
+    let tenths = time.0 / 360_000;
+    format!("{}.{}", tenths / 10, tenths % 10)
 }
 
 /// `1 GPU`, `2 GPUs`.

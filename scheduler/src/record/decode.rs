@@ -7,11 +7,12 @@ use dure_core::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex, UserIndex};
 use dure_core::job::{Outcome, StopReason};
 use dure_core::node::Contact;
 use dure_core::promise::DropCause;
-use dure_core::units::{Span, Time};
+use dure_core::units::{GpuTime, Span, Time};
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::record::Event as Wire;
 
 use super::fault::{Fault, RecordError, needed};
+use super::ledgers::{budget_from_wire, caps_from_wire, grant_change_from_wire};
 use super::parts::{
     byte, capacity_from_wire, exit_from_wire, location_from_wire, members_from_wire, placed_from_wire, pool,
     quota_from_wire, reply_from_wire, spec_from_wire, tenant,
@@ -35,6 +36,8 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::TenantChanged(_)
         | Wire::Paused(_)
         | Wire::UserSeen(_)
+        | Wire::BudgetPeriodBegan(_)
+        | Wire::BudgetCarried(_)
         | Wire::RequestAnswered(_) => division(wire),
         Wire::NodeJoined(_)
         | Wire::NodeChanged(_)
@@ -60,6 +63,7 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::AttemptStopping(_)
         | Wire::Promised(_)
         | Wire::PromiseDropped(_)
+        | Wire::JobCheckpointed(_)
         | Wire::AttemptEnded(_) => attempt(wire),
         Wire::CountersRestored(_)
         | Wire::TenantRestored(_)
@@ -90,10 +94,18 @@ fn division(wire: Wire) -> Result<Event, Fault> {
                 default_time_limit: it.default_time_limit_ms.map(Span),
                 quotas: it.quotas.iter().map(quota_from_wire).collect::<Result<_, _>>()?,
                 min_run: it.min_run_ms.map(Span),
+                caps: it.caps.map(caps_from_wire),
+                budget: it.budget.map(grant_change_from_wire),
             },
         },
         Wire::Paused(it) => Event::Paused { tenant: tenant("Paused.tenant", it.tenant)?, paused: it.paused },
         Wire::UserSeen(it) => Event::UserSeen { user: UserIndex(it.user), name: it.name.into() },
+        Wire::BudgetPeriodBegan(it) => {
+            Event::BudgetPeriodBegan { tenant: tenant("BudgetPeriodBegan.tenant", it.tenant)? }
+        }
+        Wire::BudgetCarried(it) => {
+            Event::BudgetCarried { tenant: tenant("BudgetCarried.tenant", it.tenant)?, gpu_time: GpuTime(it.gpu_ms) }
+        }
         Wire::RequestAnswered(it) => Event::RequestAnswered {
             user: it.user.into(),
             id: it.id.into(),
@@ -170,7 +182,11 @@ fn attempt(wire: Wire) -> Result<Event, Fault> {
             attempt: AttemptNumber(it.attempt),
             pool: pool("JobPlaced.pool", it.pool)?,
             members: members_from_wire("JobPlaced.members", it.members, |member| placed_from_wire(&member))?,
+            scavenger: it.scavenger,
         },
+        Wire::JobCheckpointed(it) => {
+            Event::JobCheckpointed { job: JobId(it.job), attempt: AttemptNumber(it.attempt), step: it.step }
+        }
         Wire::MemberPrepared(it) => Event::MemberPrepared {
             job: JobId(it.job),
             attempt: AttemptNumber(it.attempt),
@@ -226,6 +242,7 @@ fn restored(wire: Wire) -> Result<Event, Fault> {
             tenant: tenant("TenantRestored.tenant", it.tenant)?,
             total: usage_from_wire(needed("TenantRestored.total", it.total)?),
             excess: meter_from_wire(needed("TenantRestored.excess", it.excess)?),
+            budget: it.budget.as_ref().map(budget_from_wire).transpose()?,
         },
         Wire::UserRestored(it) => Event::UserRestored {
             tenant: tenant("UserRestored.tenant", it.tenant)?,

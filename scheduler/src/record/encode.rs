@@ -5,6 +5,7 @@ use dure_core::ids::TenantIndex;
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::record::Event as Wire;
 
+use super::ledgers::{budget_to_wire, caps_to_wire, grant_change_to_wire};
 use super::parts::{
     capacity_to_wire, exit_to_wire, location_to_wire, placed_to_wire, quota_to_wire, reply_to_wire, spec_to_wire,
 };
@@ -19,6 +20,8 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::TenantChanged { .. }
         | Event::Paused { .. }
         | Event::UserSeen { .. }
+        | Event::BudgetPeriodBegan { .. }
+        | Event::BudgetCarried { .. }
         | Event::RequestAnswered { .. } => division(event),
         Event::NodeJoined { .. }
         | Event::NodeChanged { .. }
@@ -44,6 +47,7 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::AttemptStopping { .. }
         | Event::Promised { .. }
         | Event::PromiseDropped { .. }
+        | Event::JobCheckpointed { .. }
         | Event::AttemptEnded { .. } => attempt(event),
         Event::CountersRestored { .. }
         | Event::TenantRestored { .. }
@@ -71,6 +75,12 @@ fn division(event: &Event) -> Wire {
         Event::TenantChanged { tenant, change } => Wire::TenantChanged(tenant_changed(*tenant, change)),
         Event::Paused { tenant, paused } => Wire::Paused(v1::Paused { tenant: u32::from(tenant.0), paused: *paused }),
         Event::UserSeen { user, name } => Wire::UserSeen(v1::UserSeen { user: user.0, name: (**name).to_owned() }),
+        Event::BudgetPeriodBegan { tenant } => {
+            Wire::BudgetPeriodBegan(v1::BudgetPeriodBegan { tenant: u32::from(tenant.0) })
+        }
+        Event::BudgetCarried { tenant, gpu_time } => {
+            Wire::BudgetCarried(v1::BudgetCarried { tenant: u32::from(tenant.0), gpu_ms: gpu_time.0 })
+        }
         Event::RequestAnswered { user, id, digest, reply } => Wire::RequestAnswered(v1::RequestAnswered {
             user: (**user).to_owned(),
             id: (**id).to_owned(),
@@ -88,6 +98,8 @@ fn tenant_changed(tenant: TenantIndex, change: &TenantChange) -> v1::TenantChang
         default_time_limit_ms: change.default_time_limit.map(|span| span.0),
         quotas: change.quotas.iter().map(|(pool, quota)| quota_to_wire(*pool, quota)).collect(),
         min_run_ms: change.min_run.map(|span| span.0),
+        caps: change.caps.map(caps_to_wire),
+        budget: change.budget.map(grant_change_to_wire),
     }
 }
 
@@ -153,12 +165,16 @@ fn job(event: &Event) -> Wire {
 
 fn attempt(event: &Event) -> Wire {
     match event {
-        Event::JobPlaced { job, attempt, pool, members } => Wire::JobPlaced(v1::JobPlaced {
+        Event::JobPlaced { job, attempt, pool, members, scavenger } => Wire::JobPlaced(v1::JobPlaced {
             job: job.0,
             attempt: attempt.0,
             pool: u32::from(pool.0),
             members: members.iter().map(placed_to_wire).collect(),
+            scavenger: *scavenger,
         }),
+        Event::JobCheckpointed { job, attempt, step } => {
+            Wire::JobCheckpointed(v1::JobCheckpointed { job: job.0, attempt: attempt.0, step: *step })
+        }
         Event::MemberPrepared { job, attempt, member } => {
             Wire::MemberPrepared(v1::MemberPrepared { job: job.0, attempt: attempt.0, member: member.0 })
         }
@@ -202,10 +218,11 @@ fn restored(event: &Event) -> Wire {
         Event::CountersRestored { next_job, next_start } => {
             Wire::CountersRestored(v1::CountersRestored { next_job: next_job.0, next_start: *next_start })
         }
-        Event::TenantRestored { tenant, total, excess } => Wire::TenantRestored(v1::TenantRestored {
+        Event::TenantRestored { tenant, total, excess, budget } => Wire::TenantRestored(v1::TenantRestored {
             tenant: u32::from(tenant.0),
             total: Some(usage_to_wire(*total)),
             excess: Some(meter_to_wire(*excess)),
+            budget: budget.as_ref().map(budget_to_wire),
         }),
         Event::UserRestored { tenant, user, ledger } => Wire::UserRestored(v1::UserRestored {
             tenant: u32::from(tenant.0),

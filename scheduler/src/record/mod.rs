@@ -10,6 +10,7 @@
 mod decode;
 mod encode;
 mod fault;
+mod ledgers;
 mod parts;
 mod restored;
 mod snapshot;

@@ -5,7 +5,7 @@
 use dure_core::decay::Meter;
 use dure_core::gpu::GpuSet;
 use dure_core::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex};
-use dure_core::job::{ArrayProgress, Attempt, Job, Member, MemberPhase, Outcome, Phase, StopReason, Usage};
+use dure_core::job::{ArrayProgress, Attempt, Checkpoint, Job, Member, MemberPhase, Outcome, Phase, StopReason, Usage};
 use dure_core::node::{Contact, Node, Promised};
 use dure_core::promise::Promise;
 use dure_core::tenant::UserLedger;
@@ -54,6 +54,8 @@ pub(super) fn ledger_from_wire(wire: &v1::UserRestored) -> Result<UserLedger, Fa
         recent: meter_from_wire(needed("UserRestored.recent", wire.recent)?),
         total: usage_from_wire(needed("UserRestored.total", wire.total)?),
         jobs: wire.jobs,
+        running: 0,
+        submitted: 0,
     })
 }
 
@@ -126,6 +128,7 @@ fn attempt_to_wire(attempt: &Attempt) -> v1::Attempt {
         outcome: or_none(attempt.outcome),
         suspect: attempt.suspect.map(|node| node.0),
         broken_by: attempt.broken_by.map(|member| member.0),
+        scavenger: attempt.scavenger,
     }
 }
 
@@ -145,6 +148,7 @@ fn attempt_from_wire(wire: v1::Attempt) -> Result<Attempt, Fault> {
         outcome: Outcome::optional("Attempt.outcome", wire.outcome)?,
         suspect: wire.suspect.map(NodeIndex),
         broken_by: wire.broken_by.map(MemberIndex),
+        scavenger: wire.scavenger,
     })
 }
 
@@ -196,6 +200,14 @@ fn progress_from_wire(wire: v1::ArrayProgress) -> ArrayProgress {
     }
 }
 
+fn checkpoint_to_wire(checkpoint: Checkpoint) -> v1::Checkpoint {
+    v1::Checkpoint { attempt: checkpoint.attempt.0, step: checkpoint.step, at_ms: checkpoint.at.0 }
+}
+
+fn checkpoint_from_wire(wire: v1::Checkpoint) -> Checkpoint {
+    Checkpoint { attempt: AttemptNumber(wire.attempt), step: wire.step, at: Time(wire.at_ms) }
+}
+
 pub(super) fn job_to_wire(job: &Job) -> v1::JobRestored {
     v1::JobRestored {
         job: job.id.0,
@@ -215,6 +227,7 @@ pub(super) fn job_to_wire(job: &Job) -> v1::JobRestored {
         progress: job.progress.as_deref().map(progress_to_wire),
         index_of: job.index_of.map(|(array, index)| v1::ArrayIndex { array: array.0, index }),
         usage: Some(usage_to_wire(job.usage)),
+        checkpoint: job.checkpoint.map(checkpoint_to_wire),
     }
 }
 
@@ -238,6 +251,7 @@ pub(super) fn job_from_wire(wire: v1::JobRestored) -> Result<Job, Fault> {
         progress: wire.progress.map(|progress| Box::new(progress_from_wire(progress))),
         index_of: wire.index_of.map(|of| (JobId(of.array), of.index)),
         usage: usage_from_wire(needed("JobRestored.usage", wire.usage)?),
+        checkpoint: wire.checkpoint.map(checkpoint_from_wire),
     })
 }
 

@@ -2,6 +2,8 @@
 //!
 //! What can never run is refused here; what merely has to wait is not.
 
+pub(crate) mod budget;
+pub(crate) mod caps;
 pub(crate) mod fits;
 pub(crate) mod quota;
 pub(crate) mod tenant;
@@ -71,7 +73,7 @@ pub(crate) fn submit(
     check_order_in_call(drafts)?;
     cluster.refresh_index();
     let first = cluster.next_job;
-    let mut call = InCall { first, count: drafts.len(), checked: BTreeMap::new() };
+    let mut call = InCall { first, count: drafts.len(), checked: BTreeMap::new(), of_users: BTreeMap::new() };
     let mut new_users: Vec<Box<str>> = Vec::new();
     let mut specs = Vec::with_capacity(drafts.len());
     for (at, draft) in drafts.iter().enumerate() {
@@ -152,6 +154,8 @@ struct InCall {
     count: usize,
     /// Requests of this call that were found to fit somewhere.
     checked: BTreeMap<ClassKey, Arc<Request>>,
+    /// Jobs of this call by user, where caps count them.
+    of_users: BTreeMap<UserIndex, u32>,
 }
 
 fn resolve(cluster: &Cluster, draft: &JobDraft, user: UserIndex, call: &mut InCall) -> Result<JobSpec, Refusal> {
@@ -170,6 +174,11 @@ fn resolve(cluster: &Cluster, draft: &JobDraft, user: UserIndex, call: &mut InCa
     };
     if time_limit > policy.max_time_limit {
         return Err(Refusal::TimeLimitTooLong { limit: time_limit, longest: policy.max_time_limit });
+    }
+    if cluster.has_caps {
+        let in_call = call.of_users.entry(user).or_default();
+        caps::check(cluster, tenant, user, draft, time_limit, *in_call)?;
+        *in_call += 1;
     }
     let grace = draft.grace.unwrap_or(policy.default_grace);
     if grace > policy.max_grace {

@@ -1,6 +1,7 @@
 //! Defining tenants and changing what they may have.
 
 use crate::admit::{MAX_NAME, find_tenant};
+use crate::budget::Grant;
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::{Event, TenantChange};
@@ -29,8 +30,14 @@ pub(crate) fn set(cluster: &mut Cluster, draft: &TenantDraft, now: Time, out: &m
     for quota in &draft.quotas {
         quotas.push(check_quota(cluster, known, parent, quota)?);
     }
-    let TenantDraft { weight, default_time_limit, min_run, .. } = *draft;
-    let change = TenantChange { weight, default_time_limit, min_run, quotas };
+    let TenantDraft { weight, default_time_limit, min_run, caps, budget, .. } = *draft;
+    let shortest = cluster.policy.min_budget_period;
+    if let Some(Some(Grant { period, .. })) = budget
+        && period < shortest
+    {
+        return Err(Refusal::BudgetPeriodTooShort { period, shortest }.into());
+    }
+    let change = TenantChange { weight, default_time_limit, min_run, caps, budget, quotas };
     let tenant = known.unwrap_or(TenantIndex::of(cluster.tenants.len()));
     if known.is_none() {
         emit(cluster, now, Event::TenantDefined { tenant, parent, name: draft.name.clone() }, out);

@@ -10,7 +10,15 @@ use crate::timers::Timer;
 use crate::units::Time;
 
 impl Cluster {
-    pub(super) fn place_job(&mut self, id: JobId, number: AttemptNumber, pool: PoolIndex, placed: &Members, now: Time) {
+    pub(super) fn place_job(
+        &mut self,
+        id: JobId,
+        number: AttemptNumber,
+        pool: PoolIndex,
+        placed: &Members,
+        scavenger: bool,
+        now: Time,
+    ) {
         let start_order = match self.take_promise(id, now) {
             Some(promise) => promise.start_order,
             None => {
@@ -34,6 +42,7 @@ impl Cluster {
             phase: MemberPhase::Ordered,
             exit: None,
         }));
+        attempt.scavenger = scavenger;
         attempt.placed_at = now;
         attempt.start_order = start_order;
         attempt.released = placed.len() == 1;
@@ -43,6 +52,7 @@ impl Cluster {
         self.occupy(id, (0..placed.len()).map(MemberIndex::of));
         self.timers.insert(deadline, Timer::Launch(id, number));
         self.begin_charge(id, now);
+        self.commit_budget(id);
     }
 
     pub(super) fn note_started(&mut self, id: JobId, now: Time) {
@@ -103,6 +113,7 @@ impl Cluster {
 
     pub(super) fn end_attempt(&mut self, id: JobId, outcome: Outcome, now: Time) {
         self.drop_attempt_timers(id);
+        self.spend_budget(id, outcome, now);
         self.end_charge(id, now);
         let attempt = self.attempt_of(id);
         attempt.ended_at = Some(now);

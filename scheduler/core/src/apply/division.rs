@@ -41,6 +41,9 @@ impl Cluster {
         if change.min_run.is_some() {
             tenant.min_run = change.min_run;
         }
+        if let Some(caps) = change.caps {
+            tenant.caps = caps;
+        }
         for (pool, quota) in &change.quotas {
             tenant.quotas[pool.at()] = *quota;
         }
@@ -49,6 +52,10 @@ impl Cluster {
         if tenant.depth == 1 {
             self.classify(index, now);
         }
+        if let Some(grant) = change.budget {
+            self.set_budget(index, grant, now);
+        }
+        self.has_caps = self.tenants.iter().any(|tenant| !tenant.caps.is_empty());
         self.division_version += 1;
     }
 }

@@ -21,7 +21,9 @@ impl Cluster {
                 job.open_dependencies += 1;
             }
         }
-        self.tenants[job.spec.tenant.at()].users.entry(job.spec.user).or_default().jobs += 1;
+        let ledger = self.tenants[job.spec.tenant.at()].users.entry(job.spec.user).or_default();
+        ledger.jobs += 1;
+        ledger.submitted += 1;
         self.waiting += 1;
         self.jobs.insert(job);
         self.enqueue_if_eligible(id);
@@ -49,6 +51,7 @@ impl Cluster {
             self.waiting -= 1;
         }
         self.waiting += 1;
+        self.tenants[spec.tenant.at()].users.entry(spec.user).or_default().submitted += 1;
         self.jobs.insert(child);
     }
 
@@ -97,11 +100,12 @@ impl Cluster {
         let was_waiting = job.phase == Phase::Waiting;
         job.phase = Phase::Ended(outcome);
         job.ended_at = Some(now);
-        let index_of = job.index_of;
+        let (index_of, tenant, user) = (job.index_of, job.spec.tenant, job.spec.user);
         if let Some(time) = job.not_before.take() {
             self.timers.remove(time, Timer::NotBefore(id));
         }
         self.waiting -= u32::from(was_waiting);
+        self.tenants[tenant.at()].users.entry(user).or_default().submitted -= 1;
         self.ended.push_back(id);
         self.timers.insert(now + keep, Timer::Forget(id));
         self.release_dependents(id, outcome);
@@ -175,5 +179,6 @@ pub(super) fn new_job(id: JobId, spec: &JobSpec, now: Time) -> Job {
         avoid: SmallVec::new(),
         index_of: None,
         usage: Usage::default(),
+        checkpoint: None,
     }
 }

@@ -4,6 +4,7 @@
 //! events: no rule of the policy but half-lives, timers and limits of memory.
 
 mod attempts;
+mod budget;
 mod division;
 mod jobs;
 mod nodes;
@@ -12,7 +13,7 @@ mod restore;
 use crate::cluster::{Answer, Cluster};
 use crate::event::Event;
 use crate::ids::{JobId, PoolIndex};
-use crate::job::MemberPhase;
+use crate::job::{Checkpoint, MemberPhase};
 use crate::placement::Members;
 use crate::promise::Promise;
 use crate::timers::Timer;
@@ -32,6 +33,8 @@ impl Cluster {
                 self.tenants[tenant.at()].paused = *paused;
                 self.division_version += 1;
             }
+            Event::BudgetPeriodBegan { tenant } => self.begin_period(*tenant),
+            Event::BudgetCarried { tenant, gpu_time } => self.carry_budget(*tenant, *gpu_time),
             Event::UserSeen { user, name } => {
                 self.users.push(name.clone());
                 self.user_names.insert(name.clone(), *user);
@@ -59,7 +62,9 @@ impl Cluster {
             Event::JobEligible { job } => self.make_eligible(*job),
             Event::ArrayIndexStarted { array, index, job } => self.start_index(*array, *index, *job, now),
             Event::ArrayStopped { array } => self.stop_array(*array),
-            Event::JobPlaced { job, attempt, pool, members } => self.place_job(*job, *attempt, *pool, members, now),
+            Event::JobPlaced { job, attempt, pool, members, scavenger } => {
+                self.place_job(*job, *attempt, *pool, members, *scavenger, now);
+            }
             Event::MemberPrepared { job, member, .. } => self.member_mut(*job, *member).phase = MemberPhase::Prepared,
             Event::GangReleased { job, .. } => self.attempt_of(*job).released = true,
             Event::MemberStarted { job, member, .. } => {
@@ -68,6 +73,9 @@ impl Cluster {
             }
             Event::MemberGone { job, member, exit, .. } => self.end_member(*job, *member, Some(exit), now),
             Event::MemberProven { job, member, .. } => self.end_member(*job, *member, None, now),
+            Event::JobCheckpointed { job, attempt, step } => {
+                self.job_mut(*job).checkpoint = Some(Checkpoint { attempt: *attempt, step: *step, at: now });
+            }
             Event::Promised { job, pool, members, due } => self.make_promise(*job, *pool, members, *due, now),
             Event::PromiseDropped { job, .. } => self.drop_promise(*job, now),
             Event::AttemptStopping { job, reason, .. } => self.stop_attempt(*job, *reason),

@@ -8,6 +8,7 @@ use crate::gpu::GpuSet;
 use crate::ids::MemberIndex;
 use crate::job::{Job, Phase};
 use crate::node::{Node, Residents};
+use crate::tenant::UserLedger;
 use crate::timers::Timer;
 use crate::units::{CpuMilli, MemoryMib, Time};
 
@@ -19,13 +20,19 @@ impl Cluster {
                 self.next_start = *next_start;
                 self.restore_dependents();
             }
-            Event::TenantRestored { tenant, total, excess } => {
-                let tenant = &mut self.tenants[tenant.at()];
-                tenant.total = *total;
-                tenant.excess = *excess;
+            Event::TenantRestored { tenant, total, excess, budget } => {
+                let entry = &mut self.tenants[tenant.at()];
+                entry.total = *total;
+                entry.excess = *excess;
+                if budget.is_some() {
+                    self.restore_budget(*tenant, *budget);
+                }
             }
             Event::UserRestored { tenant, user, ledger } => {
-                self.tenants[tenant.at()].users.insert(*user, ledger.clone());
+                let entry = self.tenants[tenant.at()].users.entry(*user).or_default();
+                // What is counted from the jobs is there already.
+                let (running, submitted) = (entry.running, entry.submitted);
+                *entry = UserLedger { running, submitted, ..ledger.clone() };
             }
             Event::NodeRestored { node } => {
                 let bare = Node {
@@ -46,6 +53,9 @@ impl Cluster {
 
     pub(super) fn restore_job(&mut self, job: &Job, now: Time) {
         let id = job.id;
+        if !matches!(job.phase, Phase::Ended(_)) {
+            self.tenants[job.spec.tenant.at()].users.entry(job.spec.user).or_default().submitted += 1;
+        }
         let mut job = job.clone();
         job.queued = None;
         let (keep, launch, slack) = (self.policy.keep_ended, self.policy.launch_deadline, self.policy.time_limit_slack);

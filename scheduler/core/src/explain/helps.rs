@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use super::TrialIndex;
-use crate::admit::quota;
+use crate::admit::{budget, caps, quota};
 use crate::cluster::Cluster;
 use crate::ids::{PoolIndex, PriorityIndex};
 use crate::plan::{self, Asked};
 use crate::request::{Level, Request, Shape};
-use crate::units::{CpuMilli, Gpus, MemoryMib, Time};
+use crate::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 
 /// Searches for victims in one explanation: they are what costs (up to 2 ms each on a full cluster).
 pub const MAX_PLANS: u32 = 12;
@@ -43,6 +43,8 @@ pub enum Change {
     Preemptible,
     /// This class of priority.
     Priority(PriorityIndex),
+    /// This time limit.
+    TimeLimit(Span),
 }
 
 /// A change with which the job would start.
@@ -55,6 +57,9 @@ pub struct Help {
     /// The GPUs of those.
     pub evicted: Gpus,
 }
+
+/// Time limits that are tried: this many parts of one more.
+const TIME_PARTS: u64 = 7;
 
 struct Tries<'c, 't, 'i> {
     cluster: &'c Cluster,
@@ -86,13 +91,20 @@ pub(super) fn of(
 impl Tries<'_, '_, '_> {
     /// Whether it would start, now or after evictions.
     fn starts(&mut self, asked: &Asked) -> Option<(u32, Gpus)> {
+        if caps::of_user(self.cluster, asked.tenant, asked.user, asked.gpus()).is_some() {
+            return None;
+        }
+        let is_scavenger = budget::over(self.cluster, asked.tenant, asked.gpus(), asked.time_limit).is_some();
+        if is_scavenger && !asked.preemptible {
+            return None;
+        }
         for &pool in &asked.request.pools {
             let admitted = quota::may_start(self.cluster, asked.tenant, pool, asked.gpus(), asked.preemptible);
             if admitted.is_ok() && self.trial.place(self.cluster, asked, pool).is_ok() {
                 return Some((0, Gpus::ZERO));
             }
         }
-        self.plans = self.plans.checked_sub(1)?;
+        self.plans = self.plans.checked_sub(1).filter(|_| !is_scavenger)?;
         let plan = plan::find_plan(self.cluster, self.trial, asked, self.now).ok()?;
         let gpus = |victim: &crate::ids::JobId| Some(self.cluster.job(*victim)?.live_attempt()?.gpus());
         Some((plan.victims.len() as u32, plan.victims.iter().filter_map(gpus).sum()))
@@ -166,6 +178,13 @@ impl Tries<'_, '_, '_> {
         for pool in (0..self.cluster.pools().len()).map(PoolIndex::of) {
             let is_other = !asked.request.pools.contains(&pool);
             if is_other && self.note(Change::Pool(pool), &changed(asked, |request| request.pools = [pool].into())) {
+                break;
+            }
+        }
+        // Whole parts of the limit, the longest first; below a minute nobody asks.
+        let parts = (1..=TIME_PARTS).rev().map(|part| Span(asked.time_limit.0 / (TIME_PARTS + 1) * part));
+        for time_limit in parts.filter(|limit| *limit >= Span::seconds(60)) {
+            if self.note(Change::TimeLimit(time_limit), &Asked { time_limit, ..asked.clone() }) {
                 break;
             }
         }

@@ -9,7 +9,7 @@ mod factors;
 mod helps;
 mod holders;
 
-use crate::admit::quota;
+use crate::admit::{budget, caps, quota};
 use crate::blocked::{Blocked, Gate};
 use crate::cluster::Cluster;
 use crate::ids::JobId;
@@ -97,11 +97,13 @@ impl Cluster {
             return Some(self.pending(promise));
         }
         let planned = job.queued.and_then(|queued| self.plans.why(queued.class, job.spec.tenant));
-        let tried = || job.queued.and_then(|queued| self.refused.why(job.id, queued.class, job.spec.tenant));
+        let tried = || job.queued.and_then(|queued| self.refused.why(job, queued.class));
         let admitted = || {
             let (tenant, want, preemptible) = (job.spec.tenant, job.gpus(), job.spec.preemptible);
             let mut pools = job.spec.request.pools.iter();
-            pools.find_map(|pool| quota::may_start(self, tenant, *pool, want, preemptible).err())
+            let capped = caps::of_user(self, tenant, job.spec.user, want);
+            let capped = capped.or_else(|| budget::over(self, tenant, want, job.spec.time_limit));
+            capped.or_else(|| pools.find_map(|pool| quota::may_start(self, tenant, *pool, want, preemptible).err()))
         };
         let why = planned.or_else(admitted).or_else(|| tried().filter(Blocked::is_of_placement));
         Some(why.map_or(Blocker::NotTried, Blocker::Blocked))
@@ -137,6 +139,8 @@ impl Cluster {
     /// Everything that refuses the job as it is, pool by pool, but for want of a plan to make room.
     fn refusals(&self, trial: &mut TrialIndex<'_>, asked: &Asked) -> Vec<Blocked> {
         let mut found: Vec<Blocked> = Vec::new();
+        found.extend(caps::of_user(self, asked.tenant, asked.user, asked.gpus()));
+        found.extend(budget::over(self, asked.tenant, asked.gpus(), asked.time_limit));
         for pool in &asked.request.pools {
             let refused = quota::refusals(self, asked.tenant, *pool, asked.gpus(), asked.preemptible);
             // A pause is the same in every pool.

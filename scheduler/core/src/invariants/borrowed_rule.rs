@@ -50,7 +50,7 @@ fn check_pool(cluster: &Cluster, mission: &Tenant, pool: PoolIndex, charged: &[&
             continue;
         }
         let Some(attempt) = job.live_attempt().filter(|attempt| attempt.pool == pool) else { continue };
-        let fits = attempt.gpus() <= left;
+        let fits = attempt.gpus() <= left && !attempt.scavenger;
         if fits {
             left -= attempt.gpus();
         } else {

@@ -21,11 +21,15 @@ pub(super) fn check(cluster: &Cluster) -> Check {
     let mut held: BTreeMap<(TenantIndex, PoolIndex), Sum> = BTreeMap::new();
     let mut of_users: BTreeMap<(TenantIndex, UserIndex), Gpus> = BTreeMap::new();
     let mut running: BTreeMap<TenantIndex, u32> = BTreeMap::new();
+    let mut jobs_of_users: BTreeMap<(TenantIndex, UserIndex), (u32, u32)> = BTreeMap::new();
     for job in cluster.jobs.iter() {
+        let of_user = jobs_of_users.entry((job.spec.tenant, job.spec.user)).or_default();
+        of_user.1 += u32::from(!matches!(job.phase, Phase::Ended(_)));
         let Some(attempt) = job.live_attempt() else { continue };
         if matches!(job.phase, Phase::AwaitingProof(_)) {
             continue;
         }
+        of_user.0 += 1;
         let gpus = attempt.gpus();
         *of_users.entry((job.spec.tenant, job.spec.user)).or_default() += gpus;
         for tenant in cluster.chain(job.spec.tenant) {
@@ -63,6 +67,13 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         })?;
         for (user, ledger) in &tenant.users {
             let counted = of_users.remove(&(tenant.index, *user)).unwrap_or_default();
+            let of_user = jobs_of_users.remove(&(tenant.index, *user)).unwrap_or_default();
+            ensure((ledger.running, ledger.submitted) == of_user, || {
+                format!(
+                    "user {user} of {:?}: {} run of {}, counted {of_user:?}",
+                    tenant.name, ledger.running, ledger.submitted
+                )
+            })?;
             ensure((ledger.used, ledger.recent.rate) == (counted, counted), || {
                 format!(
                     "user {user} of {:?}: {} GPUs, metered {}, counted {counted}",

@@ -7,6 +7,7 @@
 mod accounting;
 mod arrays;
 mod borrowed_rule;
+mod budgets;
 mod classes_counted;
 mod dependencies;
 mod ended_list;
@@ -33,7 +34,7 @@ pub type Check = Result<(), String>;
 type Property = (&'static str, fn(&Cluster) -> Check);
 
 /// Every property of a state.
-const ALL: [Property; 15] = [
+const ALL: [Property; 16] = [
     ("gpus_held_once", gpus_held_once::check),
     ("promises", promises::check),
     ("gang_whole", gang_whole::check),
@@ -46,6 +47,7 @@ const ALL: [Property; 15] = [
     ("timers_live", timers_live::check),
     ("dependencies", dependencies::check),
     ("accounting", accounting::check),
+    ("budgets", budgets::check),
     ("ended_list", ended_list::check),
     ("arrays", arrays::check),
     ("skip_is_sound", skip_is_sound::check),

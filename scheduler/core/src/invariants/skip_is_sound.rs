@@ -16,10 +16,9 @@ pub fn check(cluster: &Cluster) -> Check {
     if !cluster.refused.still_hold(cluster.free_version, cluster.division_version) {
         return Ok(());
     }
-    let skipped = cluster
-        .jobs
-        .iter()
-        .filter(|job| job.queued.is_some_and(|queued| cluster.refused.passes_over(queued.class, job.spec.tenant)));
+    let skipped = cluster.jobs.iter().filter(|job| {
+        job.queued.is_some_and(|queued| cluster.refused.passes_over(queued.class, job.spec.tenant, job.spec.user))
+    });
     retry(cluster, skipped.map(|job| job.id))
 }
 

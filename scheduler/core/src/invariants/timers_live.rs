@@ -31,6 +31,9 @@ pub(super) fn check(cluster: &Cluster) -> Check {
             _ => {}
         }
     }
+    for tenant in &cluster.tenants {
+        wanted.extend(tenant.budget.map(|budget| (budget.ends_at(), Timer::BudgetPeriod(tenant.index))));
+    }
     let set: BTreeSet<_> = cluster.timers.iter().collect();
     let mut differ = set.symmetric_difference(&wanted);
     match differ.next() {

@@ -145,7 +145,7 @@ impl Order {
         }
         while let Some(Reverse(turn)) = self.leaves[tenant.at()].turns.pop() {
             // Within a cycle refusals only grow: the oldest of the classes not refused stays it until it is refused itself.
-            let is_fresh = !cluster.refused.passes_over(turn.class, tenant);
+            let is_fresh = !cluster.refused.passes_over(turn.class, tenant, turn.user);
             if is_fresh && turn.share == self.share(cluster, tenant, turn.user) {
                 return Some(turn);
             }
@@ -168,7 +168,10 @@ impl Order {
         if queue.classes.is_within(unplaceable, inadmissible) {
             return None;
         }
-        let is_open = |class: ClassIndex| !unplaceable.contains(class) && !inadmissible.contains(class);
+        let capped = cluster.refused.capped(tenant, user);
+        let is_capped = |class| capped.is_some_and(|classes| classes.contains(class));
+        let is_open =
+            |class: ClassIndex| !unplaceable.contains(class) && !inadmissible.contains(class) && !is_capped(class);
         let oldest = |keys: &Sorted<QueueKey>| match self.skipped.is_empty() {
             true => keys.first().copied(),
             false => keys.iter().find(|key| !self.skipped.contains(&key.job)).copied(),

@@ -8,19 +8,21 @@ use smallvec::SmallVec;
 
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
-use crate::ids::{NodeIndex, PoolIndex, PriorityIndex, TenantIndex};
+use crate::ids::{NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
 use crate::job::Job;
 use crate::place::{PlaceIndex, Scratch};
 use crate::placement::Members;
 use crate::request::Request;
-use crate::units::Gpus;
+use crate::units::{Gpus, Span};
 
 /// A job that asks for room, real or only thought of.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) tenant: TenantIndex,
     pub(crate) priority: PriorityIndex,
+    pub(crate) user: UserIndex,
     pub(crate) preemptible: bool,
+    pub(crate) time_limit: Span,
     pub(crate) request: Arc<Request>,
     pub(crate) avoid: SmallVec<[NodeIndex; 2]>,
 }
@@ -31,7 +33,9 @@ impl Asked {
         Self {
             tenant: job.spec.tenant,
             priority: job.spec.priority,
+            user: job.spec.user,
             preemptible: job.spec.preemptible,
+            time_limit: job.spec.time_limit,
             request: job.spec.request.clone(),
             avoid: job.avoid.clone(),
         }

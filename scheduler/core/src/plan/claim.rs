@@ -45,7 +45,8 @@ pub(super) fn find(
 ) -> Result<Plan, NoPlan> {
     let Some(shortages) = shortages(cluster, asked, pool) else { return Err(NoPlan::default()) };
     let lenders = lenders(cluster, asked.tenant, pool, &shortages);
-    let taken_back = lent(cluster, asked.tenant, pool, &lenders);
+    let mut taken_back = lent(cluster, asked.tenant, pool, &lenders);
+    taken_back.extend(scavengers(cluster, asked.tenant, pool));
     let mut none = NoPlan::default();
     if !lenders.is_empty() {
         match attempt(cluster, trial, asked, pool, taken_back, &shortages, now) {
@@ -141,13 +142,25 @@ fn above_quota(
         if at != pool {
             continue;
         }
-        if gpus <= left {
+        if gpus <= left && !is_scavenger(job) {
             left -= gpus;
         } else if promise.is_none() {
             above.push(job.id);
         }
     }
     (quota - left, above)
+}
+
+fn is_scavenger(job: &Job) -> bool {
+    job.live_attempt().is_some_and(|attempt| attempt.scavenger)
+}
+
+/// Attempts of the job's own mission that lie outside every budget: whoever is inside quota and budget goes before them.
+fn scavengers(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex) -> Vec<JobId> {
+    let Some(mission) = cluster.mission(tenant).filter(|_| cluster.has_budgets) else { return Vec::new() };
+    let is_there = |job: &&Job| is_scavenger(job) && job.live_attempt().is_some_and(|attempt| attempt.pool == pool);
+    let keys = cluster.tenant(mission).attempts.iter().rev();
+    keys.filter_map(|key| cluster.job(key.job)).filter(is_there).map(|job| job.id).collect()
 }
 
 /// The tenants below which others may have taken what is the job's: from its parent up to the first whose own quota is
@@ -283,7 +296,7 @@ fn candidate(cluster: &Cluster, id: JobId, pool: PoolIndex, shortages: &[Shortag
     Some(Candidate {
         job: id,
         gpus,
-        loss: attempt.started_at.map_or(GpuTime::ZERO, |started| gpus.over(now.since(started))),
+        loss: attempt.started_at.map_or(GpuTime::ZERO, |_| gpus.over(now.since(job.kept_until(attempt)))),
         ripe_at: attempt.started_at.unwrap_or(now) + min_run(cluster, job.spec.tenant),
         relief: shortages.iter().map(helps).collect(),
     })

@@ -6,6 +6,7 @@ mod evictions;
 mod explain;
 mod gangs;
 mod jobs;
+mod ledgers;
 mod nodes;
 mod reclaim;
 

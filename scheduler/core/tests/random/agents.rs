@@ -95,7 +95,8 @@ impl Agent {
                 0..200 => (None, MemberReport::Gone(code(0))),
                 200..220 => (None, MemberReport::Gone(code(1))),
                 220..235 => (None, MemberReport::Gone(Exit { how: ExitHow::Signal(15), timed_out: true })),
-                _ => (Some(Process::Running), MemberReport::Started),
+                235..245 => (Some(Process::Running), MemberReport::Started),
+                _ => (Some(Process::Running), MemberReport::Checkpointed { step: choice.into() }),
             },
         };
         match state {

@@ -20,8 +20,12 @@ pub(crate) struct Setup {
 }
 
 /// What a tenant is to have: quota, what the limit is above it, what of it is lent, weight.
-#[derive(Clone, Copy, Debug)]
+/// Caps of users, and GPUs of a budget that lasts a job's default limit.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Division {
+    pub(crate) user_jobs: Option<u8>,
+    pub(crate) user_gpus: Option<u8>,
+    pub(crate) budget: Option<u8>,
     pub(crate) quota: u8,
     pub(crate) limit_above: Option<u8>,
     pub(crate) lend: Option<u8>,
@@ -116,8 +120,17 @@ pub(crate) enum Step {
 }
 
 fn division() -> impl Strategy<Value = Division> {
-    (0..10u8, option::weighted(0.4, 0..6u8), option::weighted(0.3, 0..6u8), 1..4u8)
-        .prop_map(|(quota, limit_above, lend, weight)| Division { quota, limit_above, lend, weight })
+    let rare = |most: u8| option::weighted(0.15, 1..most);
+    (0..10u8, option::weighted(0.4, 0..6u8), option::weighted(0.3, 0..6u8), 1..4u8, rare(4), rare(9), rare(20))
+        .prop_map(|(quota, limit_above, lend, weight, user_jobs, user_gpus, budget)| Division {
+            quota,
+            limit_above,
+            lend,
+            weight,
+            user_jobs,
+            user_gpus,
+            budget,
+        })
 }
 
 pub(crate) fn setup() -> impl Strategy<Value = Setup> {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dure_core::budget::Grant;
+use dure_core::caps::Caps;
 use dure_core::cycle::Cycled;
 use dure_core::event::Event;
 use dure_core::gpu::GpuSet;
@@ -56,6 +58,7 @@ fn policy(placements: u32) -> Policy {
         max_requests: 3,
         max_placements_per_cycle: placements,
         half_life: Span::seconds(100),
+        min_budget_period: Span::seconds(60),
         // Two cores of the same state decide the same, whenever each planned last.
         plan_interval: Span::ZERO,
         ..Policy::standard()
@@ -390,7 +393,16 @@ impl World {
     }
 
     fn divide(&mut self, name: &str, division: Division) {
-        let Division { quota, limit_above, lend, weight } = division;
+        let Division { quota, limit_above, lend, weight, user_jobs, user_gpus, budget } = division;
+        let caps = Caps {
+            user_gpus: user_gpus.map(|gpus| Gpus::whole(gpus.into())),
+            user_running: user_jobs.map(Into::into),
+            ..Caps::default()
+        };
+        let budget = budget.map(|gpus| Grant {
+            gpu_time: Gpus::whole(gpus.into()).over(Span::seconds(100)),
+            period: Span::seconds(70),
+        });
         let quota_of = |pool: &str| QuotaDraft {
             pool: pool.into(),
             quota: Gpus::whole(quota.into()),
@@ -404,6 +416,8 @@ impl World {
             weight: Some(weight.into()),
             default_time_limit: None,
             min_run: None,
+            caps: Some(caps),
+            budget: Some(budget),
             quotas,
         };
         if self.input(Input::SetTenant(draft.clone())).is_err() {
@@ -424,7 +438,7 @@ impl World {
         }
         for name in &names[1..] {
             let quota = if name.contains('/') { 50 } else { 200 };
-            self.divide(name, Division { quota, limit_above: None, lend: None, weight: 1 });
+            self.divide(name, Division { quota, weight: 1, ..Division::default() });
         }
         let held: Vec<JobId> = self.cluster.jobs().iter().filter(|job| job.held).map(|job| job.id).collect();
         for job in held {

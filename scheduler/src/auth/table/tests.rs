@@ -147,6 +147,9 @@ fn who_may_do_what() {
             member: own mission, below own
             operator: own mission, below own, other, like own, all
             auditor: own mission, below own, other, like own, all
+        /dure.v1.Tenants/CarryBudget (SetTenants)
+            pd: below own
+            operator: own mission, below own, other, like own, all
         /dure.v1.Nodes/List (ReadNodes)
             pd: all
             member: all

@@ -62,6 +62,9 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         }
         Event::MemberStarted { job, attempt, member } => all_run(cluster, *job, *attempt, *member, time)
             .then(|| of(job, "running", JobPhase::Running, attempt, String::new()))?,
+        Event::JobCheckpointed { job, attempt, step } => {
+            of(job, "checkpointed", JobPhase::Running, attempt, format!("step {step}"))
+        }
         Event::Promised { job, members, .. } => {
             of(job, "promised", JobPhase::Pending, &before, places(cluster, members))
         }
@@ -86,6 +89,8 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
             of(job, "ended", ended_phase(*outcome), &before, outcome_word(*outcome).to_owned())
         }
         Event::PoolDefined { .. }
+        | Event::BudgetPeriodBegan { .. }
+        | Event::BudgetCarried { .. }
         | Event::TenantDefined { .. }
         | Event::TenantChanged { .. }
         | Event::Paused { .. }

@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 
 use dure_core::Cluster;
+use dure_core::budget::Budget;
+use dure_core::caps::Caps;
 use dure_core::ids::{PoolIndex, TenantIndex, UserIndex};
 use dure_core::job::Usage;
 use dure_core::tenant::{Quota, Tenant};
-use dure_core::units::Time;
+use dure_core::units::{GpuTime, Gpus, Time};
 use dure_proto::v1;
 
 use super::{accrued, gpu_time};
 
 /// What is not kept per tenant but counted when asked for. O(running attempts + kinds of queued jobs).
 pub struct Sums {
+    /// When it was counted.
+    now: Time,
     /// By tenant: used since it was last charged, everything below included.
     running: Vec<Usage>,
     /// The same by tenant and user, nothing below included.
@@ -28,6 +32,7 @@ impl Sums {
     pub fn count(cluster: &Cluster, now: Time) -> Self {
         let tenants = cluster.tenants();
         let mut sums = Self {
+            now,
             running: vec![Usage::default(); tenants.len()],
             by_user: BTreeMap::new(),
             pending_gpus: vec![0; tenants.len()],
@@ -94,6 +99,33 @@ pub fn tenant(cluster: &Cluster, tenant: &Tenant, sums: &Sums) -> v1::Tenant {
         running_jobs: u64::from(tenant.running),
         total: Some(gpu_time(total)),
         position: None,
+        caps: (!tenant.caps.is_empty()).then(|| caps(tenant.caps)),
+        budget: tenant.budget.as_ref().map(|budget| self::budget(budget, tenant.committed)),
+        above_quota_milli: tenant.above_quota_milli(sums.now, cluster.policy().half_life),
+    }
+}
+
+fn caps(caps: Caps) -> v1::Caps {
+    v1::Caps {
+        user_gpus: caps.user_gpus.map(Gpus::rounded_up),
+        user_running: caps.user_running,
+        user_submitted: caps.user_submitted,
+        job_gpus: caps.job_gpus.map(Gpus::rounded_up),
+        job_time_ms: caps.job_time.map(|span| span.0),
+    }
+}
+
+fn budget(budget: &Budget, committed: GpuTime) -> v1::Budget {
+    v1::Budget {
+        grant_gpu_ms: budget.grant.gpu_time.0,
+        period_ms: budget.grant.period.0,
+        began_ms: budget.began_at.0,
+        spent_gpu_ms: budget.spent.0,
+        committed_gpu_ms: committed.0,
+        left_gpu_ms: budget.left(committed).0,
+        refunded_gpu_ms: budget.refunded.0,
+        carried_gpu_ms: budget.carried.0,
+        unspent_gpu_ms: budget.unspent.0,
     }
 }
 

@@ -4,7 +4,7 @@
 use dure_core::ids::JobId;
 use dure_core::rejected::Refusal;
 use dure_core::request::Level;
-use dure_core::units::{Gpus, Span};
+use dure_core::units::{GpuTime, Gpus, Span};
 use tonic::Code;
 
 use crate::grpc::text::{gpus, level_name};
@@ -19,6 +19,7 @@ pub(super) fn code(why: &Refusal) -> Code {
         Refusal::QueueFull { .. }
         | Refusal::TooManyTenants { .. }
         | Refusal::TooManyUsers { .. }
+        | Refusal::OverUserSubmitted { .. }
         | Refusal::TooManyClasses { .. } => Code::ResourceExhausted,
         Refusal::RequestIdReused { .. } => Code::AlreadyExists,
         Refusal::UnknownTenant { .. }
@@ -35,6 +36,10 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::DependencyNeverSatisfied { .. }
         | Refusal::WrongPhase { .. }
         | Refusal::NodeNotLost { .. }
+        | Refusal::OverJobGpus { .. }
+        | Refusal::OverJobTime { .. }
+        | Refusal::NoBudget { .. }
+        | Refusal::NothingToCarry { .. }
         | Refusal::ChildrenAboveParent { .. } => Code::FailedPrecondition,
         Refusal::NoJobs
         | Refusal::TooManyJobs { .. }
@@ -57,6 +62,7 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::NameTooLong { .. }
         | Refusal::BadNode { .. }
         | Refusal::ZeroWeight
+        | Refusal::BudgetPeriodTooShort { .. }
         | Refusal::QuotaTooLarge { .. }
         | Refusal::LimitBelowQuota { .. }
         | Refusal::LendLimitAboveQuota { .. } => Code::InvalidArgument,
@@ -72,16 +78,23 @@ pub(super) fn field(why: &Refusal) -> &'static str {
         | Refusal::TenantHasJobs { .. }
         | Refusal::BadTenantName { .. }
         | Refusal::TooManyTenants { .. }
+        | Refusal::OverUserSubmitted { .. }
+        | Refusal::NoBudget { .. }
         | Refusal::OverLimitForEver { .. } => "tenant",
         Refusal::TooManyUsers { .. } => "user",
         Refusal::NoMembers | Refusal::TooManyMembers { .. } => "shape.members",
         Refusal::NoGpus { .. } | Refusal::MemberTooLarge { .. } => "shape.gpus_per_member",
-        Refusal::GangTooLarge { .. } | Refusal::GangNeverFits { .. } | Refusal::TooManyClasses { .. } => "shape",
+        Refusal::GangTooLarge { .. }
+        | Refusal::GangNeverFits { .. }
+        | Refusal::TooManyClasses { .. }
+        | Refusal::OverJobGpus { .. } => "shape",
         Refusal::NonPreemptibleOverQuota { .. } => "non_preemptible",
         Refusal::UnknownModel { .. } | Refusal::NoPool => "gpu_models",
         Refusal::UnknownPool { .. } => "quotas.pool",
         Refusal::UnknownPriority { .. } => "priority",
-        Refusal::TimeLimitTooLong { .. } => "time_limit_ms",
+        Refusal::TimeLimitTooLong { .. } | Refusal::OverJobTime { .. } => "time_limit_ms",
+        Refusal::NothingToCarry { .. } => "gpu_ms",
+        Refusal::BudgetPeriodTooShort { .. } => "budget.period_ms",
         Refusal::GraceTooLong { .. } => "grace_ms",
         Refusal::EmptyArray | Refusal::ArrayTooLarge { .. } => "array.size",
         Refusal::TooManyDependencies { .. }
@@ -165,6 +178,22 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::LimitBelowQuota { limit, quota } => format!("a limit of {limit} below the quota of {quota}"),
         Refusal::LendLimitAboveQuota { lend_limit, quota } => format!("{lend_limit} to lend of a quota of {quota}"),
         Refusal::ChildrenAboveParent { parent, children, quota } => above_parent(parent, *children, *quota),
+        Refusal::OverJobGpus { tenant, want, limit } => {
+            format!("the gang asks for {}, one job of {tenant:?} may have {limit}", gpus(*want))
+        }
+        Refusal::OverJobTime { tenant, limit, longest } => {
+            format!("{} is longer than the {} that one job of {tenant:?} may run", span(*limit), span(*longest))
+        }
+        Refusal::OverUserSubmitted { tenant, submitted, limit } => {
+            format!("{submitted} jobs of this user have not ended in {tenant:?}, at most {limit} may be there")
+        }
+        Refusal::NoBudget { tenant } => format!("tenant {tenant:?} has no budget"),
+        Refusal::NothingToCarry { tenant, want, unspent } => {
+            format!("{} GPU-hours for {tenant:?}, of the last period {} are left", hours(*want), hours(*unspent))
+        }
+        Refusal::BudgetPeriodTooShort { period, shortest } => {
+            format!("a period of {}, the shortest is {}", span(*period), span(*shortest))
+        }
         Refusal::RequestIdReused { id } => format!("{id:?} was used for a request with another content"),
     }
 }
@@ -217,6 +246,12 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         Refusal::LimitBelowQuota { .. } => "set the limit to the quota or above, or leave it out",
         Refusal::LendLimitAboveQuota { .. } => "lend at most the quota, or leave it out to lend all",
         Refusal::ChildrenAboveParent { .. } => "lower another quota below it, or raise its own first",
+        Refusal::OverJobGpus { .. } => "ask for fewer GPUs, or have the cap raised: dure quota set --job-gpus",
+        Refusal::OverJobTime { .. } => "ask for less, or have the cap raised: dure quota set --job-time",
+        Refusal::OverUserSubmitted { .. } => "wait for some to end, or use an array",
+        Refusal::NoBudget { .. } => "set one first: dure quota set --budget",
+        Refusal::NothingToCarry { .. } => "carry over at most that; see dure quota show --budget",
+        Refusal::BudgetPeriodTooShort { .. } => "use a longer one",
         Refusal::RequestIdReused { .. } => "use a new request id for a new request",
     }
 }
@@ -250,6 +285,11 @@ fn list(names: &[Box<str>]) -> String {
         count if count > MAX_LISTED => format!("{listed} and {} more", count - MAX_LISTED),
         _ => listed,
     }
+}
+
+fn hours(time: GpuTime) -> String {
+    let tenths = time.0 / 360_000;
+    format!("{}.{}", tenths / 10, tenths % 10)
 }
 
 /// As `0 > 3 > 0`.

@@ -2,7 +2,7 @@
 
 use dure_core::ids::JobId;
 use dure_core::request::Level;
-use dure_core::units::{Gpus, Span};
+use dure_core::units::{GpuTime, Gpus, Span};
 use expect_test::expect;
 
 use super::*;
@@ -42,6 +42,12 @@ fn of_jobs() -> Vec<Refusal> {
         Refusal::UnknownJob { job },
         Refusal::WrongPhase { job, phase: "running", verb: "hold" },
         Refusal::RequestIdReused { id: "r-1".into() },
+        Refusal::OverJobGpus { tenant: tenant.clone(), want: Gpus::whole(24), limit: Gpus::whole(16) },
+        Refusal::OverJobTime { tenant: tenant.clone(), limit: Span(7_200_000), longest: Span(3_600_000) },
+        Refusal::OverUserSubmitted { tenant: tenant.clone(), submitted: 100, limit: 100 },
+        Refusal::NoBudget { tenant: tenant.clone() },
+        Refusal::NothingToCarry { tenant: tenant.clone(), want: GpuTime(7_200_000), unspent: GpuTime(3_960_000) },
+        Refusal::BudgetPeriodTooShort { period: Span(1000), shortest: Span(3_600_000) },
     ]
 }
 
@@ -103,6 +109,12 @@ fn refusals_of_jobs() {
         NotFound job_id: there is no job 7; check the id: a job that ended long ago is forgotten
         FailedPrecondition job_id: job 7 is running: hold is for jobs that wait; cancel it instead: dure cancel
         AlreadyExists request_id: "r-1" was used for a request with another content; use a new request id for a new request
+        FailedPrecondition shape: the gang asks for 24 GPUs, one job of "fusion" may have 16; ask for fewer GPUs, or have the cap raised: dure quota set --job-gpus
+        FailedPrecondition time_limit_ms: 2h is longer than the 1h that one job of "fusion" may run; ask for less, or have the cap raised: dure quota set --job-time
+        ResourceExhausted tenant: 100 jobs of this user have not ended in "fusion", at most 100 may be there; wait for some to end, or use an array
+        FailedPrecondition tenant: tenant "fusion" has no budget; set one first: dure quota set --budget
+        FailedPrecondition gpu_ms: 2.0 GPU-hours for "fusion", of the last period 1.1 are left; carry over at most that; see dure quota show --budget
+        InvalidArgument budget.period_ms: a period of 1s, the shortest is 1h; use a longer one
     "#]].assert_eq(&lines(of_jobs()));
 }
 

@@ -37,6 +37,14 @@ fn all() -> Vec<Blocker> {
         Blocked::NoDomain { pool, level: Level::Leaf, want: 4, best: 3 },
         Blocked::NotEnoughCpuOrMemory { pool, want: 4, fit: 1 },
         Blocked::SearchLimit { pool, steps: 20_000 },
+        Blocked::OverUserGpus { tenant, limit, used, want },
+        Blocked::OverUserJobs { tenant, limit: 4, running: 4 },
+        Blocked::OverBudget {
+            tenant,
+            left: dure_core::units::GpuTime(3_600_000),
+            want: dure_core::units::GpuTime(9_000_000),
+            until: Time(1_800_000_000_000),
+        },
         Blocked::OverLimit { tenant, pool, limit, used, want },
         Blocked::OverQuota { tenant, pool, quota, used, available: Gpus::whole(1), want },
         Blocked::NonPreemptibleOverQuota { tenant, pool, quota, used, want },
@@ -74,6 +82,9 @@ fn every_reason_says_what_is_in_the_way_and_what_would_help() {
         NO_DOMAIN: it needs room for 4 members inside one leaf, the best one of pool h200 has room for 3 | prefer the level instead of requiring it, or require a wider one | {"best": 3, "want": 4}
         NOT_ENOUGH_CPU_OR_MEMORY: it needs CPU and memory beside the GPUs for 4 members, pool h200 has room for 1 | ask for less CPU or memory per member | {"fit": 1, "want": 4}
         SEARCH_LIMIT: the search for a place in pool h200 was ended after 20000 steps | make the members more alike; it is searched for again when something is freed | {"steps": 20000}
+        OVER_USER_GPUS: its user holds 7 of the 12 GPUs that one user may hold in tenant fusion; this job needs 16 | wait for another job of the same user to end, or have the cap raised: dure quota set | {"limit": 12, "used": 7, "want": 16}
+        OVER_USER_JOBS: 4 jobs of its user run in tenant fusion, at most 4 of one user may | wait for another job of the same user to end, or have the cap raised: dure quota set | {"limit": 4, "running": 4}
+        OVER_BUDGET: it could use 2.5 GPU-hours by its time limit, of the budget of tenant fusion 1.0 are left until 2027-01-15T08:00:00Z | ask for a shorter time limit; if it may be evicted it runs on what nobody else wants; an operator can bring over what was left of the last period: dure quota carry | {"left_gpu_ms": 3600000, "until_ms": 1800000000000, "want_gpu_ms": 9000000}
         OVER_LIMIT: tenant fusion holds 7 of its limit of 12 in pool h200; this job needs 16 | wait for its other jobs to end, or have the limit raised: dure quota set | {"limit": 12, "used": 7, "want": 16}
         OVER_QUOTA: tenant fusion holds 7 GPUs (its quota is 8) in pool h200 and could get 1 more, lent ones included; this job needs 16 | wait for its other jobs or for lent GPUs, ask for fewer, or have the quota raised | {"available": 1, "quota": 8, "used": 7, "want": 16}
         NON_PREEMPTIBLE_OVER_QUOTA: non-preemptible jobs of tenant fusion hold 7 of its quota of 8 in pool h200; this one needs 16 | submit it as preemptible to run on lent GPUs, or wait for the others to end | {"quota": 8, "used": 7, "want": 16}

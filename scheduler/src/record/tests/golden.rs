@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use dure_core::budget::{Budget, Grant};
+use dure_core::caps::Caps;
 use dure_core::decay::Meter;
 use dure_core::event::TenantChange;
 use dure_core::gpu::GpuSet;
@@ -122,8 +124,8 @@ fn division() -> Vec<Event> {
     let change = TenantChange {
         weight: Some(3),
         default_time_limit: Some(Span::seconds(7200)),
-        min_run: None,
         quotas: vec![(PoolIndex(0), quota), (PoolIndex(1), Quota::default())],
+        ..TenantChange::default()
     };
     vec![
         Event::PoolDefined { pool: PoolIndex(1), name: "b200".into(), model: "NVIDIA B200".into(), gpus_per_node: 8 },
@@ -187,6 +189,7 @@ fn attempts() -> Vec<Event> {
             attempt,
             pool: PoolIndex(1),
             members: [placed(300, 0b1111), placed(301, 0b0101)].into_iter().collect(),
+            scavenger: false,
         },
         Event::MemberPrepared { job, attempt, member },
         Event::GangReleased { job, attempt },
@@ -238,6 +241,7 @@ fn restored() -> Vec<Event> {
         ended_at: Some(Time(1_699_999_900_000)),
         released: true,
         borrowed: true,
+        scavenger: false,
         charged_at: Time(1_699_999_900_000),
         broken: Some(Outcome::Failed),
         broken_by: None,
@@ -269,11 +273,13 @@ fn restored() -> Vec<Event> {
         })),
         index_of: Some((JobId(900), 4)),
         usage: usage(),
+        checkpoint: None,
     };
-    let ledger = UserLedger { used: Gpus::whole(8), recent: meter(), total: usage(), jobs: 17 };
+    let ledger =
+        UserLedger { used: Gpus::whole(8), recent: meter(), total: usage(), jobs: 17, ..UserLedger::default() };
     vec![
         Event::CountersRestored { next_job: JobId(2000), next_start: 42 },
-        Event::TenantRestored { tenant: TenantIndex(3), total: usage(), excess: meter() },
+        Event::TenantRestored { tenant: TenantIndex(3), total: usage(), excess: meter(), budget: None },
         Event::UserRestored { tenant: TenantIndex(3), user: UserIndex(1), ledger },
         Event::NodeRestored { node: Box::new(node) },
         Event::JobRestored { job: Box::new(job) },
@@ -295,7 +301,42 @@ fn samples() -> Vec<Event> {
     samples.push(answered);
     samples.extend(restored());
     samples.extend(promises());
+    samples.extend(ledgers());
     samples
+}
+
+fn ledgers() -> Vec<Event> {
+    let (job, attempt, tenant) = (JobId(1000), AttemptNumber(3), TenantIndex(3));
+    let caps = Caps {
+        user_gpus: Some(Gpus::whole(64)),
+        user_running: Some(8),
+        user_submitted: Some(100),
+        job_gpus: Some(Gpus::whole(32)),
+        job_time: Some(Span::seconds(86_400)),
+    };
+    let grant = Grant { gpu_time: GpuTime(3_600_000_000), period: Span::seconds(30 * 86_400) };
+    let gpu_time = GpuTime(7_200_000);
+    let budget = Budget {
+        spent: gpu_time,
+        refunded: GpuTime(1),
+        carried: GpuTime(2),
+        unspent: GpuTime(3),
+        ..Budget::new(grant, WRITTEN_AT)
+    };
+    let changed = |caps, budget| {
+        let change = TenantChange { caps, budget, ..TenantChange::default() };
+        Event::TenantChanged { tenant, change }
+    };
+    let members = [placed(300, 0b1111)].into_iter().collect();
+    vec![
+        changed(Some(caps), Some(Some(grant))),
+        changed(Some(Caps::default()), Some(None)),
+        Event::BudgetPeriodBegan { tenant },
+        Event::BudgetCarried { tenant, gpu_time },
+        Event::JobPlaced { job, attempt, pool: PoolIndex(1), members, scavenger: true },
+        Event::JobCheckpointed { job, attempt, step: 12_000 },
+        Event::TenantRestored { tenant, total: usage(), excess: meter(), budget: Some(budget) },
+    ]
 }
 
 fn promises() -> Vec<Event> {

@@ -28,6 +28,8 @@ fn kind(event: &Event) -> &'static str {
         TenantChanged,
         Paused,
         UserSeen,
+        BudgetPeriodBegan,
+        BudgetCarried,
         NodeJoined,
         NodeChanged,
         NodeContact,
@@ -50,6 +52,7 @@ fn kind(event: &Event) -> &'static str {
         AttemptEnded,
         Promised,
         PromiseDropped,
+        JobCheckpointed,
         JobRequeued,
         JobEnded,
         JobForgotten,
@@ -64,7 +67,7 @@ fn kind(event: &Event) -> &'static str {
 }
 
 /// How many kinds there are: the length of the list in `kind`.
-const KINDS: usize = 37;
+const KINDS: usize = 40;
 
 #[test]
 fn random_events_are_of_every_kind() {
@@ -137,12 +140,12 @@ fn every_fault_names_its_field_and_value() {
         fault_of(contact),
         "event 0 of the payload: NodeContact.contact has the unknown value 9: a newer version wrote it; use the newer binary"
     );
-    let placed = Wire::JobPlaced(v1::JobPlaced { job: 1, attempt: 1, pool: 256, members: Vec::new() });
+    let placed = Wire::JobPlaced(v1::JobPlaced { job: 1, attempt: 1, pool: 256, ..Default::default() });
     assert_eq!(
         fault_of(placed),
         "event 0 of the payload: JobPlaced.pool is 256, it must lie between 0 and 255: it is damaged; restore a backup"
     );
-    let nowhere = Wire::JobPlaced(v1::JobPlaced { job: 1, attempt: 1, pool: 0, members: Vec::new() });
+    let nowhere = Wire::JobPlaced(v1::JobPlaced { job: 1, attempt: 1, pool: 0, ..Default::default() });
     assert!(fault_of(nowhere).contains("JobPlaced.members is 0, it must lie between 1 and"));
     let ended = Wire::JobEnded(v1::JobEnded { job: 1, outcome: 0 });
     assert!(fault_of(ended).contains("JobEnded.outcome is missing"));

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use dure_core::budget::{Budget, Grant};
+use dure_core::caps::Caps;
 use dure_core::decay::Meter;
 use dure_core::event::{Event, TenantChange};
 use dure_core::gpu::GpuSet;
@@ -9,8 +11,8 @@ use dure_core::ids::{
     AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
 };
 use dure_core::job::{
-    ArrayProgress, ArraySpec, Attempt, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member, MemberPhase,
-    Outcome, Phase, StopReason, Usage,
+    ArrayProgress, ArraySpec, Attempt, Checkpoint, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member,
+    MemberPhase, Outcome, Phase, StopReason, Usage,
 };
 use dure_core::node::{Capacity, Contact, Location, Node, Promised};
 use dure_core::placement::Placed;
@@ -222,9 +224,17 @@ fn member() -> impl Strategy<Value = Member> {
 fn attempt() -> impl Strategy<Value = Attempt> {
     let times = (time(), of(time()), of(time()), time());
     let ends = (of(outcome()), of(0..4096u32), of(outcome()), of(node()));
-    let flags = (any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
     (attempt_number(), pool(), vec(member(), 1..4), times, any::<u64>(), flags, ends).prop_map(
-        |(number, pool, members, times, start_order, (released, borrowed), (broken, broken_by, outcome, suspect))| {
+        |(
+            number,
+            pool,
+            members,
+            times,
+            start_order,
+            (released, borrowed, scavenger),
+            (broken, broken_by, outcome, suspect),
+        )| {
             let (placed_at, started_at, ended_at, charged_at) = times;
             Attempt {
                 number,
@@ -236,6 +246,7 @@ fn attempt() -> impl Strategy<Value = Attempt> {
                 ended_at,
                 released,
                 borrowed,
+                scavenger,
                 charged_at,
                 broken,
                 broken_by: broken_by.map(MemberIndex),
@@ -266,9 +277,9 @@ fn restored_job() -> impl Strategy<Value = Job> {
     let flags = (any::<bool>(), any::<bool>());
     let counts = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>());
     let array = (of(progress()), of((job(), any::<u32>())));
-    let past = (of(attempt()), vec(node(), 0..4), usage());
+    let past = (of(attempt()), vec(node(), 0..4), usage(), of(checkpoint()));
     (job(), spec(), phase(), times, flags, counts, array, past).prop_map(
-        |(id, spec, phase, times, (held, front), counts, (progress, index_of), (attempt, avoid, usage))| {
+        |(id, spec, phase, times, (held, front), counts, (progress, index_of), (attempt, avoid, usage, checkpoint))| {
             let (submitted_at, ended_at, not_before) = times;
             let (open_dependencies, attempts, failures, displaced) = counts;
             Job {
@@ -291,7 +302,43 @@ fn restored_job() -> impl Strategy<Value = Job> {
                 progress: progress.map(Box::new),
                 index_of,
                 usage,
+                checkpoint,
             }
+        },
+    )
+}
+
+fn checkpoint() -> impl Strategy<Value = Checkpoint> {
+    (attempt_number(), any::<u64>(), time()).prop_map(|(attempt, step, at)| Checkpoint { attempt, step, at })
+}
+
+fn caps() -> impl Strategy<Value = Caps> {
+    (of(gpus()), of(any::<u32>()), of(any::<u32>()), of(gpus()), of(span())).prop_map(
+        |(user_gpus, user_running, user_submitted, job_gpus, job_time)| Caps {
+            user_gpus,
+            user_running,
+            user_submitted,
+            job_gpus,
+            job_time,
+        },
+    )
+}
+
+fn grant() -> impl Strategy<Value = Grant> {
+    (any::<u64>(), 1..u64::MAX)
+        .prop_map(|(gpu_time, period)| Grant { gpu_time: GpuTime(gpu_time), period: Span(period) })
+}
+
+fn budget() -> impl Strategy<Value = Budget> {
+    let part = || any::<u64>().prop_map(GpuTime);
+    (grant(), time(), part(), part(), part(), part()).prop_map(
+        |(grant, began_at, spent, refunded, carried, unspent)| Budget {
+            grant,
+            began_at,
+            spent,
+            refunded,
+            carried,
+            unspent,
         },
     )
 }
@@ -307,9 +354,10 @@ fn reply() -> impl Strategy<Value = Reply> {
 }
 
 fn tenant_change() -> impl Strategy<Value = TenantChange> {
-    (of(any::<u32>()), of(span()), of(span()), vec((pool(), quota()), 0..4)).prop_map(
-        |(weight, default_time_limit, min_run, quotas)| TenantChange { weight, default_time_limit, min_run, quotas },
-    )
+    let rules = (of(any::<u32>()), of(span()), of(span()), of(caps()), of(of(grant())));
+    (rules, vec((pool(), quota()), 0..4)).prop_map(|((weight, default_time_limit, min_run, caps, budget), quotas)| {
+        TenantChange { weight, default_time_limit, min_run, caps, budget, quotas }
+    })
 }
 
 fn division_event() -> impl Strategy<Value = Event> {
@@ -324,6 +372,8 @@ fn division_event() -> impl Strategy<Value = Event> {
         (tenant(), tenant_change()).prop_map(|(tenant, change)| Event::TenantChanged { tenant, change }),
         (tenant(), any::<bool>()).prop_map(|(tenant, paused)| Event::Paused { tenant, paused }),
         (user(), text()).prop_map(|(user, name)| Event::UserSeen { user, name }),
+        tenant().prop_map(|tenant| Event::BudgetPeriodBegan { tenant }),
+        (tenant(), any::<u64>()).prop_map(|(tenant, time)| Event::BudgetCarried { tenant, gpu_time: GpuTime(time) }),
         (text(), text(), any::<u64>(), reply()).prop_map(|(user, id, digest, reply)| Event::RequestAnswered {
             user,
             id,
@@ -395,8 +445,19 @@ fn promise() -> impl Strategy<Value = Promise> {
 fn attempt_event() -> impl Strategy<Value = Event> {
     let one = || (job(), attempt_number(), member_index());
     prop_oneof![
-        (job(), attempt_number(), pool(), vec(placed(), 1..6)).prop_map(|(job, attempt, pool, members)| {
-            Event::JobPlaced { job, attempt, pool, members: members.into() }
+        (job(), attempt_number(), pool(), vec(placed(), 1..6), any::<bool>()).prop_map(
+            |(job, attempt, pool, members, scavenger)| Event::JobPlaced {
+                job,
+                attempt,
+                pool,
+                members: members.into(),
+                scavenger
+            }
+        ),
+        (job(), attempt_number(), any::<u64>()).prop_map(|(job, attempt, step)| Event::JobCheckpointed {
+            job,
+            attempt,
+            step
         }),
         one().prop_map(|(job, attempt, member)| Event::MemberPrepared { job, attempt, member }),
         (job(), attempt_number()).prop_map(|(job, attempt)| Event::GangReleased { job, attempt }),
@@ -427,13 +488,15 @@ fn restored_event() -> impl Strategy<Value = Event> {
         recent,
         total,
         jobs,
+        ..UserLedger::default()
     });
     prop_oneof![
         (job(), any::<u64>()).prop_map(|(next_job, next_start)| Event::CountersRestored { next_job, next_start }),
-        (tenant(), usage(), meter()).prop_map(|(tenant, total, excess)| Event::TenantRestored {
+        (tenant(), usage(), meter(), of(budget())).prop_map(|(tenant, total, excess, budget)| Event::TenantRestored {
             tenant,
             total,
-            excess
+            excess,
+            budget
         }),
         (tenant(), user(), ledger).prop_map(|(tenant, user, ledger)| Event::UserRestored { tenant, user, ledger }),
         restored_node().prop_map(|node| Event::NodeRestored { node: Box::new(node) }),
