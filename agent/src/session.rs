@@ -35,8 +35,11 @@ pub(crate) const BACKOFF_LONGEST: Duration = Duration::from_secs(3);
 /// A refusal keeps the agent away no longer than this.
 const LONGEST_REFUSAL: Duration = Duration::from_secs(60);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
-const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(10);
+/// A leader that is paused, or cut off without a word, is left after twice this.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(3);
+const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(3);
+/// The header in which a scheduler that stands by names the leader.
+const LEADER_HEADER: &str = "dure-leader";
 
 /// What the loop hears from the stream.
 pub(crate) enum SessionEvent {
@@ -54,6 +57,8 @@ struct Ended {
     welcomed: bool,
     /// The scheduler's own wish.
     retry_after: Option<Duration>,
+    /// The scheduler that leads, by the word of one that does not.
+    leader: Option<String>,
 }
 
 /// Where and as whom to connect.
@@ -78,8 +83,9 @@ impl Session {
     /// Keeps a stream for ever; ends when the loop does.
     pub(crate) async fn keep(mut self, config: AgentConfig) {
         let mut backoff = BACKOFF_FIRST;
-        for turn in 0_usize.. {
-            let endpoint = self.endpoints[turn % self.endpoints.len()].clone();
+        let mut at = 0;
+        loop {
+            let endpoint = self.endpoints[at].clone();
             let ended = self.once(&config, &endpoint).await;
             if ended.welcomed {
                 backoff = BACKOFF_FIRST;
@@ -87,14 +93,17 @@ impl Session {
             if self.events.send(SessionEvent::Closed(format!("{endpoint}: {}", ended.why))).await.is_err() {
                 return;
             }
-            let wait = jittered(backoff);
+            // Only addresses of the configuration are gone to, whoever names another.
+            let named = ended.leader.and_then(|leader| self.endpoints.iter().position(|known| *known == leader));
+            at = named.unwrap_or((at + 1) % self.endpoints.len());
+            let wait = jittered(if named.is_some() { BACKOFF_FIRST } else { backoff });
             sleep(ended.retry_after.map_or(wait, |asked| asked + wait)).await;
             backoff = (backoff * 2).min(BACKOFF_LONGEST);
         }
     }
 
     async fn once(&mut self, config: &AgentConfig, endpoint: &str) -> Ended {
-        let ended = |why: String| Ended { why, welcomed: false, retry_after: None };
+        let ended = |why: String| Ended { why, welcomed: false, retry_after: None, leader: None };
         if is_tls(endpoint)
             && let Err(err) = join::join(config).await
         {
@@ -122,14 +131,18 @@ impl Session {
         while self.hang_ups.try_recv().is_ok() {}
         let stream = match timeout(CONNECT_DEADLINE, client.session(request)).await {
             Ok(Ok(answer)) => answer.into_inner(),
-            Ok(Err(status)) => return ended(status.to_string()),
+            Ok(Err(status)) => {
+                let leader = status.metadata().get(LEADER_HEADER).and_then(|leader| leader.to_str().ok());
+                let leader = leader.map(str::to_owned);
+                return Ended { leader, ..ended(status.message().to_owned()) };
+            }
             Err(_) => return ended(format!("no answer within {CONNECT_DEADLINE:?}")),
         };
         self.pump(stream).await
     }
 
     async fn pump(&mut self, mut stream: tonic::Streaming<SchedulerMessage>) -> Ended {
-        let mut ended = Ended { why: String::new(), welcomed: false, retry_after: None };
+        let mut ended = Ended { why: String::new(), welcomed: false, retry_after: None, leader: None };
         loop {
             let message = tokio::select! {
                 message = stream.message() => message,

@@ -13,6 +13,7 @@ use crate::{
     logs::LogsArgs,
     nodes::{NodeCommand, NodesArgs},
     offline::{BackupArgs, ExportCommand, RestoreArgs},
+    schedulers::SchedulerArgs,
     serve::ServeArgs,
     show::{FamilyView, Format, View},
     submit::SubmitArgs,
@@ -87,8 +88,7 @@ pub(crate) enum Command {
     Pause(Shown<PauseArgs>),
     /// Go on after a pause
     Resume(Shown<PauseArgs>),
-    /// Run the scheduler
-    Scheduler(ServeArgs),
+    Scheduler(SchedulerArgs),
     /// Run the agent of this node
     Agent(ServeArgs),
     Dev(Box<DevArgs>),

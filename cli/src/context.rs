@@ -6,28 +6,36 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use clap::Args;
-use dure_proto::v1::{jobs_client::JobsClient, nodes_client::NodesClient, tenants_client::TenantsClient};
+use dure_proto::v1::{
+    jobs_client::JobsClient, nodes_client::NodesClient, schedulers_client::SchedulersClient,
+    tenants_client::TenantsClient,
+};
 use serde::Deserialize;
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, ClientTlsConfig, Endpoint},
 };
 
-use crate::failure::{Failure, root};
+use crate::{
+    failure::{Failure, root},
+    roam::Roam,
+};
 
 /// Where a scheduler is looked for when nobody says.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7070";
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a scheduler is asked whether it lives, and how long it may take to say so, where there are others.
+const PING_EVERY: Duration = Duration::from_secs(2);
 /// Largest answer that is taken, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
 /// Flags that every command has.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Flags {
-    /// Address of the scheduler [default: http://127.0.0.1:7070]
+    /// Address of the scheduler, or of all schedulers, separated by commas [default: http://127.0.0.1:7070]
     #[arg(long, global = true, env = "DURE_SERVER", value_name = "URL", help_heading = "Connection")]
     pub(crate) server: Option<String>,
     /// File that holds your token
@@ -62,12 +70,12 @@ impl Interceptor for Bearer {
 }
 
 /// A connection on which the token travels.
-pub(crate) type Authed = InterceptedService<Channel, Bearer>;
+pub(crate) type Authed = InterceptedService<Roam, Bearer>;
 
 /// Where the scheduler is and who speaks.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
-    /// Address of the scheduler.
+    /// Address of the scheduler, or of several.
     pub(crate) server: String,
     /// The tenant of jobs that name none.
     pub(crate) tenant: Option<String>,
@@ -110,7 +118,13 @@ impl Context {
         Ok(TenantsClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_ANSWER))
     }
 
-    async fn connect(&self) -> Result<(Channel, Bearer), Failure> {
+    /// A client of Schedulers.
+    pub(crate) async fn schedulers(&self) -> Result<SchedulersClient<Authed>, Failure> {
+        let (channel, bearer) = self.connect().await?;
+        Ok(SchedulersClient::with_interceptor(channel, bearer))
+    }
+
+    async fn connect(&self) -> Result<(Roam, Bearer), Failure> {
         let bearer = self.token_file.as_ref().map_or(Ok(Bearer::default()), |path| {
             let text = fs::read_to_string(path).map_err(|err| {
                 Failure::Usage(format!("--token-file {}: {err}: name the file that holds your token", path.display()))
@@ -123,16 +137,22 @@ impl Context {
             })?),
             None => None,
         };
-        let endpoint = endpoint(&self.server, ca.as_deref())?;
-        if bearer.0.is_some() && endpoint.uri().scheme_str() != Some("https") && !is_loopback(&endpoint) {
-            let why = "a token is not sent in plaintext to another node: use https://";
-            return Err(Failure::Usage(format!("--server {}: {why}", self.server)));
+        let mut ways = Vec::new();
+        for server in self.server.split(',').map(|server| server.trim().trim_end_matches('/')) {
+            let endpoint = endpoint(server, ca.as_deref())?;
+            if bearer.0.is_some() && endpoint.uri().scheme_str() != Some("https") && !is_loopback(&endpoint) {
+                let why = "a token is not sent in plaintext to another node: use https://";
+                return Err(Failure::Usage(format!("--server {server}: {why}")));
+            }
+            ways.push((server.to_owned(), endpoint));
         }
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|err| Failure::Unreachable { server: self.server.clone(), why: root(&err) })?;
-        Ok((channel, bearer))
+        if let [(server, endpoint)] = &ways[..] {
+            let unreachable =
+                |err: tonic::transport::Error| Failure::Unreachable { server: server.clone(), why: root(&err) };
+            return Ok((Roam::on(endpoint.connect().await.map_err(unreachable)?), bearer));
+        }
+        let roam = Roam::new(ways.into_iter().map(|(server, endpoint)| (server, responsive(endpoint))).collect());
+        Ok((roam.ok_or_else(|| Failure::Usage("--server: name at least one".to_owned()))?, bearer))
     }
 }
 
@@ -165,6 +185,11 @@ pub(crate) fn endpoint(server: &str, ca: Option<&[u8]>) -> Result<Endpoint, Fail
         }
         _ => Err(wrong("no scheme".to_owned())),
     }
+}
+
+/// Where there are others, one that hangs is left.
+pub(crate) fn responsive(endpoint: Endpoint) -> Endpoint {
+    endpoint.connect_timeout(CONNECT_TIMEOUT / 5).http2_keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_EVERY)
 }
 
 fn is_loopback(endpoint: &Endpoint) -> bool {

@@ -23,6 +23,8 @@ mod offline;
 mod phase;
 mod progress;
 mod replay;
+mod roam;
+mod schedulers;
 mod script;
 mod serve;
 mod show;
@@ -43,6 +45,7 @@ use crate::{
     context::Context,
     failure::Failure,
     jobs::Action,
+    schedulers::SchedulerArgs,
     show::Out,
 };
 
@@ -70,7 +73,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Shim { .. } => Err(Failure::Usage("the shim is started by the agent".to_owned())),
-        Command::Scheduler(args) => serve::scheduler(args),
+        Command::Scheduler(SchedulerArgs { command: None, config: Some(config), .. }) => serve::scheduler(&config),
         Command::Agent(args) => serve::agent(args),
         Command::Dev(args) => dev::run(*args, Out::new(format)),
         Command::Bench { view: _, command } => bench::run(command, Out::new(format)),
@@ -106,11 +109,14 @@ async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Fail
         Command::Node { view: _, command } => nodes::act(command, context, out).await,
         Command::Quota { view: _, command } => tenants::quota(command, context, out).await,
         Command::Usage(with) => tenants::usage(with.args, context, out).await,
+        Command::Scheduler(args) => match args.command {
+            Some(command) => schedulers::run(command, context, out).await,
+            None => Err(Failure::Usage("dure scheduler: name its configuration: --config FILE".to_owned())),
+        },
         Command::Pause(with) => tenants::pause(with.args, true, context, out).await,
         Command::Resume(with) => tenants::pause(with.args, false, context, out).await,
         Command::Completions { .. }
         | Command::Shim { .. }
-        | Command::Scheduler(_)
         | Command::Agent(_)
         | Command::Dev(_)
         | Command::Bench { .. }

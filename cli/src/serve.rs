@@ -1,6 +1,6 @@
 //! `dure scheduler` and `dure agent`: the long-running parts, until TERM or Ctrl-C.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use dure_agent::AgentConfig;
@@ -44,9 +44,13 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 /// `dure scheduler`.
-pub(crate) fn scheduler(args: ServeArgs) -> Result<(), Failure> {
+pub(crate) fn scheduler(config: &Path) -> Result<(), Failure> {
     log("info");
-    let config = Config::load(&args.config).map_err(|err| Failure::Usage(err.to_string()))?;
+    let config = Config::load(config).map_err(|err| Failure::Usage(err.to_string()))?;
+    if config.etcd.is_some() {
+        let served = runtime()?.block_on(dure_scheduler::standby::serve(config, told_to_stop()));
+        return served.map_err(|err| Failure::Failed(err.to_string()));
+    }
     runtime()?.block_on(async {
         let mut running = dure_scheduler::start(config).await.map_err(|err| Failure::Failed(err.to_string()))?;
         let ended = tokio::select! {

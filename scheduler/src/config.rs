@@ -4,6 +4,7 @@
 //! valid TOML the line. The file defines what is not yet known to the journal; what was changed at run time stays.
 
 mod check;
+mod etcd;
 mod ledgers;
 mod policy;
 mod span;
@@ -19,6 +20,7 @@ use dure_core::units::{Gpus, Span};
 use dure_core::{Cluster, Policy};
 use serde::Deserialize;
 
+pub use etcd::EtcdSettings;
 use ledgers::{BudgetConfig, CapsConfig};
 use policy::PolicyConfig;
 
@@ -65,6 +67,13 @@ pub struct Config {
     /// How often the state is written down as a whole.
     #[serde(default)]
     pub snapshot: SnapshotConfig,
+    /// The journal lies in etcd and several schedulers stand for the leadership; without this section one scheduler keeps
+    /// it in `data_dir`.
+    #[serde(default)]
+    pub etcd: Option<EtcdSettings>,
+    /// Where clients and agents reach this scheduler among several: `https://name:port`.
+    #[serde(default)]
+    pub advertise: Option<String>,
 }
 
 /// How the server proves itself.
@@ -256,6 +265,7 @@ impl Config {
         let mut paths = vec![&mut config.data_dir];
         paths.extend(config.tokens.as_mut());
         paths.extend(config.topology.as_mut());
+        paths.extend(config.etcd.as_mut().into_iter().flat_map(EtcdSettings::files));
         paths.extend(config.tls.as_mut().into_iter().flat_map(|tls| tls.cert.iter_mut().chain(tls.key.as_mut())));
         for path in paths {
             *path = folder.join(&*path);

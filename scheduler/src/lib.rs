@@ -27,6 +27,7 @@ pub mod record;
 pub mod recover;
 pub mod run;
 pub mod source;
+pub mod standby;
 pub mod start;
 pub mod turn;
 

@@ -11,9 +11,9 @@ use dure_core::ids::Seq;
 use dure_core::units::Time;
 use dure_core::{Cluster, Policy};
 
-use crate::journal::{JournalError, Snapshot};
+use crate::journal::{FoundSnapshot, JournalError, Snapshot};
 use crate::record::{SnapshotError, SnapshotReader};
-use crate::source::{Source, SourceError, Turns};
+use crate::source::{DurableBatch, Source, SourceError, Turns};
 
 /// What recovery came to.
 #[derive(Debug)]
@@ -81,13 +81,9 @@ impl From<JournalError> for RecoverError {
 /// [`RecoverError`] with the position of what stands in the way.
 pub fn recover<S: Source + ?Sized>(source: &S, policy: Policy) -> Result<Recovered, RecoverError> {
     let head = source.last_position()?;
-    let mut recovered = start(source, policy)?;
+    let mut recovered = Recovered::from_snapshot(source.sound_snapshot()?, policy)?;
     for turn in Turns::from(source, Seq(recovered.head.0 + 1)) {
-        let turn = turn?;
-        apply_all(&mut recovered.cluster, turn.time, turn.first_seq, &turn.events)?;
-        recovered.events_replayed += turn.events.len() as u64;
-        recovered.head = turn.last();
-        recovered.time = turn.time;
+        recovered.take(&turn?)?;
     }
     if recovered.head < head {
         return Err(RecoverError::Short { head: head.0, end: recovered.head.0 });
@@ -95,9 +91,29 @@ pub fn recover<S: Source + ?Sized>(source: &S, policy: Policy) -> Result<Recover
     Ok(recovered)
 }
 
-/// The state of the newest snapshot, or the empty one.
-fn start<S: Source + ?Sized>(source: &S, policy: Policy) -> Result<Recovered, RecoverError> {
-    let found = source.sound_snapshot()?;
+impl Recovered {
+    /// The state of a snapshot, or the empty one.
+    ///
+    /// # Errors
+    /// [`RecoverError::NewerSnapshot`].
+    pub fn from_snapshot(found: FoundSnapshot, policy: Policy) -> Result<Self, RecoverError> {
+        start(found, policy)
+    }
+
+    /// Applies the next turn.
+    ///
+    /// # Errors
+    /// [`RecoverError::Contradiction`]; then the state is of no use any more.
+    pub fn take(&mut self, turn: &DurableBatch) -> Result<(), RecoverError> {
+        apply_all(&mut self.cluster, turn.time, turn.first_seq, &turn.events)?;
+        self.events_replayed += turn.events.len() as u64;
+        self.head = turn.last();
+        self.time = turn.time;
+        Ok(())
+    }
+}
+
+fn start(found: FoundSnapshot, policy: Policy) -> Result<Recovered, RecoverError> {
     let damaged = found.damaged.into_iter().map(|seq| (Seq(seq), "its checksum does not hold".to_owned()));
     let mut passed_over: Vec<(Seq, String)> = damaged.collect();
     if let Some(snapshot) = found.snapshot {

@@ -14,6 +14,7 @@ use crate::follower::FollowerFeed;
 use crate::handle::Call;
 use crate::journal::{JournalError, JournalWriter, Report};
 use crate::lead::Leader;
+use crate::leadership::Tenure;
 use crate::metrics::Metrics;
 use crate::turn::Fatal;
 
@@ -56,6 +57,8 @@ pub struct Pump {
     pub messages: mpsc::Receiver<FromAgent>,
     /// The second core, which makes snapshots.
     pub follower: FollowerFeed,
+    /// Whether this scheduler still leads: asked before anything is let out.
+    pub tenure: Tenure,
     /// What is measured.
     pub metrics: Arc<Metrics>,
     /// True when it is time to stop.
@@ -69,6 +72,9 @@ impl Pump {
         let mut more = true;
         let mut stopping = false;
         loop {
+            if let Some(stopped) = self.deposed() {
+                return self.end(stopped);
+            }
             let idle = self.idle(more);
             let (mut calls, mut messages) = (Vec::new(), Vec::new());
             // A scheduler that stops takes no more turns, and waits for the disk to have those it took.
@@ -98,6 +104,9 @@ impl Pump {
                 continue;
             }
             self.drain(&mut calls, &mut messages);
+            if let Some(stopped) = self.deposed() {
+                return self.end(stopped);
+            }
             let started = std::time::Instant::now();
             let led = self.leader.turn(calls, messages, self.clock.now());
             self.metrics.turn(started.elapsed());
@@ -114,6 +123,12 @@ impl Pump {
                 return self.end(Stopped::Fatal(fatal));
             }
         }
+    }
+
+    /// Some when the leadership has run out: a process that was asleep for too long must not let out what it had ready.
+    fn deposed(&self) -> Option<Stopped> {
+        let lost = || JournalError::LeadershipLost { dir: Default::default(), detail: self.tenure.why_lost() };
+        (!self.tenure.holds()).then(|| Stopped::Journal(lost()))
     }
 
     /// How long the next turn may wait.
@@ -142,6 +157,9 @@ impl Pump {
     fn take_report(&mut self, report: Option<Report>) -> Option<Stopped> {
         match report {
             Some(Report::Durable(durable)) => {
+                if let Some(stopped) = self.deposed() {
+                    return Some(stopped);
+                }
                 self.metrics.committed(&durable);
                 for turn in self.leader.durable(Seq(durable.head.seq)) {
                     self.follower.feed(turn);

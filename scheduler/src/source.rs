@@ -171,17 +171,28 @@ impl<'s, S: Source + ?Sized> Turns<'s, S> {
     }
 
     fn decode(&mut self, batch: &Batch) -> Result<DurableBatch, SourceError> {
-        let (first, last) = (batch.first_seq, batch.last_seq());
-        if first != self.next.0 {
-            return Err(SourceError::Gap { expected: self.next.0, found: first });
+        if batch.first_seq != self.next.0 {
+            return Err(SourceError::Gap { expected: self.next.0, found: batch.first_seq });
         }
+        let decoded = DurableBatch::decode(batch)?;
+        self.next = Seq(batch.last_seq() + 1);
+        Ok(decoded)
+    }
+}
+
+impl DurableBatch {
+    /// Decodes a batch.
+    ///
+    /// # Errors
+    /// [`SourceError::Record`] and [`SourceError::Count`].
+    pub fn decode(batch: &Batch) -> Result<Self, SourceError> {
+        let (first, last) = (batch.first_seq, batch.last_seq());
         let (time, events) =
             record::decode(&batch.payload).map_err(|error| SourceError::Record { first, last, error })?;
         if events.len() != batch.count as usize {
             return Err(SourceError::Count { first, stated: batch.count, found: events.len() });
         }
-        self.next = Seq(last + 1);
-        Ok(DurableBatch { first_seq: first, time, events })
+        Ok(Self { first_seq: first, time, events })
     }
 }
 

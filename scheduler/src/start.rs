@@ -1,5 +1,6 @@
 //! Starts a scheduler: journal, recovery, follower, the owner of the cluster, and the servers around them; and stops it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -8,6 +9,8 @@ use std::time::Duration;
 
 use dure_core::ids::Epoch;
 use dure_core::input::Input;
+use dure_core::node::Location;
+use dure_core::units::Span;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -20,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::follower::{Follower, FollowerConfig, FollowerError};
 use crate::grpc::join::Joiner;
+use crate::grpc::seat::Seat;
 use crate::grpc::server::{self, ServeError, ServerTls, Services};
 use crate::grpc::watch::Watchers;
 use crate::handle::{CallError, Handle};
@@ -28,6 +32,7 @@ use crate::journal::{
     EmbeddedEngine, Engine, JournalError, JournalReader, JournalWriter, OpenOptions, Reader, WriterLimits,
 };
 use crate::lead::Leader;
+use crate::leadership::Tenure;
 use crate::metrics::{self, Metrics};
 use crate::perform::{Payloads, Performer};
 use crate::recover::{RecoverError, Recovered, recover};
@@ -117,18 +122,19 @@ impl Running {
         (&mut self.ended).await.unwrap_or(Stopped::Asked)
     }
 
-    /// Stops in order: no new calls, what was decided becomes durable, its answers leave, the journal is closed.
+    /// True when it stops.
+    fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    /// Stops in order: no new calls, what was decided becomes durable, the journal is closed (and with it the leadership
+    /// given up: whoever waits for it need not wait for the last answers), the last answers leave.
     pub async fn stop(self) {
         let Self { stop, ended, mut serving, follower, writer, .. } = self;
         let _ = stop.send(true); // nobody listens any more when the pump has ended by itself
         // A scheduler that ended by itself has said so already, and says it once.
         if !ended.is_terminated() {
             drop(ended.await);
-        }
-        // Answers are given; streams would stay open for ever.
-        if tokio::time::timeout(LAST_ANSWERS, &mut serving).await.is_err() {
-            serving.abort();
-            drop(serving.await);
         }
         let closed = tokio::task::spawn_blocking(move || {
             if let Err(err) = follower.stop() {
@@ -140,6 +146,11 @@ impl Running {
             Ok(Some(Err(err))) => tracing::error!(error = %err, "the journal did not close well"),
             Ok(_) => {}
             Err(err) => tracing::error!(error = %err, "the journal did not close well"),
+        }
+        // Answers are given; streams would stay open for ever.
+        if tokio::time::timeout(LAST_ANSWERS, &mut serving).await.is_err() {
+            serving.abort();
+            drop(serving.await);
         }
     }
 }
@@ -162,86 +173,152 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 /// # Errors
 /// As `start`.
 pub async fn start_with(config: Config, tokens: Tokens) -> Result<Running, StartError> {
-    let listener = listen("listen", config.listen).await?;
-    let address = listener.local_addr().unwrap_or(config.listen);
-    let metrics_listener = match config.metrics_listen {
-        Some(address) => Some(listen("metrics_listen", address).await?),
-        None => None,
-    };
-    let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
-    let topology = config.locations()?;
-    let opened = {
-        let config = config.clone();
-        let opening = tokio::task::spawn_blocking(move || open(&config));
-        opening.await.map_err(|err| StartError::Stopped(err.to_string()))??
-    };
-    let authority = Arc::new(Authority::open(&config.data_dir.join("ca"))?);
-    let (stop, stopping) = watch::channel(false);
-    let (handle, calls) = Handle::new();
-    let (messages, taken) = mpsc::channel(MAX_WAITING_MESSAGES);
-    let desk = LogDesk::default();
-    let metrics = Arc::new(Metrics::new());
-    let watchers = Watchers::new();
-    let Opened {
-        recovered,
-        restored,
-        restore_floor,
-        clock,
-        epoch,
-        store_id,
-        writer,
-        reports,
-        follower,
-        reader,
-        journal,
-    } = opened;
-    let blobs = Arc::new(Mutex::new(reader.reopen()?));
-    let history = Arc::new(JournalHistory::new(reader.reopen()?));
-    let settings = Settings { epoch, restore_floor, store_id, deadlines: config.deadlines(), topology };
-    let Recovered { cluster, head, .. } = recovered;
-    let payloads = Payloads::new(Box::new(move |id| reader.read_blob(id)));
-    let performer = Performer { payloads, watchers: watchers.clone() };
-    let pump = Pump {
-        leader: Leader::new(Scheduler::new(cluster, head, settings, clock.now()), performer, epoch),
-        clock,
-        writer: writer.clone(),
-        reports,
-        calls,
-        messages: taken,
-        follower: follower.feed(),
-        metrics: metrics.clone(),
-        stop: stopping.clone(),
-    };
-    let ended = spawn(pump)?;
-    if restored {
-        skip_job_ids(&handle).await?;
+    if config.etcd.is_some() {
+        let why = "one of several schedulers is started with `dure scheduler`".to_owned();
+        return Err(StartError::Refused { what: "etcd".to_owned(), why });
     }
-    configure(&handle, &config).await?;
-    let services = Services { handle: handle.clone(), clock, watchers, history, blobs, logs: Arc::new(desk.clone()) };
-    let joiner = Arc::new(Joiner::new(authority.clone(), tokens.clone()));
-    let agents = AgentService { messages, desk, joiner, next_session: Arc::new(AtomicU64::new(0)) };
-    let guard = Guard::new(Authenticator::new(tokens.clone(), config.auth_policy()), metrics.clone());
-    let tls = server_tls(&config, &authority)?;
-    let until = |mut stopping: watch::Receiver<bool>| async move { drop(stopping.wait_for(|stop| *stop).await) };
-    let serving = tokio::spawn(server::serve(services, agents, guard, listener, tls, until(stopping.clone())));
-    if let Some(listener) = metrics_listener {
-        tokio::spawn(metrics::serve(metrics, listener, until(stopping)));
+    let ground = Ground::prepare(config, tokens, Arc::new(Metrics::new())).await?;
+    let opening = {
+        let config = ground.config.clone();
+        tokio::task::spawn_blocking(move || open(&config))
+    };
+    let opened = opening.await.map_err(|err| StartError::Stopped(err.to_string()))??;
+    let mut running = ground.lead(opened, |epoch| Seat::Alone { epoch }).await?;
+    running.metrics_address = ground.serve_metrics(running.stopping()).await?;
+    Ok(running)
+}
+
+/// What a scheduler stands on, whether it leads or stands by.
+pub(crate) struct Ground {
+    pub(crate) config: Config,
+    listener: std::net::TcpListener,
+    tokens: Tokens,
+    authority: Arc<Authority>,
+    metrics: Arc<Metrics>,
+    topology: BTreeMap<String, Location>,
+}
+
+/// Until the word to stop.
+pub(crate) async fn until(mut stopping: watch::Receiver<bool>) {
+    drop(stopping.wait_for(|stop| *stop).await); // a sender that is gone means the same
+}
+
+impl Ground {
+    pub(crate) async fn prepare(config: Config, tokens: Tokens, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let listener = listen("listen", config.listen).await?;
+        let (field, address) = ("listen", config.listen);
+        let listener = listener.into_std().map_err(|error| StartError::Listen { field, address, error })?;
+        let topology = config.locations()?;
+        let authority = Arc::new(Authority::open(&config.data_dir.join("ca"))?);
+        Ok(Self { config, listener, tokens, authority, metrics, topology })
     }
-    tracing::info!(%address, epoch = epoch.0, tls = config.uses_tls(), "the scheduler serves");
-    let authority_pem = authority.pem().to_owned();
-    Ok(Running {
-        address,
-        metrics_address,
-        handle,
-        tokens,
-        authority_pem,
-        journal,
-        stop,
-        ended,
-        serving,
-        follower,
-        writer,
-    })
+
+    /// The listener once more: calls that come between two servers wait in its queue.
+    fn listener(&self) -> Result<TcpListener, StartError> {
+        let (field, address) = ("listen", self.config.listen);
+        let listener = self.listener.try_clone().and_then(TcpListener::from_std);
+        listener.map_err(|error| StartError::Listen { field, address, error })
+    }
+
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::new(Authenticator::new(self.tokens.clone(), self.config.auth_policy()), self.metrics.clone())
+    }
+
+    /// Serves the metrics, if they are wanted, until the word to stop. Answers where.
+    pub(crate) async fn serve_metrics(
+        &self,
+        stopping: watch::Receiver<bool>,
+    ) -> Result<Option<SocketAddr>, StartError> {
+        let Some(address) = self.config.metrics_listen else { return Ok(None) };
+        let listener = listen("metrics_listen", address).await?;
+        let address = listener.local_addr().ok();
+        tokio::spawn(metrics::serve(self.metrics.clone(), listener, until(stopping)));
+        Ok(address)
+    }
+
+    /// Says who leads, until the word to stop.
+    pub(crate) fn stand_by(
+        &self,
+        seat: Seat,
+        stopping: watch::Receiver<bool>,
+    ) -> Result<tokio::task::JoinHandle<Result<(), ServeError>>, StartError> {
+        let tls = server_tls(&self.config, &self.authority)?;
+        let serving = server::serve_standby(seat, self.guard(), self.listener()?, tls, until(stopping));
+        Ok(tokio::spawn(serving))
+    }
+
+    /// Leads, and answers calls when this returns.
+    pub(crate) async fn lead(&self, opened: Opened, seat: impl FnOnce(u64) -> Seat) -> Result<Running, StartError> {
+        let listener = self.listener()?;
+        let address = listener.local_addr().unwrap_or(self.config.listen);
+        let (stop, stopping) = watch::channel(false);
+        let (handle, calls) = Handle::new();
+        let (messages, taken) = mpsc::channel(MAX_WAITING_MESSAGES);
+        let desk = LogDesk::default();
+        let watchers = Watchers::new();
+        let Opened {
+            recovered,
+            restored,
+            restore_floor,
+            clock,
+            epoch,
+            store_id,
+            tenure,
+            writer,
+            reports,
+            follower,
+            reader,
+        } = opened;
+        let blobs = Arc::new(Mutex::new(reader.reopen()?));
+        let history = Arc::new(JournalHistory::new(reader.reopen()?));
+        let (deadlines, topology) = (self.config.deadlines(), self.topology.clone());
+        let settings = Settings { epoch, restore_floor, store_id, deadlines, topology };
+        let Recovered { cluster, head, .. } = recovered;
+        let payloads = Payloads::new(Box::new(move |id| reader.read_blob(id)));
+        let performer = Performer { payloads, watchers: watchers.clone() };
+        let pump = Pump {
+            leader: Leader::new(Scheduler::new(cluster, head, settings, clock.now()), performer, epoch),
+            clock,
+            writer: writer.clone(),
+            reports,
+            calls,
+            messages: taken,
+            follower: follower.feed(),
+            tenure,
+            metrics: self.metrics.clone(),
+            stop: stopping.clone(),
+        };
+        let ended = spawn(pump)?;
+        if restored {
+            skip_job_ids(&handle).await?;
+        }
+        configure(&handle, &self.config).await?;
+        let (logs, seat) = (Arc::new(desk.clone()), seat(epoch.0));
+        let services = Services { handle: handle.clone(), clock, watchers, history, blobs, logs, seat };
+        let joiner = Arc::new(Joiner::new(self.authority.clone(), self.tokens.clone()));
+        let agents = AgentService { messages, desk, joiner, next_session: Arc::new(AtomicU64::new(0)) };
+        let tls = server_tls(&self.config, &self.authority)?;
+        let serving = server::serve(services, agents, self.guard(), listener, tls, until(stopping));
+        let serving = tokio::spawn(serving);
+        tracing::info!(%address, epoch = epoch.0, tls = self.config.uses_tls(), "the scheduler serves");
+        Ok(Running {
+            address,
+            metrics_address: None,
+            handle,
+            tokens: self.tokens.clone(),
+            authority_pem: self.authority.pem().to_owned(),
+            journal: journal_dir(&self.config),
+            stop,
+            ended,
+            serving,
+            follower,
+            writer,
+        })
+    }
 }
 
 async fn listen(field: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -249,7 +326,7 @@ async fn listen(field: &'static str, address: SocketAddr) -> Result<TcpListener,
 }
 
 /// The journal and the state in it.
-struct Opened {
+pub(crate) struct Opened {
     recovered: Recovered,
     /// Nothing was written since the journal was restored from a backup.
     restored: bool,
@@ -257,48 +334,67 @@ struct Opened {
     clock: Clock,
     epoch: Epoch,
     store_id: String,
+    tenure: Tenure,
     writer: Arc<JournalWriter>,
     reports: mpsc::UnboundedReceiver<crate::journal::Report>,
     follower: Follower,
     reader: Box<dyn Reader>,
-    journal: PathBuf,
+}
+
+fn journal_dir(config: &Config) -> PathBuf {
+    config.data_dir.join("journal")
 }
 
 fn open(config: &Config) -> Result<Opened, StartError> {
-    let journal = config.data_dir.join("journal");
+    let journal = journal_dir(config);
     let engine = EmbeddedEngine::open(&journal, OpenOptions::default())?;
-    let (epoch, store_id) = (Epoch(engine.epoch()), format!("{:?}", engine.store_id()));
-    let restore_floor = Epoch(engine.restore_floor());
-    let restored = engine.head().epoch < engine.restore_floor();
     let recovered = recover(&engine, config.core_policy())?;
-    for (seq, why) in &recovered.passed_over {
-        tracing::warn!(seq = seq.0, why, "a snapshot could not be used");
+    let reader = Box::new(JournalReader::open(&journal)?);
+    Opened::begin(config, Box::new(engine), recovered, reader, Tenure::unbounded())
+}
+
+impl Opened {
+    /// Puts a leading engine and the state at its end to work.
+    pub(crate) fn begin(
+        config: &Config,
+        engine: Box<dyn Engine>,
+        recovered: Recovered,
+        reader: Box<dyn Reader>,
+        tenure: Tenure,
+    ) -> Result<Self, StartError> {
+        let (epoch, store_id) = (Epoch(engine.epoch()), format!("{:?}", engine.store_id()));
+        let restore_floor = Epoch(engine.restore_floor());
+        let restored = engine.head().epoch < engine.restore_floor();
+        for (seq, why) in &recovered.passed_over {
+            tracing::warn!(seq = seq.0, why, "a snapshot could not be used");
+        }
+        let (head, jobs) = (recovered.head, recovered.cluster.jobs().len());
+        tracing::info!(head = head.0, jobs, events = recovered.events_replayed, "the journal was recovered");
+        let clock = Clock::start(recovered.time);
+        let (reported, reports) = mpsc::unbounded_channel();
+        let report = move |report| drop(reported.send(report)); // a pump that is gone needs no reports
+        let writer = Arc::new(JournalWriter::start(engine, WriterLimits::default(), report)?);
+        let sink = {
+            let writer = Arc::downgrade(&writer);
+            Box::new(move |snapshot| {
+                writer.upgrade().map_or(Err(JournalError::Closed), |writer| writer.snapshot(snapshot))
+            })
+        };
+        let follower = Follower::start(&recovered, follower_config(config), Box::new(reader.reopen()?), sink)?;
+        Ok(Self {
+            recovered,
+            restored,
+            restore_floor,
+            clock,
+            epoch,
+            store_id,
+            tenure,
+            writer,
+            reports,
+            follower,
+            reader,
+        })
     }
-    let (head, jobs) = (recovered.head, recovered.cluster.jobs().len());
-    tracing::info!(head = head.0, jobs, events = recovered.events_replayed, "the journal was recovered");
-    let clock = Clock::start(recovered.time);
-    let reader: Box<dyn Reader> = Box::new(JournalReader::open(&journal)?);
-    let (reported, reports) = mpsc::unbounded_channel();
-    let report = move |report| drop(reported.send(report)); // a pump that is gone needs no reports
-    let writer = Arc::new(JournalWriter::start(Box::new(engine), WriterLimits::default(), report)?);
-    let sink = {
-        let writer = Arc::downgrade(&writer);
-        Box::new(move |snapshot| writer.upgrade().map_or(Err(JournalError::Closed), |writer| writer.snapshot(snapshot)))
-    };
-    let follower = Follower::start(&recovered, follower_config(config), Box::new(reader.reopen()?), sink)?;
-    Ok(Opened {
-        recovered,
-        restored,
-        restore_floor,
-        clock,
-        epoch,
-        store_id,
-        writer,
-        reports,
-        follower,
-        reader,
-        journal,
-    })
 }
 
 /// The owner of the cluster runs on a thread of its own: nothing else takes its time.
@@ -347,12 +443,18 @@ async fn configure(handle: &Handle, config: &Config) -> Result<(), StartError> {
     Ok(())
 }
 
+/// In etcd what lies before the older snapshot is deleted, and what is left must stay small: a few minutes' worth.
+const REPLICATED_SNAPSHOT_EVENTS: u64 = 200_000;
+/// See `REPLICATED_SNAPSHOT_EVENTS`.
+const REPLICATED_SNAPSHOT_SPAN: Span = Span::seconds(120);
+
 fn follower_config(config: &Config) -> FollowerConfig {
-    FollowerConfig {
-        snapshot_events: config.snapshot.every_events,
-        snapshot_span: config.snapshot.every,
-        ..FollowerConfig::standard()
+    let (mut snapshot_events, mut snapshot_span) = (config.snapshot.every_events, config.snapshot.every);
+    if config.etcd.is_some() {
+        snapshot_events = snapshot_events.min(REPLICATED_SNAPSHOT_EVENTS);
+        snapshot_span = snapshot_span.min(REPLICATED_SNAPSHOT_SPAN);
     }
+    FollowerConfig { snapshot_events, snapshot_span, ..FollowerConfig::standard() }
 }
 
 fn server_tls(config: &Config, authority: &Authority) -> Result<Option<ServerTls>, StartError> {

@@ -27,7 +27,6 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
-use tonic::transport::Channel;
 
 use super::{
     MODEL,
@@ -37,6 +36,7 @@ use crate::{
     context::{Bearer, bearer, endpoint},
     failure::{Failure, root},
     phase,
+    roam::Roam,
 };
 
 /// All nodes must have joined by then.
@@ -274,10 +274,10 @@ impl Cluster {
     }
 }
 
-async fn connect(server: &str, authority: Option<&[u8]>) -> Result<Channel, Failure> {
+async fn connect(server: &str, authority: Option<&[u8]>) -> Result<Roam, Failure> {
     let unreachable =
         |err: tonic::transport::Error| Failure::Unreachable { server: server.to_owned(), why: root(&err) };
-    endpoint(server, authority)?.connect().await.map_err(unreachable)
+    endpoint(server, authority)?.connect().await.map(Roam::on).map_err(unreachable)
 }
 
 /// One task per agent; each has a folder of its own.

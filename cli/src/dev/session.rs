@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use dure_proto::v1::{jobs_client::JobsClient, nodes_client::NodesClient, tenants_client::TenantsClient};
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use crate::{
     context::{Authed, Bearer},
     failure::Failure,
+    roam::Roam,
 };
 
 /// Largest answer that is taken, in bytes.
@@ -20,14 +21,14 @@ pub(crate) type Speaker = (String, String);
 #[derive(Clone)]
 pub(crate) struct Session {
     server: String,
-    channel: Channel,
+    channel: Roam,
     operator: Bearer,
     users: BTreeMap<Speaker, Bearer>,
 }
 
 impl Session {
     /// Users and their tokens on a connection.
-    pub(crate) fn new(server: String, channel: Channel, operator: Bearer, users: BTreeMap<Speaker, Bearer>) -> Self {
+    pub(crate) fn new(server: String, channel: Roam, operator: Bearer, users: BTreeMap<Speaker, Bearer>) -> Self {
         Self { server, channel, operator, users }
     }
 

@@ -29,11 +29,15 @@ pub enum Verb {
     Join,
     /// Speak for a node.
     Session,
+    /// See which scheduler leads.
+    SeeLeader,
+    /// Have another scheduler lead.
+    HandOver,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Verb; 12] = [
+    pub const ALL: [Verb; 14] = [
         Verb::Submit,
         Verb::ReadJobs,
         Verb::ReadPayload,
@@ -46,6 +50,8 @@ impl Verb {
         Verb::KeepNodes,
         Verb::Join,
         Verb::Session,
+        Verb::SeeLeader,
+        Verb::HandOver,
     ];
 
     /// In a sentence: "may not ... tenant".
@@ -63,6 +69,8 @@ impl Verb {
             Verb::KeepNodes => "cordon, drain or resume",
             Verb::Join => "join",
             Verb::Session => "speak for",
+            Verb::SeeLeader => "see the leader of",
+            Verb::HandOver => "hand over the leadership of",
         }
     }
 }
@@ -102,6 +110,8 @@ pub fn grant(role: Role, verb: Verb) -> Scope {
         Verb::KeepNodes   => [Nothing,         Nothing,    Any,     Nothing, Nothing],
         Verb::Join        => [Nothing,         Nothing,    Nothing, Nothing, OwnNode],
         Verb::Session     => [Nothing,         Nothing,    Nothing, Nothing, OwnNode],
+        Verb::SeeLeader   => [Any,             Any,        Any,     Any,     Any],
+        Verb::HandOver    => [Nothing,         Nothing,    Any,     Nothing, Nothing],
     };
     match role {
         Role::Pd => row[0],
@@ -142,6 +152,8 @@ pub fn access(path: &str) -> Option<Access> {
         }
         "/dure.v1.Agents/Join" => Needs(Verb::Join),
         "/dure.v1.Agents/Session" => Needs(Verb::Session),
+        "/dure.v1.Schedulers/Leader" => Needs(Verb::SeeLeader),
+        "/dure.v1.Schedulers/HandOver" => Needs(Verb::HandOver),
         "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch" | "/grpc.health.v1.Health/List" => Public,
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
         | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Known,

@@ -20,6 +20,7 @@ use super::identity::{Credential, Identity};
 use crate::clock::Clock;
 
 pub use file::{MAX_TOKENS, TokenEntry};
+pub use spent::Spend;
 use spent::Spent;
 
 /// How every token begins, so that one that lies about is known for what it is.
@@ -92,6 +93,9 @@ pub enum TokenError {
         /// What it should be.
         remedy: &'static str,
     },
+    /// Where several schedulers share the spent tokens they cannot be written down now: try again.
+    #[error("a spent token cannot be written down: {0}")]
+    Shared(String),
     /// The system has no random bytes.
     #[error("no random bytes for a token: {0}")]
     NoRandom(String),
@@ -188,6 +192,17 @@ impl Tokens {
         let table = file::read(path)?;
         let on_disk = OnDisk { path: path.to_owned(), stamp, looked_at: Time(0) };
         Ok(Self::with(table, Some(on_disk), Spent::load(spent)?))
+    }
+
+    /// The tokens of a file; those that are spent are written down where all schedulers see them.
+    ///
+    /// # Errors
+    /// What is wrong with the file, by entry and field.
+    pub fn load_shared(path: &Path, spend: Spend) -> Result<Self, TokenError> {
+        let stamp = stamp(path);
+        let table = file::read(path)?;
+        let on_disk = OnDisk { path: path.to_owned(), stamp, looked_at: Time(0) };
+        Ok(Self::with(table, Some(on_disk), Spent::shared(spend)))
     }
 
     fn with(table: Table, on_disk: Option<OnDisk>, spent: Spent) -> Self {

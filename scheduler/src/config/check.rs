@@ -20,6 +20,7 @@ impl Config {
         self.check_pools()?;
         self.check_tenants()?;
         self.policy.check()?;
+        self.check_etcd()?;
         if self.snapshot.every_events == 0 || self.snapshot.every == Span::ZERO {
             return Err(bad("snapshot.every_events", self.snapshot.every_events, "use at least 1, and a time above 0"));
         }

@@ -143,6 +143,11 @@ impl Keys {
         u64::from_str_radix(std::str::from_utf8(rest.get(..16)?).ok()?, 16).ok()
     }
 
+    /// The authority that signs the nodes' certificates: a digest of its own.
+    pub fn authority(&self) -> Vec<u8> {
+        self.named("authority")
+    }
+
     /// A one-time token that was spent.
     pub fn spent_token(&self, digest: &str) -> Vec<u8> {
         self.named(&format!("spent/{digest}"))

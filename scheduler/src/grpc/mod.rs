@@ -12,6 +12,7 @@ pub mod logs;
 pub mod nodes;
 pub mod page;
 pub mod request;
+pub mod seat;
 pub mod server;
 pub mod status;
 pub mod tenants;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dure_proto::v1::agents_server::{Agents, AgentsServer};
 use dure_proto::v1::jobs_server::JobsServer;
 use dure_proto::v1::nodes_server::NodesServer;
+use dure_proto::v1::schedulers_server::SchedulersServer;
 use dure_proto::v1::tenants_server::TenantsServer;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
@@ -18,6 +19,7 @@ use super::limits::{
     MAX_HEADERS, MAX_MESSAGE, MAX_PENDING_RESETS, MAX_STREAMS,
 };
 use super::logs::LogSource;
+use super::seat::Seat;
 use super::watch::{History, Watchers};
 use crate::auth::Guard;
 use crate::clock::Clock;
@@ -54,6 +56,8 @@ pub struct Services {
     pub blobs: Arc<dyn Blobs>,
     /// Output of jobs.
     pub logs: Arc<dyn LogSource>,
+    /// Who leads.
+    pub seat: Seat,
 }
 
 /// How the server proves itself, and whom it believes.
@@ -98,6 +102,7 @@ pub async fn serve(
     if let Some(tls) = tls {
         builder = builder.tls_config(tls_config(tls))?;
     }
+    let schedulers = SchedulersServer::new(services.seat.clone());
     let jobs = JobsServer::new(services.clone());
     let tenants = TenantsServer::new(services.clone());
     let nodes = NodesServer::new(services);
@@ -115,10 +120,38 @@ pub async fn serve(
         .add_service(tenants.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(nodes.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(agents.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
+        .add_service(schedulers)
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(broken)?)
         .add_service(reflection().build_v1alpha().map_err(broken)?)
         .serve_with_incoming_shutdown(incoming, stop)
+        .await?;
+    Ok(())
+}
+
+/// Serves where another scheduler leads: says who does, and nothing else.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_standby(
+    seat: Seat,
+    guard: Guard,
+    listener: TcpListener,
+    tls: Option<ServerTls>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let mut builder = limited(Server::builder());
+    if let Some(tls) = tls {
+        builder = builder.tls_config(tls_config(tls))?;
+    }
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_not_serving::<JobsServer<Services>>().await;
+    builder
+        .layer(seat.clone())
+        .layer(guard)
+        .add_service(SchedulersServer::new(seat))
+        .add_service(health_service)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
         .await?;
     Ok(())
 }

@@ -26,6 +26,7 @@ use super::watch::{History, Recorded, Watchers};
 use crate::agents::logs::LogError;
 use crate::auth::{Credential, Identity, NodeName, Role};
 use crate::clock::Clock;
+use crate::grpc::seat::Seat;
 use crate::handle::{Call, Handle, Mutation, Position};
 use crate::journal::{BlobId, JournalError};
 use crate::live::Live;
@@ -136,7 +137,15 @@ impl World {
         };
         tokio::spawn(owner.run(calls));
         let clock = Clock::start(Time(0));
-        let services = Services { handle, clock, watchers, history: store.clone(), blobs: store, logs: logs.clone() };
+        let services = Services {
+            handle,
+            clock,
+            watchers,
+            history: store.clone(),
+            blobs: store,
+            logs: logs.clone(),
+            seat: Seat::Alone { epoch: 1 },
+        };
         let world = Self { services, logs };
         let pool = Input::DefinePool { name: "h200".into(), model: "NVIDIA H200".into(), gpus_per_node: 8 };
         world.decide(pool).await;

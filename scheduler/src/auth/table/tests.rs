@@ -44,7 +44,7 @@ fn targets(verb: Verb) -> Vec<(&'static str, Target<'static>)> {
             ("other", Target::Job { tenant: "solar", user: "bo" }),
             ("own job elsewhere", Target::Job { tenant: "solar", user: "ana" }),
         ],
-        Verb::ReadNodes => vec![("all", Target::Cluster)],
+        Verb::ReadNodes | Verb::SeeLeader | Verb::HandOver => vec![("all", Target::Cluster)],
         Verb::KeepNodes | Verb::Join | Verb::Session => {
             vec![("own node", Target::Node("n1")), ("other node", Target::Node("n10"))]
         }

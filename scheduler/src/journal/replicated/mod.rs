@@ -25,10 +25,10 @@ use super::{
 };
 use crate::etcd::{Etcd, EtcdError, Keys, MAX_REQUEST_BYTES, MAX_TXN_OPS, Patience};
 use crate::leadership::{HeldKey, hold};
-use layout::{CHUNK_BYTES, ENTRY_BYTES, Facts};
-pub(crate) use layout::{created_at, get};
 #[cfg(test)]
-pub(crate) use layout::{delete, put};
+pub(crate) use layout::delete;
+use layout::{CHUNK_BYTES, ENTRY_BYTES, Facts};
+pub(crate) use layout::{created_at, get, put};
 pub use reader::{Followed, ReplicatedReader};
 
 /// How long a leader that is opened by hand (a tool, a test) holds without renewal.
