@@ -9,7 +9,7 @@ use std::{path::PathBuf, time::Duration};
 use dure_proto::v1::{AgentMessage, SchedulerMessage, agents_client::AgentsClient, scheduler_message::Kind};
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -34,6 +34,10 @@ pub(crate) const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub(crate) const BACKOFF_LONGEST: Duration = Duration::from_secs(3);
 /// A refusal keeps the agent away no longer than this.
 const LONGEST_REFUSAL: Duration = Duration::from_secs(60);
+/// The longest wait while it is not long since a scheduler led: another one leads soon.
+const BACKOFF_LEADERLESS: Duration = Duration::from_secs(1);
+/// See `BACKOFF_LEADERLESS`.
+const SOON: Duration = Duration::from_secs(15);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// A leader that is paused, or cut off without a word, is left after twice this.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(3);
@@ -83,11 +87,12 @@ impl Session {
     /// Keeps a stream for ever; ends when the loop does.
     pub(crate) async fn keep(mut self, config: AgentConfig) {
         let mut backoff = BACKOFF_FIRST;
-        let mut at = 0;
+        let (mut at, mut led) = (0, Instant::now());
         loop {
             let endpoint = self.endpoints[at].clone();
             let ended = self.once(&config, &endpoint).await;
             if ended.welcomed {
+                led = Instant::now();
                 backoff = BACKOFF_FIRST;
             }
             if self.events.send(SessionEvent::Closed(format!("{endpoint}: {}", ended.why))).await.is_err() {
@@ -96,9 +101,10 @@ impl Session {
             // Only addresses of the configuration are gone to, whoever names another.
             let named = ended.leader.and_then(|leader| self.endpoints.iter().position(|known| *known == leader));
             at = named.unwrap_or((at + 1) % self.endpoints.len());
-            let wait = jittered(if named.is_some() { BACKOFF_FIRST } else { backoff });
+            let wait = jittered(backoff);
             sleep(ended.retry_after.map_or(wait, |asked| asked + wait)).await;
-            backoff = (backoff * 2).min(BACKOFF_LONGEST);
+            let longest = if led.elapsed() < SOON { BACKOFF_LEADERLESS } else { BACKOFF_LONGEST };
+            backoff = (backoff * 2).min(longest);
         }
     }
 

@@ -6,9 +6,11 @@
 
 mod cycle;
 mod disk;
+mod failover;
 mod history;
 mod launch;
 mod load;
+mod members;
 mod memory;
 mod recovery;
 mod report;
@@ -25,6 +27,8 @@ pub(crate) enum BenchCommand {
     Submit(submit::SubmitArgs),
     /// From submit to launched, with many agents
     Launch(launch::LaunchArgs),
+    /// Three schedulers whose leader is ended again and again, under load
+    Failover(failover::FailoverArgs),
     /// Recovery of a long journal, with a snapshot and without
     Recovery(recovery::RecoveryArgs),
     /// One cycle over a long queue: nanoseconds a placement, in the core alone
@@ -43,6 +47,7 @@ pub(crate) fn run(command: BenchCommand, out: Out) -> Result<(), Failure> {
     let report = match command {
         BenchCommand::Submit(args) => runtime.block_on(submit::run(&args)),
         BenchCommand::Launch(args) => runtime.block_on(launch::run(&args)),
+        BenchCommand::Failover(args) => runtime.block_on(failover::run(&args)),
         BenchCommand::Recovery(args) => recovery::run(&args),
         BenchCommand::Cycle(args) => cycle::run(&args),
         BenchCommand::Memory(args) => runtime.block_on(memory::run(&args)),
