@@ -12,7 +12,7 @@ use crate::{
     jobs::{ActionArgs, JobArgs, QueueArgs},
     logs::LogsArgs,
     nodes::{NodeCommand, NodesArgs},
-    offline::{BackupArgs, ExportCommand, RestoreArgs},
+    offline::{BackupArgs, ExportCommand, RestoreArgs, StoreCommand},
     schedulers::SchedulerArgs,
     serve::ServeArgs,
     show::{FamilyView, Format, View},
@@ -101,6 +101,9 @@ pub(crate) enum Command {
     },
     Backup(BackupArgs),
     Restore(RestoreArgs),
+    /// Move the journal to another engine
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Write what happened, for other tools
     #[command(subcommand)]
     Export(ExportCommand),
@@ -140,6 +143,7 @@ impl Cli {
             | Command::Dev(_)
             | Command::Backup(_)
             | Command::Restore(_)
+            | Command::Store(_)
             | Command::Export(_)
             | Command::Token(_)
             | Command::Completions { .. }

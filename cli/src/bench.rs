@@ -14,6 +14,7 @@ mod members;
 mod memory;
 mod recovery;
 mod report;
+mod storm;
 mod submit;
 
 use clap::Subcommand;
@@ -29,6 +30,8 @@ pub(crate) enum BenchCommand {
     Launch(launch::LaunchArgs),
     /// Three schedulers whose leader is ended again and again, under load
     Failover(failover::FailoverArgs),
+    /// Thousands of agents that come back at once
+    Storm(storm::StormArgs),
     /// Recovery of a long journal, with a snapshot and without
     Recovery(recovery::RecoveryArgs),
     /// One cycle over a long queue: nanoseconds a placement, in the core alone
@@ -48,6 +51,7 @@ pub(crate) fn run(command: BenchCommand, out: Out) -> Result<(), Failure> {
         BenchCommand::Submit(args) => runtime.block_on(submit::run(&args)),
         BenchCommand::Launch(args) => runtime.block_on(launch::run(&args)),
         BenchCommand::Failover(args) => runtime.block_on(failover::run(&args)),
+        BenchCommand::Storm(args) => runtime.block_on(storm::run(&args)),
         BenchCommand::Recovery(args) => recovery::run(&args),
         BenchCommand::Cycle(args) => cycle::run(&args),
         BenchCommand::Memory(args) => runtime.block_on(memory::run(&args)),

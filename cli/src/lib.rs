@@ -79,6 +79,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Bench { view: _, command } => bench::run(command, Out::new(format)),
         Command::Backup(args) => offline::backup(args),
         Command::Restore(args) => offline::restore(args),
+        Command::Store(command) => offline::store(command),
         Command::Export(command) => offline::export(command),
         Command::Token(command) => token::run(command, Out::new(format)),
         command => {
@@ -122,6 +123,7 @@ async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Fail
         | Command::Bench { .. }
         | Command::Backup(_)
         | Command::Restore(_)
+        | Command::Store(_)
         | Command::Export(_)
         | Command::Token(_) => Err(Failure::Usage("this command needs no scheduler".to_owned())),
     }

@@ -5,10 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use dure_scheduler::{
+    Config,
+    etcd::Etcd,
     export::{ExportOptions, ExportedJob, placements},
-    journal::{self, JournalReader, RestoreOptions},
+    journal::{self, JournalReader, ReplicatedReader, RestoreOptions, transfer},
 };
 
 use crate::failure::Failure;
@@ -23,8 +25,11 @@ pub(crate) struct BackupArgs {
     #[arg(value_name = "DIR")]
     to: PathBuf,
     /// The scheduler's folder
-    #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    data_dir: Option<PathBuf>,
+    /// The configuration of one of several schedulers: their journal lies in etcd
+    #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+    config: Option<PathBuf>,
 }
 
 /// Put a backup in the place of a journal; the scheduler must not run
@@ -72,14 +77,67 @@ fn failed(err: impl std::fmt::Display) -> Failure {
 
 /// `dure backup`.
 pub(crate) fn backup(args: BackupArgs) -> Result<(), Failure> {
-    let reader = JournalReader::open(&journal_of(&args.data_dir)).map_err(failed)?;
-    let report = reader.backup(&args.to).map_err(failed)?;
-    println!(
-        "backup of {} in {}: whole up to position {}",
-        args.data_dir.display(),
-        args.to.display(),
-        report.head.seq
-    );
+    let config = args.config.as_deref().map(Config::load).transpose().map_err(failed)?;
+    let etcd = config.as_ref().and_then(|config| config.etcd.as_ref());
+    let (of, head) = match etcd {
+        Some(settings) => {
+            let etcd = Etcd::new(settings.connection()).map_err(failed)?;
+            let reader = ReplicatedReader::open(&etcd).map_err(failed)?;
+            (etcd.place(), transfer::copy_to_sqlite(&reader, &args.to).map_err(failed)?.head)
+        }
+        None => {
+            let data_dir = args.data_dir.or(config.map(|config| config.data_dir)).unwrap_or_default();
+            let reader = JournalReader::open(&journal_of(&data_dir)).map_err(failed)?;
+            (data_dir, reader.backup(&args.to).map_err(failed)?.head)
+        }
+    };
+    println!("backup of {} in {}: whole up to position {}", of.display(), args.to.display(), head.seq);
+    Ok(())
+}
+
+/// What can be done with a store.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Move the journal from the scheduler's folder to etcd, or back; no scheduler may run
+    Move {
+        /// A configuration with both `data_dir` and `[etcd]`
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Where to
+        #[arg(long, value_enum)]
+        to: Engine,
+    },
+}
+
+/// The engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// Several schedulers on etcd
+    Etcd,
+    /// One scheduler on its own folder
+    Sqlite,
+}
+
+/// `dure store`.
+pub(crate) fn store(command: StoreCommand) -> Result<(), Failure> {
+    let StoreCommand::Move { config, to } = command;
+    let config = Config::load(&config).map_err(failed)?;
+    let settings = config.etcd.as_ref();
+    let settings = settings.ok_or_else(|| Failure::Usage("--config: it has no section [etcd]".to_owned()))?;
+    let etcd = Etcd::new(settings.connection()).map_err(failed)?;
+    let dir = journal_of(&config.data_dir);
+    let (moved, to, next) = match to {
+        Engine::Etcd => (transfer::to_etcd(&dir, &etcd), etcd.place(), "start the schedulers with this configuration"),
+        Engine::Sqlite => (
+            transfer::to_sqlite(&etcd, &dir),
+            dir,
+            "remove [etcd] and advertise from the configuration, then start one scheduler",
+        ),
+    };
+    let moved = moved.map_err(failed)?;
+    println!("moved to {}: {} batches and {} blobs", to.display(), moved.batches, moved.blobs);
+    println!("the head is the same in both: position {}, hash {}", moved.head.seq, hex::encode(moved.head.hash.0));
+    println!("next: {next}");
     Ok(())
 }
 
@@ -125,7 +183,7 @@ mod tests {
         let batch = Batch { first_seq: 1, count: 1, epoch: engine.epoch(), payload: vec![1, 2, 3] };
         engine.append(&[batch], &[]).expect("appends");
         // The scheduler goes on while it is copied.
-        backup(BackupArgs { to: copy.clone(), data_dir: data_dir.clone() }).expect("copies");
+        backup(BackupArgs { to: copy.clone(), data_dir: Some(data_dir.clone()), config: None }).expect("copies");
         let again =
             |data_dir: PathBuf| restore(RestoreArgs { from: copy.clone(), data_dir, force: false, min_epoch: 0 });
         again(other.clone()).expect("restores");

@@ -1,5 +1,4 @@
-//! Failover: three schedulers on three members of etcd, agents and submits at a steady rate, and the leader ended again and
-//! again. Nothing acknowledged may be lost and no attempt may be doubled: then the bench fails.
+//! Failover: three schedulers on three members of etcd, agents and submits at a steady rate, and a fault again and again. Nothing acknowledged may be lost and no attempt may be doubled: then the bench fails.
 //!
 //! A watcher follows the events of all jobs across all leaders, from position to position; what it saw is the evidence.
 
@@ -36,25 +35,44 @@ const MAX_UNDER_WAY: u64 = 20_000;
 /// How long anything may take after a leader's end.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How long a fault of etcd lasts.
+const ETCD_AWAY: Duration = Duration::from_secs(5);
 
-/// How a leader ends.
+/// What happens again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum End {
-    /// kill -9
+enum Fault {
+    /// The leader is killed (-9) and started again
     Kill,
-    /// It hands over
+    /// The leader hands over
     Handover,
+    /// The leader is paused (STOP) until another leads, and goes on then
+    Pause,
+    /// The leading member of etcd is killed (-9) and started again
+    EtcdKill,
+    /// The leading member of etcd is paused, and goes on
+    EtcdPause,
+    /// A member of etcd that follows gets a tenth of its time
+    EtcdSlow,
+    /// Two of three members of etcd are killed, and started again after some seconds
+    Quorum,
+}
+
+impl Fault {
+    /// Whether another scheduler leads afterwards.
+    fn changes_leader(self) -> bool {
+        matches!(self, Fault::Kill | Fault::Handover | Fault::Pause)
+    }
 }
 
 /// How often and under which load.
 #[derive(Debug, Args)]
 pub(crate) struct FailoverArgs {
-    /// How often the leader is ended
+    /// How often the fault strikes
     #[arg(long, default_value_t = 50)]
     kills: u32,
-    /// How it ends
+    /// What strikes
     #[arg(long, value_enum, default_value = "kill")]
-    end: End,
+    fault: Fault,
     /// Agents, each with 8 GPUs
     #[arg(long, default_value_t = 1_000)]
     agents: u32,
@@ -87,6 +105,8 @@ struct Ledger {
     acked: Mutex<BTreeMap<u64, Instant>>,
     /// Jobs by id: what the watcher saw.
     seen: Mutex<BTreeMap<u64, Seen>>,
+    /// When acknowledgements came since the last fault, in order.
+    acks: Mutex<Vec<Instant>>,
     /// The first acknowledgement of each term.
     first_ack: Mutex<BTreeMap<u64, Instant>>,
     under_way: AtomicU64,
@@ -114,7 +134,7 @@ pub(super) async fn run(args: &FailoverArgs) -> Result<Report, Failure> {
     let (mut acks, mut agents) = (Vec::new(), Vec::new());
     for number in 0..args.kills {
         sleep(Duration::from_secs(args.calm)).await;
-        let (ack, back) = end_leader(args, &mut members, &ledger).await?;
+        let (ack, back) = strike(args, &mut members, &ledger).await?;
         eprintln!(
             "{} of {}: acknowledged again after {:.0} ms, all agents after {:.0} ms, {} jobs acknowledged so far",
             number + 1,
@@ -130,30 +150,59 @@ pub(super) async fn run(args: &FailoverArgs) -> Result<Report, Failure> {
     submitter.await.map_err(failed)??;
     let verdict = settle(&ledger).await;
     watcher.abort();
-    report.latencies("end of the leader to the next acknowledged submit", &mut acks);
+    report.latencies("fault to the next acknowledged submit", &mut acks);
     report.add("the same, longest", acks.last().copied().unwrap_or_default(), "ms");
-    report.latencies("end of the leader to all agents back", &mut agents);
+    report.latencies("fault to all agents with a session", &mut agents);
     report.add("the same, longest", agents.last().copied().unwrap_or_default(), "ms");
     judge(&ledger, &mut report);
     members.stop().await;
     verdict.map(|()| report)
 }
 
-/// Ends the leader once: how long until a submit was acknowledged under a later term, and until all agents were back.
-async fn end_leader(
-    args: &FailoverArgs,
-    members: &mut Members,
-    ledger: &Ledger,
-) -> Result<(Duration, Duration), Failure> {
+/// Lets the fault strike once: how long nothing was acknowledged, and until all agents had a session again.
+async fn strike(args: &FailoverArgs, members: &mut Members, ledger: &Ledger) -> Result<(Duration, Duration), Failure> {
     let (leader, epoch) = members.leader().await?;
-    let ended = Instant::now();
-    match args.end {
-        End::Kill => members.kill(leader),
-        End::Handover => {
+    lock(&ledger.acks).clear();
+    let struck = Instant::now();
+    match args.fault {
+        Fault::Kill => members.kill(leader),
+        Fault::Pause => members.pause(leader),
+        Fault::Handover => {
             let asked = members.schedulers()?.hand_over(HandOverRequest {}).await;
             drop(asked.map_err(|status| failed(status.message()))?);
         }
+        Fault::EtcdKill | Fault::EtcdPause | Fault::EtcdSlow | Fault::Quorum => etcd_fault(args.fault, members).await?,
     }
+    let acked = if args.fault.changes_leader() {
+        await_ack_after(ledger, epoch).await?.saturating_duration_since(struck)
+    } else {
+        await_acks(ledger).await?;
+        longest_gap(struck, &lock(&ledger.acks))
+    };
+    members.joined(args.agents).await?;
+    let back = struck.elapsed();
+    match args.fault {
+        Fault::Kill => members.restart(leader)?,
+        Fault::Pause => members.resume(leader),
+        Fault::Handover | Fault::EtcdKill | Fault::EtcdPause | Fault::EtcdSlow | Fault::Quorum => {}
+    }
+    // The next fault may strike when all three are there again, and only one of them leads.
+    let all = timeout(PATIENCE, async {
+        for at in 0..SCHEDULERS {
+            while !members.answers(at).await {
+                sleep(LOOK_EVERY).await;
+            }
+        }
+        while members.leading().await != 1 {
+            sleep(LOOK_EVERY).await;
+        }
+    });
+    all.await.map_err(|_| failed("not all schedulers came back, or not exactly one leads, within a minute"))?;
+    Ok((acked, back))
+}
+
+/// Until a submit was acknowledged under a later term.
+async fn await_ack_after(ledger: &Ledger, epoch: u64) -> Result<Instant, Failure> {
     let acked = timeout(PATIENCE, async {
         loop {
             let first = lock(&ledger.first_ack).range(epoch + 1..).map(|(_, at)| *at).min();
@@ -163,22 +212,62 @@ async fn end_leader(
             sleep(LOOK_EVERY).await;
         }
     });
-    let acked = acked.await.map_err(|_| failed("no submit was acknowledged within a minute"))?;
-    members.joined(args.agents).await?;
-    let back = ended.elapsed();
-    if args.end == End::Kill {
-        members.restart(leader)?;
-    }
-    // The next end may come when all three are there again.
-    let all = timeout(PATIENCE, async {
-        for at in 0..SCHEDULERS {
-            while !members.answers(at).await {
-                sleep(LOOK_EVERY).await;
-            }
+    acked.await.map_err(|_| failed("no submit was acknowledged within a minute"))
+}
+
+/// Until submits are acknowledged again.
+async fn await_acks(ledger: &Ledger) -> Result<(), Failure> {
+    let from = Instant::now();
+    let acked = timeout(PATIENCE, async {
+        while lock(&ledger.acks).last().is_none_or(|last| *last <= from) {
+            sleep(LOOK_EVERY).await;
         }
     });
-    all.await.map_err(|_| failed("a scheduler did not come back within a minute"))?;
-    Ok((acked.saturating_duration_since(ended), back))
+    acked.await.map_err(|_| failed("no submit was acknowledged within a minute"))
+}
+
+/// The longest time without an acknowledgement.
+fn longest_gap(from: Instant, acks: &[Instant]) -> Duration {
+    let mut last = from;
+    let gaps = acks.iter().map(|at| at.saturating_duration_since(std::mem::replace(&mut last, *at)));
+    gaps.max().unwrap_or_default()
+}
+
+/// What strikes etcd, and its end.
+async fn etcd_fault(fault: Fault, members: &Members) -> Result<(), Failure> {
+    let etcd = members.etcd.as_ref().ok_or_else(|| failed("there is no etcd"))?;
+    let leader = tokio::task::block_in_place(|| etcd.leader()).ok_or_else(|| failed("etcd has no leader"))?;
+    let (second, third) = ((leader + 1) % 3, (leader + 2) % 3);
+    match fault {
+        Fault::Kill | Fault::Handover | Fault::Pause => {}
+        Fault::EtcdKill => {
+            etcd.kill(leader);
+            sleep(ETCD_AWAY).await;
+            etcd.restart(leader).map_err(failed)?;
+        }
+        Fault::EtcdPause => {
+            etcd.pause(leader);
+            sleep(ETCD_AWAY).await;
+            etcd.resume(leader);
+        }
+        Fault::EtcdSlow => {
+            let until = Instant::now() + ETCD_AWAY;
+            while Instant::now() < until {
+                etcd.pause(second);
+                sleep(Duration::from_millis(180)).await;
+                etcd.resume(second);
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Fault::Quorum => {
+            etcd.kill(second);
+            etcd.kill(third);
+            sleep(ETCD_AWAY).await;
+            etcd.restart(second).map_err(failed)?;
+            etcd.restart(third).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Submits by the clock, every call until it is answered.
@@ -211,6 +300,7 @@ async fn call(mut client: JobsClient<Authed>, run_ms: u64, ledger: Arc<Ledger>) 
             Ok(answer) => {
                 let (now, answer) = (Instant::now(), answer.into_inner());
                 lock(&ledger.acked).insert(answer.first_job_id, now);
+                lock(&ledger.acks).push(now);
                 let epoch = answer.position.map_or(0, |position| position.epoch);
                 lock(&ledger.first_ack).entry(epoch).or_insert(now);
                 break;
@@ -228,7 +318,8 @@ async fn call(mut client: JobsClient<Authed>, run_ms: u64, ledger: Arc<Ledger>) 
 
 /// Follows all events, across all leaders.
 async fn watch(mut client: JobsClient<Authed>, ledger: Arc<Ledger>) {
-    let mut after_seq = 0;
+    // From the first event on; 0 would mean: from now on.
+    let mut after_seq = 1;
     loop {
         let request = WatchRequest { after_seq, ..WatchRequest::default() };
         match client.watch(request).await {

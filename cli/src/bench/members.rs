@@ -44,6 +44,8 @@ const MAX_ANSWER: usize = 64 << 20;
 /// How long anything may take to come up.
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A scheduler that says nothing for so long is asked again later.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 /// Nodes under one leaf.
 const NODES_PER_LEAF: u32 = 32;
 
@@ -136,6 +138,33 @@ impl Members {
         }
     }
 
+    /// Stops a scheduler without ending it.
+    pub(super) fn pause(&self, at: usize) {
+        self.signal(at, rustix::process::Signal::STOP);
+    }
+
+    /// Lets a paused scheduler go on.
+    pub(super) fn resume(&self, at: usize) {
+        self.signal(at, rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, at: usize, signal: rustix::process::Signal) {
+        let pid = self.processes[at].as_ref().and_then(|process| i32::try_from(process.id()).ok());
+        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+            // One that has ended by itself is seen by whoever asks it.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    /// How many schedulers say that they lead.
+    pub(super) async fn leading(&self) -> usize {
+        let mut leading = 0;
+        for at in 0..self.addresses.len() {
+            leading += usize::from(matches!(self.ask(at).await, Some((true, _))));
+        }
+        leading
+    }
+
     /// The addresses of all schedulers.
     pub(super) fn servers(&self) -> Vec<String> {
         self.addresses.iter().map(|address| format!("http://{address}")).collect()
@@ -168,10 +197,14 @@ impl Members {
     }
 
     async fn ask(&self, at: usize) -> Option<(bool, u64)> {
-        let channel = endpoint(&self.servers()[at], None).ok()?.connect().await.ok()?;
-        let one = InterceptedService::new(Roam::on(channel), self.operator.clone());
-        let answer = SchedulersClient::new(one).leader(LeaderRequest {}).await.ok()?.into_inner();
-        Some((answer.here, answer.epoch))
+        let asked = async {
+            let channel = endpoint(&self.servers()[at], None).ok()?.connect().await.ok()?;
+            let one = InterceptedService::new(Roam::on(channel), self.operator.clone());
+            let answer = SchedulersClient::new(one).leader(LeaderRequest {}).await.ok()?.into_inner();
+            Some((answer.here, answer.epoch))
+        };
+        // A paused process takes connections and answers nothing.
+        tokio::time::timeout(ANSWERS_WITHIN, asked).await.ok().flatten()
     }
 
     /// Which scheduler leads, and its term; waits until one does.

@@ -48,6 +48,11 @@ impl Keys {
         Range::under(self.named(""))
     }
 
+    /// Where the journal was moved; nobody leads on what was left.
+    pub fn moved(&self) -> Vec<u8> {
+        self.named("moved")
+    }
+
     /// Who leads.
     pub fn leader(&self) -> Vec<u8> {
         self.named("leader")

@@ -122,7 +122,7 @@ fn anchor_of(dir: &Path, conn: &Connection, facts: &Facts) -> Result<Anchor, Jou
 }
 
 /// Whether a directory holds nothing but a lock file.
-fn is_empty(dir: &Path) -> Result<bool, JournalError> {
+pub(super) fn is_empty(dir: &Path) -> Result<bool, JournalError> {
     let fault = |err: std::io::Error| JournalError::file(dir, "listing the directory", &err);
     for entry in std::fs::read_dir(dir).map_err(fault)? {
         if entry.map_err(fault)?.file_name() != LOCK_FILE {

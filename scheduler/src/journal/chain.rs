@@ -77,6 +77,7 @@ pub(crate) enum Depth {
 /// Follows rows in order and collects what does not hold. It goes on after a fault, so that the whole extent is known.
 #[derive(Debug, Clone)]
 pub(crate) struct ChainCheck {
+    start: Head,
     head: Head,
     /// False while the start is only a position: the first row's predecessor is not known then.
     linked: bool,
@@ -88,13 +89,18 @@ pub(crate) struct ChainCheck {
 impl ChainCheck {
     /// Expects the row that follows `head`.
     pub(crate) fn after(head: Head, depth: Depth) -> Self {
-        ChainCheck { head, linked: true, depth, findings: Vec::new(), batches: 0 }
+        ChainCheck { start: head, head, linked: true, depth, findings: Vec::new(), batches: 0 }
     }
 
     /// Expects a row that starts at `first_seq`, whatever its predecessor was.
     pub(crate) fn from_position(first_seq: u64, depth: Depth) -> Self {
         let head = Head { seq: first_seq.saturating_sub(1), hash: Hash([0; 32]), epoch: 0 };
-        ChainCheck { head, linked: false, depth, findings: Vec::new(), batches: 0 }
+        ChainCheck { start: head, head, linked: false, depth, findings: Vec::new(), batches: 0 }
+    }
+
+    /// Where it began.
+    pub(crate) fn start(&self) -> Head {
+        self.start
     }
 
     /// The end of what was followed.

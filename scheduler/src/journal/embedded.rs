@@ -26,6 +26,8 @@ use super::{
 
 /// Name of the lock file in the store's directory.
 pub(crate) const LOCK_FILE: &str = "lock";
+/// Name of the file that says where the journal was moved; nobody leads on what was left.
+pub(crate) const MOVED_FILE: &str = "moved";
 /// Bytes appended after which the log is moved into the main file.
 pub const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// What a commit costs in the log beside its payload: the pages around it.
@@ -98,6 +100,9 @@ impl EmbeddedEngine {
     pub fn open(dir: &Path, options: OpenOptions) -> Result<Self, JournalError> {
         std::fs::create_dir_all(dir).map_err(|err| JournalError::file(dir, "creating the directory", &err))?;
         let lock = Lock::take(dir)?;
+        if let Ok(to) = std::fs::read_to_string(dir.join(MOVED_FILE)) {
+            return Err(JournalError::Moved { dir: dir.to_owned(), to: to.trim().to_owned() });
+        }
         let anchor = match read_anchor(dir)? {
             Some(anchor) => anchor,
             None => create(dir)?,

@@ -128,6 +128,14 @@ pub enum JournalError {
         /// The system's own words.
         detail: String,
     },
+    /// The journal was moved to another engine. Fix: use that one.
+    #[error("journal {} was moved to {to}: name that one in the configuration", dir.display())]
+    Moved {
+        /// Where it was.
+        dir: PathBuf,
+        /// Where it is.
+        to: String,
+    },
     /// Positions that lie before the oldest snapshot kept. Fix: start from a snapshot.
     #[error("positions before {kept_from} are no longer kept: start from the newest snapshot")]
     Truncated {
@@ -262,6 +270,7 @@ impl JournalError {
             | JournalError::NoStore { .. }
             | JournalError::Storage { .. }
             | JournalError::Truncated { .. }
+            | JournalError::Moved { .. }
             | JournalError::Closed => false,
         }
     }

@@ -7,7 +7,7 @@
 //!
 //! Read in this order: this file (words, limits, the traits), `chain` (what is proven), `anchor`, `schema`, `snapshot`,
 //! `reader`, `verify` (what is checked before leading), `embedded` (SQLite), `replicated` (etcd), `committer` (groups),
-//! `writer` (its thread), `backup`, `memory`.
+//! `writer` (its thread), `backup`, `transfer`, `memory`.
 
 pub mod anchor;
 pub mod backup;
@@ -20,6 +20,7 @@ pub mod reader;
 pub mod replicated;
 mod schema;
 pub mod snapshot;
+pub mod transfer;
 mod verify;
 pub mod writer;
 

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 
 use super::anchor::{ANCHOR_FILE, read_anchor};
 use super::chain::{ChainCheck, Depth, genesis};
-use super::schema::{blob, db_path, each_row, last_head, open_reader, read_facts};
+use super::schema::{base, blob, db_path, each_row, last_head, open_reader, read_facts};
 use super::snapshot::{Content, damaged, newest};
 use super::verify::{Extent, verify_store};
 use super::{Batch, BlobId, Finding, FoundSnapshot, Head, JournalError, ReadLimit, Reader, Snapshot, StoreId};
@@ -91,7 +91,8 @@ impl JournalReader {
     /// Those of reading.
     pub fn head(&self) -> Result<Head, JournalError> {
         let head = last_head(&self.conn).map_err(|err| JournalError::sqlite(&self.dir, "reading the head", 0, &err))?;
-        Ok(head.unwrap_or(genesis(self.store_id)))
+        let base = base(&self.conn).map_err(|err| JournalError::sqlite(&self.dir, "reading the base", 0, &err))?;
+        Ok(head.or(base).unwrap_or(genesis(self.store_id)))
     }
 
     /// As [`super::Engine::read`].
@@ -145,6 +146,23 @@ impl JournalReader {
         Ok(VerifyReport { store_id, head, epoch, batches, blobs, snapshots })
     }
 
+    /// Hands the content of every blob to `take`, in no order.
+    ///
+    /// # Errors
+    /// Those of reading, and of `take`.
+    pub(crate) fn each_blob(
+        &self,
+        mut take: impl FnMut(Vec<u8>) -> Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
+        let fault = |err: rusqlite::Error| JournalError::sqlite(&self.dir, "reading the blobs", 0, &err);
+        let mut statement = self.conn.prepare("SELECT bytes FROM blobs").map_err(fault)?;
+        let mut rows = statement.query([]).map_err(fault)?;
+        while let Some(row) = rows.next().map_err(fault)? {
+            take(row.get(0).map_err(fault)?)?;
+        }
+        Ok(())
+    }
+
     fn verify_blobs(&self) -> Result<u64, JournalError> {
         let fault = |err: rusqlite::Error| JournalError::sqlite(&self.dir, "reading the blobs", 0, &err);
         let mut statement = self.conn.prepare("SELECT id, bytes FROM blobs").map_err(fault)?;
@@ -166,7 +184,9 @@ impl JournalReader {
     /// # Errors
     /// [`JournalError::Damaged`] with what does not hold.
     pub fn scrub(&self, scrub: &mut Scrub, batches: usize) -> Result<bool, JournalError> {
-        let check = scrub.check.get_or_insert_with(|| ChainCheck::after(genesis(self.store_id), Depth::Hash));
+        let first = base(&self.conn).map_err(|err| JournalError::sqlite(&self.dir, "reading the base", 0, &err))?;
+        let first = first.unwrap_or(genesis(self.store_id));
+        let check = scrub.check.get_or_insert_with(|| ChainCheck::after(first, Depth::Hash));
         let (start, mut left) = (check.head().seq, batches.max(1));
         let mut more = false;
         let outcome = each_row(&self.conn, start + 1, |row| {

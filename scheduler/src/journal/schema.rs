@@ -28,6 +28,8 @@ CREATE TABLE IF NOT EXISTS batches (
   first_seq INTEGER PRIMARY KEY, count INTEGER NOT NULL, epoch INTEGER NOT NULL, crc INTEGER NOT NULL,
   prev_hash BLOB NOT NULL, hash BLOB NOT NULL, payload BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS blobs (id BLOB PRIMARY KEY, bytes BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS base (
+  one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER NOT NULL, hash BLOB NOT NULL, epoch INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS snapshots (
   seq INTEGER PRIMARY KEY, hash BLOB NOT NULL, epoch INTEGER NOT NULL, created_ms INTEGER NOT NULL,
   bytes INTEGER NOT NULL, chunks INTEGER NOT NULL, content_crc INTEGER NOT NULL, crc INTEGER NOT NULL);
@@ -126,6 +128,27 @@ pub(crate) fn write_facts(dir: &Path, conn: &Connection, facts: &Facts) -> Resul
     )
     .map(drop)
     .map_err(|err| JournalError::sqlite(dir, "writing the facts", 0, &err))
+}
+
+/// The head before the first batch of a journal that came from elsewhere with a snapshot; `None` where it began here. What
+/// it says is proven by the batch that follows it, and by the snapshot that stands there.
+pub(crate) fn base(conn: &Connection) -> rusqlite::Result<Option<Head>> {
+    // A journal of before there was such a table has none.
+    let known: bool =
+        conn.query_row("SELECT count(*) > 0 FROM sqlite_master WHERE name = 'base'", [], |row| row.get(0))?;
+    if !known {
+        return Ok(None);
+    }
+    conn.query_row("SELECT seq, hash, epoch FROM base WHERE one = 1", [], |row| {
+        Ok(Head { seq: number_at(row, 0)?, hash: hash_at(row, 1)?, epoch: number_at(row, 2)? })
+    })
+    .optional()
+}
+
+/// Writes the head before the first batch.
+pub(crate) fn write_base(conn: &Connection, head: &Head) -> rusqlite::Result<()> {
+    let values = params![to_sql(head.seq), head.hash.0, to_sql(head.epoch)];
+    conn.execute("INSERT OR REPLACE INTO base (one, seq, hash, epoch) VALUES (1, ?1, ?2, ?3)", values).map(drop)
 }
 
 /// SQLite's integers are signed. What is appended is bounded by [`super::MAX_SEQ`] before it gets here; a number above

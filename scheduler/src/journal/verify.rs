@@ -9,7 +9,7 @@ use rusqlite::Connection;
 
 use super::anchor::Anchor;
 use super::chain::{ChainCheck, Depth, genesis};
-use super::schema::{Facts, each_row, head_at, read_facts};
+use super::schema::{Facts, base, each_row, head_at, read_facts};
 use super::snapshot::{Content, newest};
 use super::{Finding, Head, JournalError};
 
@@ -50,7 +50,9 @@ pub(crate) fn verify_store(
         Extent::SinceSnapshot => newest(dir, conn, Content::CheckOnly)?,
         Extent::Whole => Default::default(),
     };
-    let start = snapshots.found.map_or(genesis(facts.store_id), |(stored, _)| stored.head);
+    let base = base(conn).map_err(|err| JournalError::sqlite(dir, "reading the base", 0, &err))?;
+    let first = base.unwrap_or(genesis(facts.store_id));
+    let start = snapshots.found.map_or(first, |(stored, _)| stored.head);
     let mut check = ChainCheck::after(start, Depth::Hash);
     follow_rows(dir, conn, &mut check)?;
     check_known_head(dir, conn, &mut check, start, "does not match the snapshot of its position")?;
@@ -96,7 +98,7 @@ fn check_known_head(
     known: Head,
     why: &'static str,
 ) -> Result<(), JournalError> {
-    if known.seq == 0 {
+    if known.seq == 0 || known == check.start() {
         return Ok(());
     }
     let stored = head_at(conn, known.seq).map_err(|err| JournalError::sqlite(dir, "reading a head", 0, &err))?;

@@ -156,7 +156,7 @@ pub(super) fn cut(rows: Vec<Row>) -> Vec<Vec<Row>> {
 }
 
 /// Cuts operations into transactions that etcd takes.
-pub(super) fn groups(ops: Vec<RequestOp>) -> Vec<Vec<RequestOp>> {
+pub(in crate::journal) fn groups(ops: Vec<RequestOp>) -> Vec<Vec<RequestOp>> {
     let mut groups: Vec<Vec<RequestOp>> = Vec::new();
     let mut bytes = 0;
     for op in ops {

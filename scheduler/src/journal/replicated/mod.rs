@@ -25,10 +25,9 @@ use super::{
 };
 use crate::etcd::{Etcd, EtcdError, Keys, MAX_REQUEST_BYTES, MAX_TXN_OPS, Patience};
 use crate::leadership::{HeldKey, hold};
-#[cfg(test)]
-pub(crate) use layout::delete;
-use layout::{CHUNK_BYTES, ENTRY_BYTES, Facts};
-pub(crate) use layout::{created_at, get, put};
+use layout::{CHUNK_BYTES, ENTRY_BYTES};
+pub(super) use layout::{Facts, groups};
+pub(crate) use layout::{created_at, delete, get, put};
 pub use reader::{Followed, ReplicatedReader};
 
 /// How long a leader that is opened by hand (a tool, a test) holds without renewal.
@@ -227,39 +226,25 @@ impl ReplicatedEngine {
     fn blob_ops(&self, blobs: &[Blob]) -> Vec<RequestOp> {
         let mut new = BTreeSet::new();
         let unknown = blobs.iter().filter(|blob| !self.known_blobs.contains(&blob.id()) && new.insert(blob.id()));
-        let chunks = unknown.flat_map(|blob| {
-            // An empty blob is one empty chunk.
-            let chunks =
-                if blob.bytes().is_empty() { vec![&[][..]] } else { blob.bytes().chunks(CHUNK_BYTES).collect() };
-            let key = |index| self.keys.blob_chunk(blob.id(), index);
-            (0u32..).zip(chunks).map(|(index, chunk)| layout::put(key(index), chunk.to_vec())).collect::<Vec<_>>()
-        });
-        chunks.collect()
+        unknown.flat_map(|blob| blob_ops(&self.keys, blob)).collect()
     }
 
     /// Puts rows as one entry and moves the head. `beside` goes into the same transaction where it fits, else before it.
     fn put_entry(&mut self, rows: Vec<Row>, mut beside: Vec<RequestOp>) -> Result<(), JournalError> {
         let first_seq = rows.first().expect("an entry has rows").batch.first_seq;
         let head = rows.last().map(head_of).expect("an entry has rows");
-        let mut entry = layout::entry(&rows, 0);
-        if entry.len() > ENTRY_BYTES {
-            let parts: Vec<RequestOp> = (0u32..)
-                .zip(entry.chunks(CHUNK_BYTES))
-                .map(|(index, part)| layout::put(self.keys.part(first_seq, index), part.to_vec()))
-                .collect();
-            entry = layout::entry(&[], u32::try_from(parts.len()).unwrap_or(u32::MAX));
-            beside.extend(parts);
-        }
-        let fits = |ops: &[RequestOp]| {
-            ops.len() + 2 <= MAX_TXN_OPS && layout::size(ops) + entry.len() + layout::OVERHEAD <= MAX_REQUEST_BYTES
-        };
+        let mut ops = entry_ops(&self.keys, &rows);
+        let entry = ops.pop().expect("the entry itself comes last");
+        beside.extend(ops);
+        let size = layout::size(std::slice::from_ref(&entry)) + layout::OVERHEAD;
+        let fits = |ops: &[RequestOp]| ops.len() + 2 <= MAX_TXN_OPS && layout::size(ops) + size <= MAX_REQUEST_BYTES;
         if !fits(&beside) {
             for ops in layout::groups(std::mem::take(&mut beside)) {
                 self.put("writing blobs", ops)?;
             }
         }
         let (old, new) = (layout::head(&self.head), layout::head(&head));
-        beside.push(layout::put(self.keys.entry(first_seq), entry));
+        beside.push(entry);
         beside.push(layout::put(self.keys.head(), new.clone()));
         match self.fenced("appending", Some(old), beside)? {
             Fenced::Done { revision } => self.chores.wrote(revision),
@@ -339,6 +324,38 @@ impl Drop for ReplicatedEngine {
     fn drop(&mut self) {
         self.key.give_up();
     }
+}
+
+/// The puts of a blob.
+pub(super) fn blob_ops(keys: &Keys, blob: &Blob) -> Vec<RequestOp> {
+    // An empty blob is one empty chunk.
+    let chunks = if blob.bytes().is_empty() { vec![&[][..]] } else { blob.bytes().chunks(CHUNK_BYTES).collect() };
+    let put = |(index, chunk): (u32, &[u8])| layout::put(keys.blob_chunk(blob.id(), index), chunk.to_vec());
+    (0u32..).zip(chunks).map(put).collect()
+}
+
+/// The puts of rows as entries; a head is not moved.
+pub(super) fn put_entries(keys: &Keys, rows: Vec<Row>) -> Vec<RequestOp> {
+    layout::cut(rows).into_iter().flat_map(|rows| entry_ops(keys, &rows)).collect()
+}
+
+/// The puts of rows as one entry, the entry itself last.
+fn entry_ops(keys: &Keys, rows: &[Row]) -> Vec<RequestOp> {
+    let first_seq = rows.first().expect("an entry has rows").batch.first_seq;
+    let entry = layout::entry(rows, 0);
+    if entry.len() <= ENTRY_BYTES {
+        return vec![layout::put(keys.entry(first_seq), entry)];
+    }
+    let part = |(index, part): (u32, &[u8])| layout::put(keys.part(first_seq, index), part.to_vec());
+    let mut ops: Vec<RequestOp> = (0u32..).zip(entry.chunks(CHUNK_BYTES)).map(part).collect();
+    let parts = u32::try_from(ops.len()).unwrap_or(u32::MAX);
+    ops.push(layout::put(keys.entry(first_seq), layout::entry(&[], parts)));
+    ops
+}
+
+/// The put of a snapshot whose chunks have been put.
+pub(super) fn put_snapshot(keys: &Keys, stored: &super::snapshot::Stored) -> RequestOp {
+    layout::put(keys.snapshot(stored.info.seq), layout::snapshot(stored))
 }
 
 fn head_of(row: &Row) -> Head {

@@ -3,7 +3,7 @@
 //! In: positions. Out: what is durable, checked. The head and the page are read in one transaction, so that a short page
 //! means the end of the journal and nothing else.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use dure_proto::etcd::{KeyValue, TxnRequest, response_op::Response};
 
@@ -43,6 +43,10 @@ impl ReplicatedReader {
         let keys = etcd.keys();
         let found = one(etcd, keys.facts())?;
         let Some(found) = found else { return Ok(None) };
+        if let Some(moved) = one(etcd, keys.moved())? {
+            let to = String::from_utf8_lossy(&moved.value).into_owned();
+            return Err(JournalError::Moved { dir: etcd.place(), to });
+        }
         let facts = layout::read_facts(&found.value).map_err(|why| match why {
             Unreadable::Newer(format) => JournalError::NewerFormat {
                 dir: etcd.place(),
@@ -190,7 +194,13 @@ impl ReplicatedReader {
         Ok(found.iter().filter_map(|entry| self.keys.position_of(&entry.key)).collect())
     }
 
-    pub(super) fn blob(&self, id: BlobId) -> Result<Option<Vec<u8>>, JournalError> {
+    /// The ids of all blobs.
+    pub(in crate::journal) fn blob_ids(&self) -> Result<BTreeSet<BlobId>, JournalError> {
+        let found = self.get(self.keys.blobs(), 0, true)?;
+        Ok(found.iter().filter_map(|chunk| self.keys.blob_of(&chunk.key)).collect())
+    }
+
+    pub(in crate::journal) fn blob(&self, id: BlobId) -> Result<Option<Vec<u8>>, JournalError> {
         let chunks = self.get(self.keys.blob(id), 0, false)?;
         if chunks.is_empty() {
             return Ok(None);

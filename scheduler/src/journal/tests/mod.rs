@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod disk_full;
 mod replicated;
+mod transfer;
 mod writer;
 
 use std::path::Path;
