@@ -239,6 +239,10 @@ pub(crate) fn read_batches(
     limit: ReadLimit,
 ) -> Result<Vec<Batch>, JournalError> {
     let from_seq = from_seq.max(1);
+    let base = base(conn).map_err(|err| JournalError::sqlite(dir, "reading the base", 0, &err))?;
+    if let Some(base) = base.filter(|base| from_seq <= base.seq) {
+        return Err(JournalError::Truncated { kept_from: base.seq + 1 });
+    }
     let mut check: Option<ChainCheck> = None;
     let (mut batches, mut bytes) = (Vec::new(), 0usize);
     let outcome = each_row(conn, from_seq, |row| {

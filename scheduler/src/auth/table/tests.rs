@@ -172,6 +172,14 @@ fn who_may_do_what() {
             agent: own node
         /dure.v1.Agents/Session (Session)
             agent: own node
+        /dure.v1.Schedulers/Leader (SeeLeader)
+            pd: all
+            member: all
+            operator: all
+            auditor: all
+            agent: all
+        /dure.v1.Schedulers/HandOver (HandOver)
+            operator: all
     "#]]
     .assert_eq(&text);
 }
