@@ -13,6 +13,7 @@ use crate::{
     logs::LogsArgs,
     nodes::{NodeCommand, NodesArgs},
     offline::{BackupArgs, ExportCommand, RestoreArgs, StoreCommand},
+    replay::ReplayArgs,
     schedulers::SchedulerArgs,
     serve::ServeArgs,
     show::{FamilyView, Format, View},
@@ -92,6 +93,8 @@ pub(crate) enum Command {
     /// Run the agent of this node
     Agent(ServeArgs),
     Dev(Box<DevArgs>),
+    /// Replay jobs in virtual time: the same core, another division
+    Replay(Box<Shown<ReplayArgs>>),
     /// Measure the scheduler on this machine
     Bench {
         #[command(flatten)]
@@ -137,6 +140,7 @@ impl Cli {
             Command::Node { view, .. } | Command::Quota { view, .. } | Command::Bench { view, .. } => (*view).into(),
             Command::Usage(with) => with.view,
             Command::Pause(with) | Command::Resume(with) => with.view,
+            Command::Replay(with) => with.view,
             Command::Submit(_)
             | Command::Scheduler(_)
             | Command::Agent(_)

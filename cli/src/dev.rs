@@ -1,9 +1,10 @@
 //! `dure dev`: a whole cluster in this process, on loopback: the scheduler and an agent per node.
 //!
 //! Reading order: `cluster` (starts and stops the parts), `session` (their users); then what is done with it: wait for
-//! Ctrl-C, `crate::demo`, or `crate::replay`. Nothing outside the data folder is written, no context file is touched.
+//! Ctrl-C, `crate::demo`, or `paced`. Nothing outside the data folder is written, no context file is touched.
 
 pub(crate) mod cluster;
+pub(crate) mod paced;
 mod replayed;
 pub(crate) mod session;
 
@@ -12,7 +13,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use clap::{Args, ValueEnum};
 
 use self::cluster::{Cluster, Launcher, Spec};
-use crate::{demo, failure::Failure, replay, serve, show::Out};
+use crate::{demo, failure::Failure, serve, show::Out};
 
 /// The missions and quotas of `dure dev`; the example in deploy/ as well.
 pub(crate) const DEV_CONFIG: &str = include_str!("../../deploy/dev.toml");
@@ -76,7 +77,7 @@ pub(crate) struct DevArgs {
     jobs: Option<PathBuf>,
     /// Only jobs submitted in FROM..TO, in the file's seconds
     #[arg(long, value_name = "FROM..TO", requires = "jobs", help_heading = "Replay")]
-    window: Option<replay::Window>,
+    window: Option<paced::Window>,
     /// Cut longer jobs to this, in the file's seconds
     #[arg(long, value_name = "SECONDS", requires = "jobs", help_heading = "Replay")]
     max_duration: Option<f64>,
@@ -87,7 +88,7 @@ pub(crate) struct DevArgs {
     #[arg(long, value_name = "CSV", requires = "jobs", help_heading = "Replay")]
     missions: Option<PathBuf>,
     #[command(flatten)]
-    outputs: replay::Outputs,
+    outputs: paced::Outputs,
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -76,6 +76,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Scheduler(SchedulerArgs { command: None, config: Some(config), .. }) => serve::scheduler(&config),
         Command::Agent(args) => serve::agent(args),
         Command::Dev(args) => dev::run(*args, Out::new(format)),
+        Command::Replay(with) => replay::run(with.args, Out::new(format)),
         Command::Bench { view: _, command } => bench::run(command, Out::new(format)),
         Command::Backup(args) => offline::backup(args),
         Command::Restore(args) => offline::restore(args),
@@ -120,6 +121,7 @@ async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Fail
         | Command::Shim { .. }
         | Command::Agent(_)
         | Command::Dev(_)
+        | Command::Replay(_)
         | Command::Bench { .. }
         | Command::Backup(_)
         | Command::Restore(_)

@@ -24,6 +24,7 @@ pub mod perform;
 #[cfg(test)]
 mod random_turns;
 pub mod record;
+pub mod recorded;
 pub mod recover;
 pub mod run;
 pub mod source;

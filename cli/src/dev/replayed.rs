@@ -1,8 +1,10 @@
-//! A cluster for a job file: its tenants become missions, its users get tokens, then `crate::replay` drives it.
+//! A cluster for a job file: its tenants become missions, its users get tokens, then `paced` drives it.
 
 use std::{collections::BTreeSet, fmt::Write as _, net::SocketAddr, path::Path};
 
+use dure_core::units::Gpus;
 use dure_proto::v1::JobPhase;
+use dure_replay::trace::{self, Mission};
 use dure_scheduler::{
     export::{ExportOptions, placements},
     journal::JournalReader,
@@ -14,8 +16,8 @@ use super::{
     stoppable,
 };
 use crate::{
+    dev::paced::{self, FileTime, Followed, Plan, PlanOptions},
     failure::Failure,
-    replay::{self, FileTime, Followed, Plan, PlanOptions},
     show::Out,
 };
 
@@ -38,17 +40,17 @@ pub(super) async fn run(args: DevArgs, out: Out) -> Result<(), Failure> {
         tls: false,
     };
     if let Some(path) = &args.outputs.jobs_out {
-        replay::write_jobs(path, &plan)?;
+        paced::write_jobs(path, &plan)?;
     }
     if let Some(path) = &args.outputs.nodes_out {
         let names: Vec<String> = (0..args.nodes).map(node_name).collect();
-        replay::write_nodes(path, &names, MODEL, args.gpus)?;
+        paced::write_nodes(path, &names, MODEL, args.gpus)?;
     }
     let cluster = Cluster::start(spec).await?;
     let mut followed = Vec::new();
     let done = stoppable(async {
         cluster.ready().await?;
-        followed = replay::run(cluster.session(), &plan).await?;
+        followed = paced::run(cluster.session(), &plan).await?;
         Ok(())
     })
     .await;
@@ -58,13 +60,13 @@ pub(super) async fn run(args: DevArgs, out: Out) -> Result<(), Failure> {
     if let Some(path) = &args.outputs.placements {
         export(path, &journal, FileTime::new(&plan, &followed))?;
     }
-    out.text(&replay::summary(&plan, &followed, out))?;
+    out.text(&paced::summary(&plan, &followed, out))?;
     judge(&plan, &followed, out)
 }
 
 fn plan(args: &DevArgs) -> Result<Plan, Failure> {
     let path = args.jobs.as_deref().unwrap_or(Path::new(""));
-    let rows = replay::read_jobs(path).map_err(Failure::Usage)?;
+    let rows = trace::read_jobs(path).map_err(|err| Failure::Usage(err.to_string()))?;
     let options = PlanOptions {
         window: args.window,
         max_duration_s: args.max_duration,
@@ -85,17 +87,24 @@ fn config(args: &DevArgs, plan: &Plan) -> Result<String, Failure> {
         quoted(MODEL),
         args.gpus
     );
-    let equal = gpus / tenants.len().max(1) as u64;
+    let equal = Gpus::whole(u32::try_from(gpus / tenants.len().max(1) as u64).unwrap_or(u32::MAX));
+    let mission = |tenant: &str| Mission { tenant: tenant.to_owned(), quota: equal, ..Mission::default() };
     let given = match &args.missions {
-        Some(path) => replay::read_missions(path).map_err(Failure::Usage)?,
-        None => tenants.iter().map(|tenant| ((*tenant).to_owned(), equal, None)).collect(),
+        Some(path) => trace::read_missions(path).map_err(|err| Failure::Usage(err.to_string()))?,
+        None => tenants.iter().map(|tenant| mission(tenant)).collect(),
     };
-    if let Some(tenant) = tenants.iter().find(|tenant| !given.iter().any(|(name, ..)| name == *tenant)) {
+    if let Some(tenant) = tenants.iter().find(|tenant| !given.iter().any(|mission| mission.tenant == **tenant)) {
         let why = format!("tenant {tenant} of the job file is not in it: add a line");
         return Err(Failure::Usage(format!("--missions: {why}")));
     }
-    for (name, quota, limit) in given {
-        let _ = write!(text, "[[tenant]]\nname = {}\nquota = {quota}\n", quoted(&name));
+    for Mission { tenant, quota, limit, lend_limit, weight, .. } in given {
+        let _ = write!(text, "[[tenant]]\nname = {}\nquota = {quota}\n", quoted(&tenant));
+        if let Some(lent) = lend_limit {
+            let _ = writeln!(text, "lend_limit = {lent}");
+        }
+        if let Some(weight) = weight {
+            let _ = writeln!(text, "weight = {weight}");
+        }
         if let Some(limit) = limit {
             let _ = writeln!(text, "limit = {limit}");
         }
@@ -112,7 +121,7 @@ pub(super) fn export(path: &Path, journal: &Path, time: FileTime) -> Result<(), 
     let failed = |err: &dyn std::fmt::Display| Failure::Failed(format!("--placements {}: {err}", path.display()));
     let reader = JournalReader::open(journal).map_err(|err| failed(&err))?;
     let options = ExportOptions { job: &|job| job.name.to_owned(), seconds: &|at| time.seconds(at.0) };
-    placements(&reader, replay::create(path)?, &options).map(drop).map_err(|err| failed(&err))
+    placements(&reader, paced::create(path)?, &options).map(drop).map_err(|err| failed(&err))
 }
 
 fn judge(plan: &Plan, followed: &[Followed], out: Out) -> Result<(), Failure> {

@@ -1,12 +1,14 @@
 //! A real scheduler with simulated nodes, and the commands of users against it.
 
 use clap::Parser;
+use dure_core::units::{Span, Time};
+use dure_replay::trace::TraceJob;
 
 use super::*;
 use crate::{
     args::{Cli, Command},
     context::{Context, Flags},
-    replay::{FileTime, Plan, PlanOptions, TraceJob},
+    dev::paced::{self, FileTime, Plan, PlanOptions},
     submit, watch,
 };
 
@@ -102,23 +104,28 @@ async fn a_job_file_is_replayed_and_its_times_hold() {
     let cluster = cluster(dir.path()).await;
     let row = |number: u32| TraceJob {
         id: format!("t-{number}"),
-        submit_s: 1_000.0 + f64::from(number) * 10.0,
-        duration_s: 30.0,
+        submit: Time((1_000 + u64::from(number) * 10) * 1_000),
+        duration: Span::seconds(30),
         gpus: [1, 12, 4][number as usize % 3],
         gpu_milli: 1_000,
         // Of one mission: nobody takes back what another has borrowed, so every job runs once.
         tenant: "fusion".to_owned(),
         user: "lee".to_owned(),
+        ..TraceJob::default()
     };
     let options = PlanOptions { window: None, max_duration_s: None, speedup: 500.0, gpus_per_node: 8 };
     let plan = Plan::new((0..30).map(row).collect(), options).expect("plans");
-    let followed = replay::run(cluster.session(), &plan).await.expect("replays");
+    let followed = paced::run(cluster.session(), &plan).await.expect("replays");
     let journal = cluster.journal().await;
     cluster.stop().await.expect("stops");
     let time = FileTime::new(&plan, &followed);
     for (job, seen) in plan.jobs.iter().zip(&followed) {
         assert_eq!(seen.end, Some(dure_proto::v1::JobPhase::Completed), "{}", job.row.id);
-        assert!(time.seconds(seen.placed_ms) + 0.001 >= job.row.submit_s, "{} is placed before its time", job.row.id);
+        assert!(
+            time.seconds(seen.placed_ms) + 0.001 >= job.row.submit.0 as f64 / 1_000.0,
+            "{} is placed before its time",
+            job.row.id
+        );
         assert!(seen.ended_ms - seen.placed_ms >= job.run_ms, "{} runs too short", job.row.id);
     }
     let csv = dir.path().join("placements.csv");

@@ -35,6 +35,9 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
     }
     cluster.refresh_index();
     promise::keep(cluster, now, &mut cycled, out);
+    if !cluster.policy.remember_refusals {
+        cluster.refused = crate::refused::Refused::fresh(cluster.tenants.len());
+    }
     cluster.refused.begin(cluster.free_version, cluster.division_version, cluster.tenants.len());
     fill(cluster, Pay::FromBudget, now, &mut cycled, out);
     if !cycled.more {

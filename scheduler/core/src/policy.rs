@@ -28,6 +28,9 @@ pub struct Policy {
     pub max_dependencies: u32,
     /// Distinct requests that wait at once: bounds a cycle.
     pub max_classes: u32,
+    /// What was tried in vain is not tried again before something changed. Off, every class is tried in every cycle, which
+    /// costs time and places nothing more.
+    pub remember_refusals: bool,
     /// Placements in one cycle: bounds a turn and its batch; the rest goes on in the next turn.
     pub max_placements_per_cycle: u32,
     /// Placements in one cycle, in members of their gangs.
@@ -64,7 +67,7 @@ pub struct Policy {
     pub plan_interval: Span,
     /// Jobs for which room is sought in one cycle: bounds a turn.
     pub max_plans_per_cycle: u32,
-    /// Promises at once.
+    /// Promises at once; 0: nothing is taken back.
     pub max_promises: u32,
     /// How long an evicted attempt may take beyond its grace: then other GPUs are looked for.
     pub kill_bound: Span,
@@ -95,6 +98,7 @@ impl Policy {
             max_array_size: 100_000,
             max_dependencies: 64,
             max_classes: 4096,
+            remember_refusals: true,
             max_placements_per_cycle: 2000,
             max_members_per_cycle: 8000,
             max_time_limit: Span::seconds(30 * 86_400),

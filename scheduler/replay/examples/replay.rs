@@ -1,5 +1,6 @@
 //! Replays trace files as fast as it goes: `replay NODES JOBS [MISSIONS|pools|equal] [FROM..TO] [OUT_DIR]`.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::File;
 use std::io::BufWriter;
@@ -7,7 +8,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use dure_core::units::Time;
-use dure_replay::drive::{Division, Drive};
+use dure_replay::division::{Division, quotas};
+use dure_replay::drive::Drive;
 use dure_replay::report::report;
 use dure_replay::trace;
 
@@ -32,14 +34,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{} jobs, {} nodes read in {:?}", jobs.len(), nodes.len(), begin.elapsed());
     let begin = Instant::now();
     let mut drive = Drive::new(&nodes, &jobs, &division)?;
+    let quotas = quotas(drive.missions());
     while drive.turn()? {}
-    println!("replayed in {:?}: {} instants, {} rows", begin.elapsed(), drive.turns(), drive.rows().len());
-    println!("{}", report(drive.rows(), &jobs, &nodes));
+    let replayed = drive.finish();
+    println!("replayed in {:?}: {} instants, {} rows", begin.elapsed(), replayed.turns, replayed.rows.len());
+    let begin = Instant::now();
+    let (report, _) = report(&replayed, &jobs, &nodes, &quotas, BTreeMap::new(), None);
+    println!("reported in {:?}", begin.elapsed());
+    println!("wait {:?}\ncompletion {:?}", report.all.wait_s, report.all.completion_s);
+    println!("utilisation {}, {} evictions, digest {}", report.utilisation, report.all.evictions, report.digest);
     if let Some(folder) = rest.get(2) {
         let create = |name: &str| File::create(Path::new(folder).join(name)).map(BufWriter::new);
         trace::write_nodes(create("nodes.csv")?, &nodes)?;
         trace::write_jobs(create("jobs.csv")?, &jobs)?;
-        trace::write_placements(create("placements.csv")?, drive.rows(), &jobs, &nodes)?;
+        trace::write_placements(create("placements.csv")?, &replayed.rows, &jobs, &nodes)?;
     }
     Ok(())
 }

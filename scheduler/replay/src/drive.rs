@@ -1,24 +1,27 @@
-//! The discrete-event driver: virtual time around the unchanged core.
+//! The discrete-event driver: a trace against the unchanged core, in virtual time.
 //!
-//! Comes in: nodes, jobs in the order of their times, the division. Goes out: who ran where and when. At each instant first
-//! what ends ends, then what is due is submitted, then the core cycles until it has nothing more to place; members are
-//! prepared and started at once, and are gone after the job's duration. It must never read a clock, and never decide
-//! anything that the core decides.
+//! Comes in: nodes, jobs in the order of their times, the division, faults, and what of the rules is switched off. Goes out:
+//! who ran where and when. At each instant first timers fire and what ends ends, then nodes break and come back, then what
+//! is due is submitted, then the core cycles until it has nothing more to place.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::BTreeSet;
 
-use dure_core::cycle::cycle;
 use dure_core::event::Event;
 use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
-use dure_core::ids::{AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex};
-use dure_core::input::{Input, JobDraft, MemberReport, NodeDraft, QuotaDraft, TenantDraft};
-use dure_core::job::{Exit, ExitHow, Outcome};
+use dure_core::ids::{BlobId, JobId};
+use dure_core::input::{Input, JobDraft, NodeDraft};
+use dure_core::job::{Job, Outcome, Usage};
 use dure_core::node::{Capacity, Location};
 use dure_core::rejected::Rejected;
-use dure_core::units::{Gpus, Span, Time};
-use dure_core::{Cluster, Policy, decide};
+use dure_core::units::{Span, Time};
+use dure_core::{Cluster, Policy};
 
+use crate::breakage::Breakage;
+use crate::division::{self, Division};
+use crate::faults::Fault;
+use crate::forward::{Forward, Story};
+use crate::learned::{Kind, Learned};
+use crate::limits;
 use crate::shape::{ShapeError, gang};
 use crate::trace::{Mission, Moment, Row, TraceJob, TraceNode};
 
@@ -28,20 +31,47 @@ const NOBODY: &str = "unnamed";
 const SOMEONE: &str = "someone";
 /// The GPU model of nodes whose file names none.
 const ANY_MODEL: &str = "gpu";
-/// How long the core remembers ended jobs: nobody asks for them here.
-const KEEP_ENDED: Span = Span::seconds(1);
+/// Ended jobs in memory: nobody asks for them here.
+const MAX_ENDED: u32 = 256;
 /// Longer than any job runs: 1,000 years.
 const NO_LIMIT: Span = Span::seconds(1000 * 365 * 86_400);
+/// Instants in a row in which only timers fire and nothing runs: then nothing ever will.
+const MAX_IDLE_INSTANTS: u32 = 10_000;
 
-/// Who has which part of the GPUs.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Division {
-    /// Every tenant that the jobs name the same.
-    Equal,
-    /// As a missions file says; tenants that it does not name have nothing guaranteed.
-    Missions(Vec<Mission>),
-    /// Each tenant the GPUs of the nodes whose pool has its name.
-    Pools,
+/// How long jobs are taken to run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RunTimes {
+    /// As they ran.
+    #[default]
+    Exact,
+    /// To their limits.
+    Limit,
+    /// As those like them ran that ended before; to their limits where too few are known.
+    Learned,
+}
+
+/// Rules that are switched off, to see what each is worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Without {
+    /// Nobody has more than its quota.
+    pub borrowing: bool,
+    /// What is lent is never taken back before it ends, and no class of priority evicts a lower one.
+    pub reclaim: bool,
+    /// Nothing is remembered of what was tried in vain.
+    pub classes: bool,
+    /// The core does not know where nodes stand.
+    pub topology: bool,
+}
+
+/// How a trace is replayed.
+#[derive(Clone, Debug, Default)]
+pub struct DriveOptions {
+    /// How long jobs are taken to run.
+    pub run_times: RunTimes,
+    /// Rules that are switched off.
+    pub without: Without,
+    /// Nodes and GPUs that break, by time; nodes by their places in the node file.
+    pub faults: Vec<Fault>,
 }
 
 /// A replay that cannot go on.
@@ -66,10 +96,10 @@ pub enum DriveError {
         /// Its GPUs.
         gpus: u32,
     },
-    /// The core refused a part of the trace.
+    /// The core refused a node or a tenant of the trace.
     #[error("{what} is refused: {why:?}")]
     Refused {
-        /// Which node, tenant or job.
+        /// Which node or tenant.
         what: String,
         /// Why.
         why: Rejected,
@@ -86,23 +116,111 @@ pub enum DriveError {
     },
 }
 
-/// A replay under way.
+/// What the driver notes of the core's events.
 #[derive(Debug)]
-pub struct Drive<'t> {
-    cluster: Cluster,
+struct Notes<'t> {
     jobs: &'t [TraceJob],
-    drafts: Vec<Option<JobDraft>>,
-    /// The next job to submit.
-    next: usize,
-    /// What runs, by its end.
-    running: BinaryHeap<Reverse<(Time, JobId, AttemptNumber)>>,
-    /// The trace's job of each of the core's.
-    places: BTreeMap<JobId, usize>,
+    run_times: RunTimes,
+    learned: Learned,
+    /// The trace's job of each of the core's, whose ids rise by one from 1.
+    places: Vec<u32>,
+    /// How long each job of the trace is taken to run; known once it has started.
+    durations: Vec<Span>,
     ended: usize,
     rows: Vec<Row>,
     /// The trace's node of each of the core's.
-    nodes: Vec<usize>,
-    events: Vec<Event>,
+    nodes: Vec<u32>,
+}
+
+impl Notes<'_> {
+    fn place(&self, job: JobId) -> usize {
+        self.places[job.0 as usize - 1] as usize
+    }
+
+    fn note(&mut self, time: Time, job: JobId, attempt: u32, moment: Moment) {
+        let job = self.place(job);
+        self.rows.push(Row { time, job, attempt, moment });
+    }
+
+    fn kind<'a>(job: &'a TraceJob) -> Kind<'a> {
+        Kind { tenant: &job.tenant, user: &job.user, name: &job.name, gpus: job.gpus }
+    }
+}
+
+impl Story for Notes<'_> {
+    fn run_time(&mut self, job: &Job, _elapsed: Span) -> Span {
+        let place = self.place(job.id);
+        // What a job is taken to run is settled when it first starts: it does the same work in each attempt.
+        if job.attempts <= 1 {
+            let row = &self.jobs[place];
+            let limit = job.spec.time_limit;
+            self.durations[place] = match self.run_times {
+                RunTimes::Exact => row.duration.min(limit),
+                RunTimes::Limit => limit,
+                RunTimes::Learned => {
+                    self.learned.run_time(Self::kind(row), Span::ZERO).map_or(limit, |run| run.min(limit))
+                }
+            };
+        }
+        self.durations[place]
+    }
+
+    fn saw(&mut self, _cluster: &Cluster, now: Time, event: &Event) {
+        match event {
+            Event::JobPlaced { job, attempt, members, .. } => {
+                let members = members.iter().map(|placed| (self.nodes[placed.node.at()], placed.gpus)).collect();
+                self.note(now, *job, attempt.0, Moment::Start(members));
+            }
+            Event::AttemptEnded { job, attempt, outcome } => {
+                let moment = match outcome {
+                    Outcome::Completed | Outcome::Failed | Outcome::Cancelled | Outcome::TimedOut => Moment::End,
+                    Outcome::Evicted | Outcome::Drained => Moment::Preempt,
+                    Outcome::NodeLost | Outcome::LaunchFailed | Outcome::DependencyFailed => Moment::Fail,
+                };
+                if moment == Moment::End && self.run_times == RunTimes::Learned {
+                    // What is learned is how long it really ran.
+                    let row = &self.jobs[self.place(*job)];
+                    self.learned.add(Self::kind(row), row.duration);
+                }
+                self.note(now, *job, attempt.0, moment);
+            }
+            Event::JobEnded { .. } => self.ended += 1,
+            // The rest moves no GPU.
+            _ => {}
+        }
+    }
+}
+
+/// What a replay has come to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Replayed {
+    /// What happened, in its order.
+    pub rows: Vec<Row>,
+    /// How long each job of the trace was taken to run; zero where it never started.
+    pub durations: Vec<Span>,
+    /// Places of the jobs that the core refused to take, each with the reason.
+    pub refused: Vec<(usize, Rejected)>,
+    /// What each tenant had, by the core's own account; empty where no core was asked.
+    pub usage: Vec<(String, Usage)>,
+    /// Instants in which something happened.
+    pub turns: u64,
+    /// The digest of the core's last state; 0 where no core was asked.
+    pub state_digest: u64,
+}
+
+/// A replay under way.
+#[derive(Debug)]
+pub struct Drive<'t> {
+    forward: Forward<Notes<'t>>,
+    /// The drafts of equal jobs differ in little: what nodes can hold is looked up once.
+    largest: Largest,
+    jobs: &'t [TraceJob],
+    missions: Vec<Mission>,
+    /// The next job to submit.
+    next: usize,
+    refused: Vec<(usize, Rejected)>,
+    breakage: Breakage,
+    idle_instants: u32,
     turns: u64,
 }
 
@@ -115,46 +233,77 @@ impl<'t> Drive<'t> {
     /// # Panics
     /// When the jobs are out of order.
     pub fn new(nodes: &[TraceNode], jobs: &'t [TraceJob], division: &Division) -> Result<Self, DriveError> {
+        let names = tenant_names(jobs);
+        let missions = division::missions(division, &names, nodes, nodes);
+        Self::with(nodes, jobs, missions, DriveOptions::default())
+    }
+
+    /// As `new`, with the missions as they are and everything that can be chosen.
+    ///
+    /// # Errors
+    /// As `new`.
+    ///
+    /// # Panics
+    /// When the jobs are out of order.
+    pub fn with(
+        nodes: &[TraceNode],
+        jobs: &'t [TraceJob],
+        missions: Vec<Mission>,
+        options: DriveOptions,
+    ) -> Result<Self, DriveError> {
         assert!(jobs.is_sorted_by_key(|job| job.submit), "jobs come in the order of their times");
-        let policy = Policy {
-            max_time_limit: NO_LIMIT,
-            default_time_limit: NO_LIMIT,
-            keep_ended: KEEP_ENDED,
-            plan_interval: Span::ZERO,
-            ..Policy::standard()
-        };
-        let drafts = jobs.iter().map(|job| draft(job, nodes).map(Some)).collect::<Result<_, _>>()?;
-        let mut drive = Self {
-            cluster: Cluster::new(policy),
+        let largest = Largest::of(nodes);
+        for job in jobs {
+            gang(job, largest.of_job(job)?)?;
+        }
+        let notes = Notes {
             jobs,
-            drafts,
-            next: 0,
-            running: BinaryHeap::new(),
-            places: BTreeMap::new(),
+            run_times: options.run_times,
+            learned: Learned::default(),
+            places: Vec::with_capacity(jobs.len()),
+            durations: vec![Span::ZERO; jobs.len()],
             ended: 0,
-            rows: Vec::new(),
-            nodes: Vec::new(),
-            events: Vec::new(),
-            turns: 0,
+            rows: Vec::with_capacity(jobs.len() * 2),
+            nodes: Vec::with_capacity(nodes.len()),
         };
-        for (place, node) in nodes.iter().enumerate().filter(|(_, node)| node.gpus > 0) {
-            drive.decide(|| format!("node {}", node.name), hello(node)?, Time(0))?;
-            drive.nodes.push(place);
-        }
-        for tenant in tenants(nodes, jobs, division, &drive.cluster) {
-            drive.decide(|| format!("tenant {}", tenant.name), Input::SetTenant(tenant.clone()), Time(0))?;
-        }
+        let forward = Forward::new(Cluster::new(policy(options.without)), Time(0), notes);
+        let breakage = Breakage::new(options.faults, nodes.len());
+        let (next, refused, idle_instants, turns) = (0, Vec::new(), 0, 0);
+        let mut drive = Self { forward, largest, jobs, missions, next, refused, breakage, idle_instants, turns };
+        drive.install(nodes, options.without)?;
         Ok(drive)
+    }
+
+    /// The nodes and the tenants.
+    fn install(&mut self, nodes: &[TraceNode], without: Without) -> Result<(), DriveError> {
+        let refused = |what: String| move |why| DriveError::Refused { what, why };
+        for (place, node) in nodes.iter().enumerate().filter(|(_, node)| node.gpus > 0) {
+            let draft = hello(node, !without.topology)?;
+            self.breakage.joins(place, draft.clone());
+            let hello = self.forward.input(Input::NodeHello(draft), Time(0));
+            hello.map_err(refused(format!("node {}", node.name)))?;
+            self.forward.story_mut().nodes.push(place as u32);
+        }
+        for tenant in division::drafts(&self.missions, self.forward.cluster(), !without.borrowing) {
+            let name = tenant.name.clone();
+            self.forward.input(Input::SetTenant(tenant), Time(0)).map_err(refused(format!("tenant {name}")))?;
+        }
+        Ok(())
     }
 
     /// The state of the core.
     pub fn cluster(&self) -> &Cluster {
-        &self.cluster
+        self.forward.cluster()
+    }
+
+    /// What the tenants have.
+    pub fn missions(&self) -> &[Mission] {
+        &self.missions
     }
 
     /// What happened so far.
     pub fn rows(&self) -> &[Row] {
-        &self.rows
+        &self.forward.story().rows
     }
 
     /// Instants so far.
@@ -162,168 +311,168 @@ impl<'t> Drive<'t> {
         self.turns
     }
 
+    /// Jobs that have ended so far, or were refused.
+    pub fn done(&self) -> usize {
+        self.forward.story().ended + self.refused.len()
+    }
+
     /// Goes on until every job has ended.
     ///
     /// # Errors
     /// As `turn`.
-    pub fn run(mut self) -> Result<Vec<Row>, DriveError> {
+    pub fn run(mut self) -> Result<Replayed, DriveError> {
         while self.turn()? {}
-        Ok(self.rows)
+        Ok(self.finish())
+    }
+
+    /// What the replay has come to.
+    pub fn finish(self) -> Replayed {
+        let Self { forward, refused, turns, .. } = self;
+        let (notes, cluster) = forward.into_parts();
+        let missions = cluster.tenants().iter().filter(|tenant| tenant.depth == 1);
+        let usage = missions.map(|tenant| (tenant.name.to_string(), tenant.total)).collect();
+        let state_digest = cluster.digest();
+        Replayed { rows: notes.rows, durations: notes.durations, refused, usage, turns, state_digest }
     }
 
     /// The next instant; false: every job has ended.
     ///
     /// # Errors
-    /// A job that the core refuses, or jobs that wait for ever.
+    /// Jobs that wait for ever.
     pub fn turn(&mut self) -> Result<bool, DriveError> {
-        if self.ended == self.jobs.len() {
+        if self.done() == self.jobs.len() {
             return Ok(false);
         }
         let due = self.jobs.get(self.next).map(|job| job.submit);
-        let end = self.running.peek().map(|Reverse((time, ..))| *time);
-        // A timer alone moves nothing but what was lost or refused; it is handled when something else happens.
-        let now = due.into_iter().chain(end).min().or_else(|| self.cluster.next_timer()).ok_or_else(|| self.stuck())?;
-        self.turns += 1;
-        if self.cluster.next_timer().is_some_and(|time| time <= now) {
-            self.decide(|| "the time".into(), Input::Tick, now)?;
+        let (end, fault) = (self.forward.next_end(), self.breakage.next());
+        let timer = self.forward.cluster().next_timer();
+        let now = due.into_iter().chain(end).chain(fault).chain(timer).min().ok_or_else(|| self.stuck())?;
+        self.idle_instants = if due.is_none() && end.is_none() { self.idle_instants + 1 } else { 0 };
+        if self.idle_instants > MAX_IDLE_INSTANTS {
+            return Err(self.stuck());
         }
-        self.end_due(now)?;
-        self.submit_due(now)?;
-        while {
-            let cycled = cycle(&mut self.cluster, now, &mut self.events);
-            self.follow(now)?;
-            cycled.more
-        } {}
+        self.turns += 1;
+        self.forward.pass(now);
+        if fault.is_some_and(|time| time <= now) {
+            self.breakage.pass(&mut self.forward, now);
+        }
+        self.submit_due(now);
+        self.forward.cycle(now);
         Ok(true)
     }
 
-    /// What has run its time is gone.
-    fn end_due(&mut self, now: Time) -> Result<(), DriveError> {
-        while let Some(Reverse((time, job, attempt))) = self.running.peek().copied()
-            && time <= now
-        {
-            self.running.pop();
-            let exit = Exit { how: ExitHow::Code(0), timed_out: false };
-            self.report(job, attempt, &MemberReport::Gone(exit), now)?;
-        }
-        Ok(())
-    }
-
-    fn submit_due(&mut self, now: Time) -> Result<(), DriveError> {
+    fn submit_due(&mut self, now: Time) {
         while let Some(job) = self.jobs.get(self.next)
             && job.submit <= now
         {
-            let draft = self.drafts[self.next].take().expect("each job is submitted once");
             let place = self.next;
             self.next += 1;
-            let mut events = std::mem::take(&mut self.events);
-            let answer = decide(&mut self.cluster, Input::Submit(vec![draft]), None, now, &mut events);
-            self.places.extend(events.iter().filter_map(|event| match event {
-                Event::JobSubmitted { job, .. } => Some((*job, place)),
-                _ => None,
-            }));
-            events.clear();
-            self.events = events;
-            answer.map_err(|why| DriveError::Refused { what: format!("job {}", job.id), why })?;
-        }
-        Ok(())
-    }
-
-    /// Reads what the core did: notes rows, and starts what was placed.
-    fn follow(&mut self, now: Time) -> Result<(), DriveError> {
-        let mut events = std::mem::take(&mut self.events);
-        for event in events.drain(..) {
-            match event {
-                Event::JobPlaced { job, attempt, members, .. } => {
-                    let members = members.iter().map(|placed| (self.nodes[placed.node.at()], placed.gpus)).collect();
-                    self.note(now, job, attempt, Moment::Start(members));
-                    let duration = self.jobs[self.places[&job]].duration;
-                    self.running.push(Reverse((now + duration, job, attempt)));
-                    self.report(job, attempt, &MemberReport::Prepared, now)?;
-                    self.report(job, attempt, &MemberReport::Started, now)?;
-                }
-                // What is evicted goes at once, and does all its work again.
-                Event::AttemptStopping { job, attempt, .. } => {
-                    let exit = Exit { how: ExitHow::Signal(15), timed_out: false };
-                    self.report(job, attempt, &MemberReport::Gone(exit), now)?;
-                }
-                Event::AttemptEnded { job, attempt, outcome } => {
-                    let moment = match outcome {
-                        Outcome::Completed | Outcome::Failed | Outcome::Cancelled | Outcome::TimedOut => Moment::End,
-                        Outcome::Evicted | Outcome::Drained => Moment::Preempt,
-                        Outcome::NodeLost | Outcome::LaunchFailed | Outcome::DependencyFailed => Moment::Fail,
-                    };
-                    self.note(now, job, attempt, moment);
-                }
-                Event::JobEnded { job, .. } => {
-                    self.places.remove(&job);
-                    self.ended += 1;
-                }
-                _ => {}
+            let priority = if job.priority.is_empty() {
+                let mission = self.missions.iter().find(|mission| mission.tenant == or(&job.tenant, NOBODY));
+                mission.map_or("", |mission| mission.priority.as_str())
+            } else {
+                &job.priority
+            };
+            let draft = draft(job, priority, &self.largest);
+            // The id is the next one; it must be known to the story before its events are.
+            self.forward.story_mut().places.push(place as u32);
+            if let Err(why) = self.forward.input(Input::Submit(vec![draft]), now) {
+                self.forward.story_mut().places.pop();
+                self.refused.push((place, why));
             }
         }
-        // The reports above may have led to events of their own, none of which matters here: they only start members.
-        self.events = events;
-        Ok(())
-    }
-
-    fn note(&mut self, time: Time, job: JobId, attempt: AttemptNumber, moment: Moment) {
-        self.rows.push(Row { time, job: self.places[&job], attempt: attempt.0, moment });
-    }
-
-    /// All members of an attempt say the same.
-    fn report(
-        &mut self,
-        job: JobId,
-        attempt: AttemptNumber,
-        report: &MemberReport,
-        now: Time,
-    ) -> Result<(), DriveError> {
-        let Some(current) = self.cluster.job(job).and_then(|job| job.live_attempt()).filter(|a| a.number == attempt)
-        else {
-            return Ok(());
-        };
-        let nodes: Vec<NodeIndex> = current.members.iter().map(|member| member.placed.node).collect();
-        for (rank, node) in nodes.into_iter().enumerate() {
-            let (member, report) = (MemberIndex::of(rank), report.clone());
-            self.decide(|| format!("{job}"), Input::MemberReported { node, job, attempt, member, report }, now)?;
-        }
-        Ok(())
-    }
-
-    /// Lets the core decide, and follows what it did.
-    fn decide(&mut self, what: impl FnOnce() -> String, input: Input, now: Time) -> Result<(), DriveError> {
-        let mut events = Vec::new();
-        decide(&mut self.cluster, input, None, now, &mut events)
-            .map_err(|why| DriveError::Refused { what: what(), why })?;
-        let outer = std::mem::replace(&mut self.events, events);
-        let followed = self.follow(now);
-        self.events = outer;
-        followed
     }
 
     fn stuck(&self) -> DriveError {
-        let waiting = self.places.iter().filter(|(_, place)| **place < self.next);
-        let first = waiting.clone().next();
+        let waiting = || self.cluster().jobs().iter().filter(|job| job.phase == dure_core::job::Phase::Waiting);
+        let first = waiting().next();
         DriveError::Stuck {
-            jobs: waiting.count(),
-            first: first.map(|(_, place)| self.jobs[*place].id.clone()).unwrap_or_default(),
+            jobs: waiting().count(),
+            first: first.map(|job| self.jobs[self.forward.story().place(job.id)].id.clone()).unwrap_or_default(),
             why: first
-                .and_then(|(job, _)| self.cluster.first_blocker(*job))
+                .and_then(|job| self.cluster().first_blocker(job.id))
                 .map(|why| format!("{why:?}"))
                 .unwrap_or_default(),
         }
     }
 }
 
+/// The tenants that the jobs name.
+pub fn tenant_names(jobs: &[TraceJob]) -> BTreeSet<&str> {
+    let mut names = BTreeSet::new();
+    let mut last = "";
+    for job in jobs {
+        let name = or(&job.tenant, NOBODY);
+        if name != last {
+            names.insert(name);
+            last = name;
+        }
+    }
+    names
+}
+
+/// The rules for virtual time: nothing is refused for want of memory, and a trace's jobs are tried for ever.
+fn policy(without: Without) -> Policy {
+    let standard = Policy::standard();
+    Policy {
+        max_time_limit: NO_LIMIT,
+        default_time_limit: NO_LIMIT,
+        keep_ended: NO_LIMIT,
+        max_ended: MAX_ENDED,
+        max_attempts: u32::MAX,
+        plan_interval: Span::ZERO,
+        max_promises: if without.reclaim { 0 } else { standard.max_promises },
+        remember_refusals: !without.classes,
+        ..standard
+    }
+}
+
+/// The largest node of each model, and of all.
+#[derive(Clone, Debug)]
+struct Largest {
+    models: Vec<(String, u32)>,
+    any: u32,
+}
+
+impl Largest {
+    fn of(nodes: &[TraceNode]) -> Self {
+        let mut models: Vec<(String, u32)> = Vec::new();
+        for node in nodes.iter().filter(|node| node.gpus > 0) {
+            match models.iter_mut().find(|(model, _)| *model == node.model) {
+                Some((_, gpus)) => *gpus = (*gpus).max(node.gpus),
+                None => models.push((node.model.clone(), node.gpus)),
+            }
+        }
+        let any = models.iter().map(|(_, gpus)| *gpus).max().unwrap_or(0);
+        Self { models, any }
+    }
+
+    fn knows(&self, model: &str) -> bool {
+        self.models.iter().any(|(known, _)| known == model)
+    }
+
+    /// GPUs of the largest node that a job may use.
+    fn of_job(&self, job: &TraceJob) -> Result<u32, DriveError> {
+        let of_models = || self.models.iter().filter(|(model, _)| job.models.contains(model)).map(|(_, gpus)| *gpus);
+        let largest = if job.models.is_empty() { self.any } else { of_models().max().unwrap_or(0) };
+        match largest {
+            0 => Err(DriveError::NoNode { job: job.id.clone(), models: job.models.clone() }),
+            gpus => Ok(gpus),
+        }
+    }
+}
+
+/// The time limit of a job: its own, or one by the rule of `limits`.
+pub fn limit_of(job: &TraceJob) -> Span {
+    job.limit.unwrap_or_else(|| limits::derived(job.duration))
+}
+
 /// A job as it is submitted.
-fn draft(job: &TraceJob, nodes: &[TraceNode]) -> Result<JobDraft, DriveError> {
-    let will_do = |node: &&TraceNode| job.models.is_empty() || job.models.contains(&node.model);
-    let per_node = nodes.iter().filter(will_do).map(|node| node.gpus).max().filter(|gpus| *gpus > 0);
-    let per_node = per_node.ok_or_else(|| DriveError::NoNode { job: job.id.clone(), models: job.models.clone() })?;
-    let gang = gang(job, per_node)?;
-    let known = |model: &&String| nodes.iter().any(|node| node.model == **model && node.gpus > 0);
-    Ok(JobDraft {
+fn draft(job: &TraceJob, priority: &str, largest: &Largest) -> JobDraft {
+    let per_node = largest.of_job(job).expect("it was looked at before the first instant");
+    let gang = gang(job, per_node).expect("it was looked at before the first instant");
+    let known = |model: &&String| largest.knows(model);
+    JobDraft {
         tenant: or(&job.tenant, NOBODY).into(),
         user: or(&job.user, SOMEONE).into(),
         name: "".into(),
@@ -334,72 +483,35 @@ fn draft(job: &TraceJob, nodes: &[TraceNode]) -> Result<JobDraft, DriveError> {
         required: None,
         preferred: None,
         distinct_nodes: gang.distinct_nodes,
-        priority: "".into(),
+        priority: priority.into(),
         preemptible: true,
-        time_limit: NO_LIMIT,
-        grace: None,
+        time_limit: limit_of(job),
+        grace: Some(Span::ZERO),
         array: None,
         after: Vec::new(),
         held: false,
         not_before: None,
         max_retries: 0,
         payload: BlobId::default(),
-    })
+    }
 }
 
 fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
     if text.is_empty() { otherwise } else { text }
 }
 
-fn hello(node: &TraceNode) -> Result<Input, DriveError> {
+/// A node as its agent would describe it.
+fn hello(node: &TraceNode, topology: bool) -> Result<NodeDraft, DriveError> {
     if node.gpus as usize > MAX_GPUS_PER_NODE {
         return Err(DriveError::NodeTooLarge { node: node.name.clone(), gpus: node.gpus });
     }
     let gpus = GpuSet::first(node.gpus as usize);
-    Ok(Input::NodeHello(NodeDraft {
+    Ok(NodeDraft {
         name: node.name.as_str().into(),
         model: or(&node.model, ANY_MODEL).into(),
-        location: Location::default(),
+        location: if topology { node.location.clone() } else { Location::default() },
         capacity: Capacity { gpus, islands: gpus.iter().map(|_| gpus).collect(), cpu: node.cpu, memory: node.memory },
         bad: GpuSet::EMPTY,
-        boot_id: "".into(),
-    }))
-}
-
-/// The tenants, each with its part of every pool in proportion to the pool's size.
-fn tenants(nodes: &[TraceNode], jobs: &[TraceJob], division: &Division, cluster: &Cluster) -> Vec<TenantDraft> {
-    let names: BTreeSet<&str> = jobs.iter().map(|job| or(&job.tenant, NOBODY)).collect();
-    let installed = cluster.pools().iter().map(|pool| u64::from(pool.installed.rounded_up()));
-    let all: u64 = installed.clone().sum();
-    let of = |name: &str| -> (u64, Option<u64>) {
-        match division {
-            Division::Equal => (all / names.len() as u64, None),
-            Division::Pools => {
-                (nodes.iter().filter(|node| node.pool == name).map(|node| u64::from(node.gpus)).sum(), None)
-            }
-            Division::Missions(missions) => match missions.iter().find(|mission| mission.tenant == name) {
-                Some(mission) => {
-                    (mission.quota.rounded_up().into(), mission.limit.map(|limit| limit.rounded_up().into()))
-                }
-                None => (0, None),
-            },
-        }
-    };
-    let draft = |name: &&str| {
-        let (quota, limit) = of(name);
-        let part = |gpus: u64, pool: u64| Gpus::whole((gpus * pool).checked_div(all).unwrap_or(0) as u32);
-        let in_pool = |(at, pool): (usize, u64)| QuotaDraft {
-            pool: cluster.pools()[at].name.clone(),
-            quota: part(quota, pool),
-            limit: limit.map(|limit| part(limit, pool)),
-            lend_limit: None,
-        };
-        TenantDraft {
-            name: (*name).into(),
-            create: true,
-            quotas: installed.clone().enumerate().map(in_pool).collect(),
-            ..TenantDraft::default()
-        }
-    };
-    names.iter().map(draft).collect()
+        boot_id: "0".into(),
+    })
 }

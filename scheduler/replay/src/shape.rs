@@ -113,10 +113,7 @@ mod tests {
             gpu_milli: 1000,
             nodes,
             cpu: CpuMilli(12_000),
-            memory: MemoryMib(0),
-            tenant: String::new(),
-            user: String::new(),
-            models: Vec::new(),
+            ..TraceJob::default()
         }
     }
 

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use dure_core::invariants;
 use dure_core::units::Time;
-use dure_replay::drive::{Division, Drive};
+use dure_replay::division::Division;
+use dure_replay::drive::Drive;
 use dure_replay::trace::{self, TraceJob, TraceNode};
 
 /// Instants between two checks of all invariants, which are slow.

@@ -1,11 +1,13 @@
 //! Trace files: what is read is what was written, and what cannot be read is named.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
-use dure_replay::drive::{Division, Drive};
+use dure_core::units::{CpuMilli, Gpus, Span, Time};
+use dure_replay::division::{Division, quotas};
+use dure_replay::drive::Drive;
 use dure_replay::report::report;
 use dure_replay::trace::{
     self, Mission, Moment, TraceError, TraceJob, TraceNode, read_jobs, read_missions, read_nodes, window,
@@ -21,24 +23,14 @@ fn job(id: &str, submit: u64, duration: u64, gpus: u32, tenant: &str) -> TraceJo
         duration: Span::seconds(duration),
         gpus,
         gpu_milli: 1000,
-        nodes: None,
-        cpu: CpuMilli(0),
-        memory: MemoryMib(0),
         tenant: tenant.into(),
         user: "kim".into(),
-        models: Vec::new(),
+        ..TraceJob::default()
     }
 }
 
 fn node(name: &str, gpus: u32, pool: &str) -> TraceNode {
-    TraceNode {
-        name: name.into(),
-        model: String::new(),
-        gpus,
-        cpu: CpuMilli(64_000),
-        memory: MemoryMib(0),
-        pool: pool.into(),
-    }
+    TraceNode { name: name.into(), gpus, cpu: CpuMilli(64_000), pool: pool.into(), ..TraceNode::default() }
 }
 
 fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -76,6 +68,7 @@ fn plain_or_compressed_it_is_the_same() {
         tenant: tenant.into(),
         quota: Gpus::whole(quota),
         limit: limit.map(Gpus::whole),
+        ..Mission::default()
     };
     assert_eq!(read_missions(&plain).expect("read"), [mission("x", 8, None), mission("y", 4, Some(6))]);
 }
@@ -141,13 +134,40 @@ fn a_small_replay() {
         210.000,end,a,2,,,
     "#]]
     .assert_eq(&rows);
+    let quotas = quotas(drive.missions());
+    let replayed = drive.finish();
+    let (report, measured) = report(&replayed, &jobs, &nodes, &quotas, BTreeMap::new(), Some(Span::seconds(50)));
+    let of = |figures: &dure_replay::report::Figures| {
+        format!(
+            "{} started, wait {} {}, completion {}, slowdown {}, own {} borrowed {} lost {} owed {}, {} evictions",
+            figures.started,
+            figures.wait_s.mean,
+            figures.wait_s.p95,
+            figures.completion_s.mean,
+            figures.mean_slowdown,
+            figures.own_gpu_hours,
+            figures.borrowed_gpu_hours,
+            figures.evicted_gpu_hours,
+            figures.quota_breach_gpu_hours,
+            figures.evictions
+        )
+    };
+    let figures = [of(&report.tenants["x"]), of(&report.tenants["y"]), of(&report.all)].join("\n");
     expect![[r#"
-        tenant                       jobs         wait          p95      longest     completion
-        x                               3        0.0 s        0.0 s        0.0 s         70.3 s
-        y                               2       25.0 s       50.0 s       50.0 s         75.0 s
-        (all)                           5       10.0 s       50.0 s       50.0 s         72.2 s
-        75.0 % of the GPUs held over 210 s, 1 attempts lost"#]]
-    .assert_eq(&report(drive.rows(), &jobs, &nodes).to_string());
+        3 started, wait 0 0, completion 70.333, slowdown 1.367, own 0 borrowed 0.533 lost 0.2 owed 0.111, 1 evictions
+        2 started, wait 25 50, completion 75, slowdown 1.5, own 0.167 borrowed 0 lost 0 owed 0.056, 0 evictions
+        5 started, wait 10 50, completion 72.2, slowdown 1.42, own 0.167 borrowed 0.533 lost 0.2 owed 0.167, 1 evictions"#]].assert_eq(&figures);
+    let samples: Vec<String> =
+        measured.samples.iter().map(|sample| format!("{} {:?}", sample.time, sample.tenants)).collect();
+    expect![[r#"
+        0 [[12, 4, 0, 0], [0, 0, 0, 0]]
+        50000 [[12, 4, 0, 0], [4, 0, 1, 8]]
+        100000 [[0, 0, 1, 12], [8, 0, 0, 0]]
+        150000 [[12, 4, 0, 0], [0, 0, 0, 0]]
+        200000 [[13, 5, 0, 0], [0, 0, 0, 0]]"#]]
+    .assert_eq(&samples.join("\n"));
+    expect!["0.750298 0.523242 89eac76113649d4f52e8db62c98f5e537edaa081faaf385c9f63547872bd797e"]
+        .assert_eq(&format!("{} {} {}", report.utilisation, report.fragmentation, report.digest));
 }
 
 #[test]
@@ -156,30 +176,37 @@ fn what_cannot_be_replayed_is_named() {
     let why = |job: TraceJob, nodes: &[TraceNode]| {
         let jobs = [job];
         match Drive::new(nodes, &jobs, &Division::Equal).and_then(Drive::run) {
-            Ok(rows) => panic!("it was replayed: {rows:?}"),
+            Ok(replayed) => {
+                let (_, why) = replayed.refused.first().expect("it was replayed");
+                format!("refused: {why:?}")
+            }
             Err(why) => why.to_string(),
         }
     };
-    let limited =
-        Division::Missions(vec![Mission { tenant: "x".into(), quota: Gpus::whole(1), limit: Some(Gpus::whole(1)) }]);
+    let limited = Division::Missions(vec![Mission {
+        tenant: "x".into(),
+        quota: Gpus::whole(1),
+        limit: Some(Gpus::whole(1)),
+        ..Mission::default()
+    }]);
     let errors = [
         why(TraceJob { models: vec!["H100".into()], ..job("a", 0, 1, 1, "x") }, &nodes),
         why(job("a", 0, 1, 9, "x"), &nodes),
         why(job("a", 0, 1, 1, "a b"), &nodes),
         why(job("a", 0, 1, 1, "x"), &[node("n0", 33, "")]),
         why(TraceJob { cpu: CpuMilli(65_000), ..job("a", 0, 1, 1, "x") }, &nodes),
-        Drive::new(&nodes, &[job("a", 0, 1, 2, "x")], &limited)
-            .and_then(Drive::run)
-            .expect_err("over its limit")
-            .to_string(),
+        match Drive::new(&nodes, &[job("a", 0, 1, 2, "x")], &limited).and_then(Drive::run) {
+            Ok(replayed) => format!("refused: {:?}", replayed.refused[0].1),
+            Err(why) => why.to_string(),
+        },
     ];
     expect![[r#"
         job a: no node has a GPU of the models ["H100"]: leave the job out, or add nodes
-        job a is refused: Rejected { job: Some(0), why: GangTooLarge { want: 9 GPUs, capacity: 8 GPUs } }
+        refused: Rejected { job: Some(0), why: GangTooLarge { want: 9 GPUs, capacity: 8 GPUs } }
         tenant a b is refused: Rejected { job: None, why: BadTenantName { name: "a b", why: "letters, digits, '-', '_' and '.' only, parts separated by '/'" } }
         node n0 has 33 GPUs: at most 32 are possible; divide it
         1 jobs wait for ever, among them a: Blocked(NotEnoughCpuOrMemory { pool: p0, want: 1, fit: 0 })
-        job a is refused: Rejected { job: Some(0), why: OverLimitForEver { tenant: "x", want: 2 GPUs, limit: 1 GPUs } }"#]].assert_eq(&errors.join("\n"));
+        refused: Rejected { job: Some(0), why: OverLimitForEver { tenant: "x", want: 2 GPUs, limit: 1 GPUs } }"#]].assert_eq(&errors.join("\n"));
 }
 
 #[test]
@@ -198,7 +225,7 @@ fn the_same_files_give_the_same_rows() {
         })
         .collect();
     let run = || Drive::new(&nodes, &jobs, &Division::Equal).and_then(Drive::run).expect("it can be replayed");
-    let rows = run();
-    assert_eq!(rows, run());
-    assert_eq!(rows.iter().filter(|row| row.moment == Moment::End).count(), jobs.len());
+    let replayed = run();
+    assert_eq!(replayed, run());
+    assert_eq!(replayed.rows.iter().filter(|row| row.moment == Moment::End).count(), jobs.len());
 }

@@ -1,22 +1,28 @@
 //! Trace files: the rows of jobs, nodes and missions.
 //!
-//! Comes in: CSV, plain or compressed, told apart by its first bytes; columns are found by name, those that are not known are
-//! left alone. Goes out: rows with units, or an error that names file, line and field. Written are the three files that a
-//! judge of a replay reads.
+//! Comes in: CSV, or what `sacct -P` of Slurm prints, plain or compressed, told apart by their first bytes; columns are found
+//! by name, those that are not known are left alone. Goes out: rows with units, or an error that names file, line and field.
+//! Written are the files that a judge of a replay reads.
 
 mod read;
+mod sacct;
+mod table;
 mod write;
 
 use std::path::PathBuf;
 
 use dure_core::gpu::GpuSet;
+use dure_core::node::Location;
 use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
+use smallvec::SmallVec;
 
 pub use self::read::{read_jobs, read_missions, read_nodes};
-pub use self::write::{write_jobs, write_nodes, write_placements};
+pub use self::sacct::from_sacct;
+pub(crate) use self::table::rows_of;
+pub use self::write::{write_jobs, write_missions, write_nodes, write_placements};
 
 /// A job of a trace.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TraceJob {
     /// As the file calls it.
     pub id: String,
@@ -38,12 +44,18 @@ pub struct TraceJob {
     pub tenant: String,
     /// Who submitted it; may be empty.
     pub user: String,
+    /// As its user called it; may be empty.
+    pub name: String,
     /// GPU models that will do; none: any.
     pub models: Vec<String>,
+    /// The time limit that it was submitted with, where the file says so.
+    pub limit: Option<Span>,
+    /// Its class of priority; empty: the default.
+    pub priority: String,
 }
 
 /// A node of a trace.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TraceNode {
     /// Its name.
     pub name: String,
@@ -57,10 +69,12 @@ pub struct TraceNode {
     pub memory: MemoryMib,
     /// The tenant's partition in the original system; may be empty.
     pub pool: String,
+    /// Where it stands, as far as the file says.
+    pub location: Location,
 }
 
 /// What a tenant has.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Mission {
     /// The tenant.
     pub tenant: String,
@@ -68,13 +82,21 @@ pub struct Mission {
     pub quota: Gpus,
     /// Ceiling, if it has one.
     pub limit: Option<Gpus>,
+    /// Most of its idle quota that others may use; absent: all.
+    pub lend_limit: Option<Gpus>,
+    /// Share of the surplus; absent: 1.
+    pub weight: Option<u32>,
+    /// GPU-hours that it may use, if it has a budget.
+    pub budget_hours: Option<u64>,
+    /// Class of priority of its jobs that name none; empty: the default.
+    pub priority: String,
 }
 
 /// What happened to an attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Moment {
     /// It got its GPUs: by member the node (its place in the node file) and the GPUs there.
-    Start(Vec<(usize, GpuSet)>),
+    Start(SmallVec<[(u32, GpuSet); 1]>),
     /// It ran its course.
     End,
     /// It was evicted.
@@ -139,6 +161,21 @@ pub enum TraceError {
         /// What it should say.
         remedy: &'static str,
     },
+}
+
+/// `copies` times the jobs, each copy a further `shift` later and under ids of its own (`id~2`, `id~3`, ...): a larger load
+/// of the same shapes.
+pub fn copies(jobs: &[TraceJob], copies: u32, shift: Span) -> Vec<TraceJob> {
+    let copy = |number: u32| {
+        let moved = Span(shift.0 * u64::from(number));
+        jobs.iter().map(move |job| match number {
+            0 => job.clone(),
+            _ => TraceJob { id: format!("{}~{}", job.id, number + 1), submit: job.submit + moved, ..job.clone() },
+        })
+    };
+    let mut all: Vec<TraceJob> = (0..copies.max(1)).flat_map(copy).collect();
+    all.sort_by_key(|job| job.submit);
+    all
 }
 
 /// The jobs submitted from `from` on and before `to`, in the order of their times.

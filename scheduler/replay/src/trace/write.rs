@@ -4,7 +4,7 @@ use std::io::Write;
 
 use dure_core::gpu::GpuSet;
 
-use super::{Moment, Row, TraceJob, TraceNode};
+use super::{Mission, Moment, Row, TraceJob, TraceNode};
 
 /// The nodes.
 ///
@@ -12,10 +12,24 @@ use super::{Moment, Row, TraceJob, TraceNode};
 /// What the writer says.
 pub fn write_nodes(out: impl Write, nodes: &[TraceNode]) -> csv::Result<()> {
     let mut out = csv::Writer::from_writer(out);
-    out.write_record(["node", "gpu_model", "gpus", "cpu_milli", "memory_mib", "pool"])?;
+    out.write_record([
+        "node",
+        "gpu_model",
+        "gpus",
+        "cpu_milli",
+        "memory_mib",
+        "pool",
+        "site",
+        "spine",
+        "leaf",
+        "nvlink",
+    ])?;
     for node in nodes {
-        let (cpu, memory) = (limit(node.cpu.0), limit(node.memory.0));
-        out.write_record([&node.name, &node.model, &node.gpus.to_string(), &cpu, &memory, &node.pool])?;
+        let (gpus, cpu, memory) = (node.gpus.to_string(), limit(node.cpu.0), limit(node.memory.0));
+        let at = &node.location;
+        let row =
+            [&*node.name, &node.model, &gpus, &cpu, &memory, &node.pool, &at.site, &at.spine, &at.leaf, &at.nvlink];
+        out.write_record(row)?;
     }
     Ok(out.flush()?)
 }
@@ -39,6 +53,9 @@ pub fn write_jobs(out: impl Write, jobs: &[TraceJob]) -> csv::Result<()> {
         "tenant",
         "user",
         "gpu_model",
+        "name",
+        "time_limit_s",
+        "priority",
     ])?;
     for job in jobs {
         let gpus = f64::from(job.gpus) * f64::from(job.gpu_milli) / 1000.0;
@@ -55,6 +72,32 @@ pub fn write_jobs(out: impl Write, jobs: &[TraceJob]) -> csv::Result<()> {
             &job.tenant,
             &job.user,
             &job.models.join("|"),
+            &job.name,
+            &job.limit.map(|limit| seconds(limit.0)).unwrap_or_default(),
+            &job.priority,
+        ])?;
+    }
+    Ok(out.flush()?)
+}
+
+/// The missions.
+///
+/// # Errors
+/// What the writer says.
+pub fn write_missions(out: impl Write, missions: &[Mission]) -> csv::Result<()> {
+    let mut out = csv::Writer::from_writer(out);
+    out.write_record(["tenant", "quota", "limit", "lend_limit", "weight", "budget_gpu_hours", "priority"])?;
+    for mission in missions {
+        let gpus =
+            |gpus: Option<dure_core::units::Gpus>| gpus.map(|gpus| gpus.rounded_up().to_string()).unwrap_or_default();
+        out.write_record([
+            &mission.tenant,
+            &mission.quota.rounded_up().to_string(),
+            &gpus(mission.limit),
+            &gpus(mission.lend_limit),
+            &mission.weight.map(|weight| weight.to_string()).unwrap_or_default(),
+            &mission.budget_hours.map(|hours| hours.to_string()).unwrap_or_default(),
+            &mission.priority,
         ])?;
     }
     Ok(out.flush()?)
@@ -72,7 +115,15 @@ pub fn write_placements(out: impl Write, rows: &[Row], jobs: &[TraceJob], nodes:
         let event = match &row.moment {
             Moment::Start(members) => {
                 for (node, gpus) in members {
-                    out.write_record([&time, "start", job, &attempt, &nodes[*node].name, &list(*gpus), "1000"])?;
+                    out.write_record([
+                        &time,
+                        "start",
+                        job,
+                        &attempt,
+                        &nodes[*node as usize].name,
+                        &list(*gpus),
+                        "1000",
+                    ])?;
                 }
                 continue;
             }

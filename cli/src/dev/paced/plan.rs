@@ -5,7 +5,9 @@
 
 use std::{collections::BTreeSet, str::FromStr};
 
+use dure_core::units::Span;
 use dure_proto::v1::{JobSpec, Payload, Shape};
+use dure_replay::trace::TraceJob;
 
 /// The user of jobs whose file names none.
 const NOBODY: &str = "someone";
@@ -13,25 +15,6 @@ const NOBODY: &str = "someone";
 const LIMIT_FACTOR: u64 = 2;
 /// ... and this much longer, in real milliseconds: enough for a slow node.
 const LIMIT_SLACK_MS: u64 = 600_000;
-
-/// A row of a job file, as far as the replay needs it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct TraceJob {
-    /// As the file calls it.
-    pub(crate) id: String,
-    /// When it was submitted, in the file's seconds.
-    pub(crate) submit_s: f64,
-    /// How long it ran, in the file's seconds.
-    pub(crate) duration_s: f64,
-    /// How many GPUs.
-    pub(crate) gpus: u32,
-    /// Thousandths of each GPU.
-    pub(crate) gpu_milli: u32,
-    /// Whose.
-    pub(crate) tenant: String,
-    /// By whom.
-    pub(crate) user: String,
-}
 
 /// `FROM..TO`, in the file's seconds; TO is outside.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -95,9 +78,11 @@ impl Plan {
     /// Plans the replay of these rows.
     pub(crate) fn new(rows: Vec<TraceJob>, options: PlanOptions) -> Result<Self, String> {
         let mut rows = rows;
-        rows.retain(|row| options.window.is_none_or(|window| window.from <= row.submit_s && row.submit_s < window.to));
-        rows.sort_by(|a, b| a.submit_s.total_cmp(&b.submit_s));
-        let first = rows.first().ok_or("no job of the file lies in the window: see the column submit_s")?.submit_s;
+        let inside = |window: Window, row: &TraceJob| (window.from..window.to).contains(&submit_s(row));
+        rows.retain(|row| options.window.is_none_or(|window| inside(window, row)));
+        rows.sort_by_key(|row| row.submit);
+        let first = rows.first().ok_or("no job of the file lies in the window: see the column submit_s")?;
+        let first = submit_s(first);
         let from_s = options.window.map_or(first, |window| window.from);
         let mut seen = BTreeSet::new();
         let mut jobs = Vec::with_capacity(rows.len());
@@ -133,14 +118,14 @@ impl Replayed {
             return Err(format!("job {}: num_gpu 0: a job holds at least one GPU", row.id));
         }
         if let Some(longest) = options.max_duration_s {
-            row.duration_s = row.duration_s.min(longest);
+            row.duration = row.duration.min(Span((longest * 1_000.0) as u64));
         }
         if row.user.is_empty() {
             row.user = NOBODY.to_owned();
         }
-        let due_ms = (row.submit_s - from_s) * 1_000.0 / options.speedup;
+        let due_ms = (submit_s(&row) - from_s) * 1_000.0 / options.speedup;
         // Both are finite and not negative; a fraction of a millisecond of run time is rounded.
-        let run_ms = (row.duration_s * 1_000.0 / options.speedup).round() as u64;
+        let run_ms = (row.duration.0 as f64 / options.speedup).round() as u64;
         let members = members(row.gpus, options.gpus_per_node);
         Ok(Self { row, due_ms, run_ms, members })
     }
@@ -169,6 +154,11 @@ impl Replayed {
     }
 }
 
+/// When a row was submitted, in the file's seconds.
+pub(super) fn submit_s(row: &TraceJob) -> f64 {
+    row.submit.0 as f64 / 1_000.0
+}
+
 /// Full nodes and one member for the remainder.
 fn members(gpus: u32, per_node: u32) -> Vec<u32> {
     let (full, rest) = (gpus / per_node, gpus % per_node);
@@ -179,11 +169,20 @@ fn members(gpus: u32, per_node: u32) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use dure_core::units::Time;
+
     use super::*;
 
     fn row(id: &str, submit_s: f64, duration_s: f64, gpus: u32) -> TraceJob {
-        let (tenant, user) = ("t".to_owned(), String::new());
-        TraceJob { id: id.to_owned(), submit_s, duration_s, gpus, gpu_milli: 1_000, tenant, user }
+        TraceJob {
+            id: id.to_owned(),
+            submit: Time((submit_s * 1_000.0) as u64),
+            duration: Span((duration_s * 1_000.0) as u64),
+            gpus,
+            gpu_milli: 1_000,
+            tenant: "t".to_owned(),
+            ..TraceJob::default()
+        }
     }
 
     fn options() -> PlanOptions {
@@ -201,9 +200,9 @@ mod tests {
         ];
         let plan = Plan::new(rows, options()).expect("plans");
         let shown: Vec<_> =
-            plan.jobs.iter().map(|job| (job.row.id.as_str(), job.due_ms, job.run_ms, job.row.submit_s)).collect();
+            plan.jobs.iter().map(|job| (job.row.id.as_str(), job.due_ms, job.run_ms, submit_s(&job.row))).collect();
         assert_eq!(shown, [("a", 100.0, 50, 110.0), ("b", 500.0, 500, 150.0)]);
-        assert_eq!((plan.jobs[1].members.as_slice(), plan.jobs[1].row.duration_s), (&[8, 4][..], 50.0));
+        assert_eq!((plan.jobs[1].members.as_slice(), plan.jobs[1].row.duration), (&[8, 4][..], Span::seconds(50)));
         assert_eq!(plan.speakers().into_iter().collect::<Vec<_>>(), [("t".to_owned(), NOBODY.to_owned())]);
         let spec = plan.jobs[1].spec();
         assert_eq!((spec.name.as_str(), spec.shape.expect("set").unequal), ("b", vec![8, 4]));

@@ -8,8 +8,12 @@ use std::{
 };
 
 use clap::Args;
+use dure_replay::trace::{self, TraceJob, TraceNode};
 
-use super::{plan::Plan, run::Followed};
+use super::{
+    plan::{Plan, submit_s},
+    run::Followed,
+};
 use crate::{failure::Failure, show::Out, span};
 
 /// Files to write.
@@ -58,42 +62,15 @@ pub(crate) fn create(path: &Path) -> Result<BufWriter<File>, Failure> {
 
 /// The nodes: all alike.
 pub(crate) fn nodes(path: &Path, names: &[String], model: &str, gpus: u32) -> Result<(), Failure> {
-    let failed = failed(path);
-    let mut csv = csv::Writer::from_writer(create(path)?);
-    csv.write_record(["node", "gpu_model", "gpus", "cpu_milli", "memory_mib"]).map_err(&failed)?;
-    for name in names {
-        csv.write_record([name, model, &gpus.to_string(), "", ""]).map_err(&failed)?;
-    }
-    csv.flush().map_err(Failure::from)
+    let node = |name: &String| TraceNode { name: name.clone(), model: model.to_owned(), gpus, ..TraceNode::default() };
+    let nodes: Vec<TraceNode> = names.iter().map(node).collect();
+    trace::write_nodes(create(path)?, &nodes).map_err(failed(path))
 }
 
 /// The jobs as they were submitted: the window and the clamped durations, the file's own times.
 pub(crate) fn jobs(path: &Path, plan: &Plan) -> Result<(), Failure> {
-    let failed = failed(path);
-    let mut csv = csv::Writer::from_writer(create(path)?);
-    let head = [
-        "job_id",
-        "submit_s",
-        "duration_s",
-        "gpus",
-        "num_gpu",
-        "gpu_milli",
-        "nodes",
-        "cpu_milli",
-        "memory_mib",
-        "tenant",
-        "user",
-        "gpu_model",
-    ];
-    csv.write_record(head).map_err(&failed)?;
-    for job in &plan.jobs {
-        let row = &job.row;
-        let (gpus, milli) = (row.gpus.to_string(), row.gpu_milli.to_string());
-        let (submit, duration) = (row.submit_s.to_string(), row.duration_s.to_string());
-        csv.write_record([&row.id, &submit, &duration, &gpus, &gpus, &milli, "", "", "", &row.tenant, &row.user, ""])
-            .map_err(&failed)?;
-    }
-    csv.flush().map_err(Failure::from)
+    let rows: Vec<TraceJob> = plan.jobs.iter().map(|job| job.row.clone()).collect();
+    trace::write_jobs(create(path)?, &rows).map_err(failed(path))
 }
 
 /// One row per tenant, in the file's time.
@@ -109,13 +86,13 @@ pub(crate) fn summary(plan: &Plan, followed: &[Followed], out: Out) -> String {
         let waits: Vec<f64> = jobs
             .iter()
             .filter(|at| followed[**at].placed_ms > 0)
-            .map(|at| (time.seconds(followed[*at].placed_ms) - plan.jobs[*at].row.submit_s).max(0.0))
+            .map(|at| (time.seconds(followed[*at].placed_ms) - submit_s(&plan.jobs[*at].row)).max(0.0))
             .collect();
         let completed =
             jobs.iter().filter(|at| followed[**at].end == Some(dure_proto::v1::JobPhase::Completed)).count();
         let again: u32 = jobs.iter().map(|at| followed[*at].attempts.saturating_sub(1)).sum();
-        let hours: f64 =
-            jobs.iter().map(|at| plan.jobs[*at].row.duration_s * f64::from(plan.jobs[*at].row.gpus) / 3_600.0).sum();
+        let gpu_ms = |row: &TraceJob| row.duration.0 as f64 * f64::from(row.gpus);
+        let hours: f64 = jobs.iter().map(|at| gpu_ms(&plan.jobs[*at].row) / 3_600_000.0).sum();
         let mean = waits.iter().sum::<f64>() / (waits.len().max(1) as f64);
         let longest = waits.iter().copied().fold(0.0, f64::max);
         rows.row([
@@ -137,27 +114,29 @@ pub(crate) fn summary(plan: &Plan, followed: &[Followed], out: Out) -> String {
 
 #[cfg(test)]
 mod tests {
+    use dure_core::units::{Span, Time};
+
     use super::*;
-    use crate::replay::plan::{PlanOptions, TraceJob};
+    use crate::dev::paced::plan::PlanOptions;
 
     #[test]
     fn no_job_is_before_its_time_in_the_file() {
-        let row = |id: &str, submit_s| TraceJob {
+        let row = |id: &str, submit_s: u64| TraceJob {
             id: id.to_owned(),
-            submit_s,
-            duration_s: 10.0,
+            submit: Time(submit_s * 1_000),
+            duration: Span::seconds(10),
             gpus: 1,
             gpu_milli: 1_000,
             tenant: "t".to_owned(),
-            user: String::new(),
+            ..TraceJob::default()
         };
         let options = PlanOptions { window: None, max_duration_s: None, speedup: 6_000.0, gpus_per_node: 8 };
-        let plan = Plan::new(vec![row("a", 100.0), row("b", 107.0), row("c", 6_100.0)], options).expect("plans");
+        let plan = Plan::new(vec![row("a", 100), row("b", 107), row("c", 6_100)], options).expect("plans");
         let at = |submitted_ms| Followed { submitted_ms, placed_ms: submitted_ms, ..Followed::default() };
         let followed = [at(50_007), at(50_008), at(51_001)];
         let time = FileTime::new(&plan, &followed);
         for (job, seen) in plan.jobs.iter().zip(&followed) {
-            assert!(time.seconds(seen.submitted_ms) >= job.row.submit_s - 1e-6, "{}", job.row.id);
+            assert!(time.seconds(seen.submitted_ms) >= submit_s(&job.row) - 1e-6, "{}", job.row.id);
         }
         // The earliest one is exact.
         assert!((time.seconds(51_001) - 6_100.0).abs() < 1e-6);
