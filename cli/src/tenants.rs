@@ -68,6 +68,9 @@ pub(crate) struct SetArgs {
     /// How long an attempt runs before it may be evicted
     #[arg(long, value_name = "SPAN")]
     min_run: Option<UserSpan>,
+    /// How long its jobs wait inside its quota before lent GPUs are taken back for them
+    #[arg(long, value_name = "SPAN")]
+    reclaim_within: Option<UserSpan>,
     /// GPU-hours in each period, as 10000/30d, or none
     #[arg(long, value_name = "GPU-HOURS/SPAN|none")]
     budget: Option<String>,
@@ -140,10 +143,13 @@ pub(crate) async fn quota(command: QuotaCommand, context: &Context, out: Out) ->
 impl SetArgs {
     fn request(self, now: Option<&v1::Tenant>) -> Result<SetTenantRequest, Failure> {
         let says_quota = self.quota.is_some() || self.limit.is_some() || self.lend_limit.is_some();
-        let says_rule = self.weight.is_some() || self.default_time.is_some() || self.min_run.is_some();
+        let says_rule = self.weight.is_some()
+            || self.default_time.is_some()
+            || self.min_run.is_some()
+            || self.reclaim_within.is_some();
         let says_ledger = self.budget.is_some() || self.caps.says_something();
         if !says_quota && !says_rule && !says_ledger && !self.create {
-            let what = "--quota, --limit, --lend-limit, --weight, --default-time, --min-run, --budget or a cap";
+            let what = "--quota, --limit, --lend-limit, --weight, --default-time, --min-run, --reclaim-within, --budget or a cap";
             return Err(Failure::Usage(format!("nothing to set: name {what}")));
         }
         let pools = now.map_or(&[][..], |tenant| &tenant.quotas);
@@ -168,6 +174,7 @@ impl SetArgs {
             weight: self.weight,
             default_time_limit_ms: self.default_time.map(|span| span.0),
             min_run_ms: self.min_run.map(|span| span.0),
+            reclaim_within_ms: self.reclaim_within.map(|span| span.0),
             create: self.create,
             caps: self.caps.over(now.and_then(|tenant| tenant.caps))?,
             budget: self.budget.as_deref().map(ledgers::grant).transpose()?,
@@ -220,7 +227,7 @@ fn quota_table(all: &v1::ListTenantsResponse, out: Out) -> String {
                 once(tenant.running_jobs.to_string()),
                 once(tenant.pending_jobs.to_string()),
                 once(tenant.pending_gpus.to_string()),
-                once(if tenant.paused { "paused".to_owned() } else { String::new() }),
+                state(tenant.paused && at == 0, usage.overhang),
             ]);
         }
     }
@@ -229,6 +236,13 @@ fn quota_table(all: &v1::ListTenantsResponse, out: Out) -> String {
         text.push_str("the whole cluster is paused: nothing starts (dure resume)\n");
     }
     text
+}
+
+/// Paused, and what of a cut quota is held on by jobs that must not be evicted.
+fn state(paused: bool, overhang: u32) -> String {
+    let overhang = (overhang > 0).then(|| format!("overhang {overhang}"));
+    let words: Vec<String> = paused.then(|| "paused".to_owned()).into_iter().chain(overhang).collect();
+    words.join(", ")
 }
 
 /// `dure usage`.
@@ -295,7 +309,7 @@ mod tests {
             name: name.into(),
             weight: 1,
             quotas: vec![quota("h200", 16, Some(24)), quota("b200", 4, None)],
-            usage: vec![v1::PoolUsage { pool: "h200".into(), used: 20, own: 16, borrowed: 4 }],
+            usage: vec![v1::PoolUsage { pool: "h200".into(), used: 20, own: 16, borrowed: 4, overhang: 2 }],
             running_jobs: 3,
             pending_jobs: 2,
             pending_gpus: 12,
@@ -309,7 +323,7 @@ mod tests {
         let all = v1::ListTenantsResponse { tenants: vec![tenant("fusion")], cluster_paused: true, position: None };
         expect![[r#"
             TENANT  POOL  QUOTA  LIMIT  LENDS  WEIGHT  OWN  BORROWED  RUNNING  PENDING  WANTS GPUS  STATE
-            fusion  h200     16     24    all       1   16         4        3        2          12  paused
+            fusion  h200     16     24    all       1   16         4        3        2          12  paused, overhang 2
                     b200      4   none    all            0         0
             the whole cluster is paused: nothing starts (dure resume)
         "#]]
@@ -326,6 +340,7 @@ mod tests {
             weight: None,
             default_time: None,
             min_run: None,
+            reclaim_within: None,
             budget: None,
             caps: ledgers::CapsArgs::default(),
             create: false,

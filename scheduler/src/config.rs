@@ -133,6 +133,9 @@ struct TenantConfig {
     /// What single users and jobs may have.
     #[serde(default)]
     caps: Option<CapsConfig>,
+    /// How long its jobs wait inside its quota before lent GPUs are taken back for them.
+    #[serde(default, deserialize_with = "span::optional")]
+    reclaim_within: Option<Span>,
     /// Quotas of further pools.
     #[serde(default)]
     pools: Vec<QuotaConfig>,
@@ -373,6 +376,7 @@ impl Config {
             min_run: tenant.min_run,
             caps: tenant.caps.as_ref().map(CapsConfig::caps),
             budget: tenant.budget.as_ref().map(|budget| Some(budget.grant())),
+            reclaim_within: tenant.reclaim_within,
             quotas: self.quotas(tenant).into_iter().map(quota).collect(),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::ids::{PoolIndex, TenantIndex};
 use crate::request::Level;
-use crate::units::{GpuTime, Gpus, Time};
+use crate::units::{GpuTime, Gpus, Span, Time};
 
 /// Why a request could not start now.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -113,6 +113,19 @@ pub enum Blocked {
         want: GpuTime,
         /// Then the next period begins.
         until: Time,
+    },
+    /// It would leave more GPUs lent for longer than some lender can wait than the others can spare.
+    LentTooLong {
+        /// In which pool.
+        pool: PoolIndex,
+        /// How soon that lender is to have what it lent back.
+        deadline: Span,
+        /// What those who can wait longer lend.
+        lendable: Gpus,
+        /// What would be borrowed for longer.
+        lent: Gpus,
+        /// What the gang needs.
+        want: Gpus,
     },
     /// A job that must not be evicted starts inside quota only.
     NonPreemptibleOverQuota {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ids::ClassIndex;
+use crate::job::JobSpec;
 use crate::request::Request;
+use crate::units::Span;
 
 /// What makes two jobs alike.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -13,6 +15,15 @@ pub struct ClassKey {
     pub request: Arc<Request>,
     /// Whether it may run on borrowed GPUs.
     pub preemptible: bool,
+    /// How long it takes to go: what is lent must come back in time.
+    pub grace: Span,
+}
+
+impl ClassKey {
+    /// That of a job.
+    pub fn of(spec: &JobSpec) -> Self {
+        Self { request: spec.request.clone(), preemptible: spec.preemptible, grace: spec.grace }
+    }
 }
 
 /// A class in use.

@@ -144,6 +144,8 @@ pub struct Cluster {
     pub(crate) index_is_stale: bool,
     /// For each node what it adds to the counters of its pool.
     pub(crate) counted: Vec<Counted>,
+    /// Some mission has a deadline by which what it lent is to be back.
+    pub(crate) has_deadlines: bool,
     /// Some tenant has caps.
     pub(crate) has_caps: bool,
     /// Some tenant has a budget.
@@ -191,6 +193,7 @@ impl Cluster {
             widest: Vec::new(),
             index_is_stale: false,
             counted: Vec::new(),
+            has_deadlines: false,
             has_caps: false,
             has_budgets: false,
             free_version: 0,
@@ -243,6 +246,11 @@ impl Cluster {
     /// The tenant and all above it, the root last.
     pub fn chain(&self, tenant: TenantIndex) -> impl Iterator<Item = &Tenant> {
         std::iter::successors(Some(self.tenant(tenant)), |t| t.parent.map(|parent| self.tenant(parent)))
+    }
+
+    /// All missions, in order of definition.
+    pub fn missions(&self) -> impl Iterator<Item = &Tenant> {
+        self.tenants[0].children.iter().map(|mission| self.tenant(*mission))
     }
 
     /// The mission of a tenant: the one right below the root. The root itself has none.
@@ -348,7 +356,7 @@ impl Cluster {
         if !job.is_eligible() || job.queued.is_some() || self.promises.contains_key(&id) {
             return;
         }
-        let key = ClassKey { request: job.spec.request.clone(), preemptible: job.spec.preemptible };
+        let key = ClassKey::of(&job.spec);
         let class = self.classes.enter(key);
         let age = job.index_of.map_or(id, |(array, _)| array);
         let queued = Queued { key: QueueKey { back: !job.front, age, job: id }, class };

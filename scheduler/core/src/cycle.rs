@@ -1,5 +1,6 @@
 //! One scheduling turn: take the jobs in order, admit, place, and go on until every class that is left was refused.
 
+use crate::admit::lending::{self, Start};
 use crate::admit::{budget, caps, quota};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
@@ -125,7 +126,9 @@ fn find_place(cluster: &mut Cluster, id: JobId, pay: Pay) -> Result<Found, Refus
     for at in 0..pools {
         let spec = &cluster.jobs.get(id).expect("it was there above").spec;
         let pool = spec.request.pools[at];
-        if let Err(why) = quota::may_start(cluster, spec.tenant, pool, want, spec.preemptible) {
+        let start = Start { tenant: spec.tenant, gpus: want, grace: spec.grace, scavenger };
+        let admitted = quota::may_start(cluster, spec.tenant, pool, want, spec.preemptible);
+        if let Some(why) = admitted.err().or_else(|| lending::refusal(cluster, start, pool)) {
             // Another tenant may still get what this pool has. But what keeps away from nodes speaks for itself alone.
             refused = Some(match refused {
                 Some(Refused::Placement(_)) | None => Refused::Admission(why),

@@ -29,6 +29,8 @@ pub struct TenantChange {
     pub caps: Option<Caps>,
     /// The budget in each period, or that there is none any more.
     pub budget: Option<Option<Grant>>,
+    /// How long its jobs wait inside its quota before lent GPUs are taken back for them.
+    pub reclaim_within: Option<Span>,
     /// The new quotas of the pools that are named.
     pub quotas: Vec<(PoolIndex, Quota)>,
 }

@@ -101,7 +101,7 @@ impl Fixture {
         }
     }
 
-    fn job(&self, name: &str) -> JobId {
+    pub(crate) fn job(&self, name: &str) -> JobId {
         *self.names.get(name).unwrap_or_else(|| panic!("no job is called {name:?}: {:?}", self.names))
     }
 

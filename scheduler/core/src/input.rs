@@ -91,6 +91,8 @@ pub struct TenantDraft {
     pub caps: Option<Caps>,
     /// GPU-time in each period, or that there is no budget any more.
     pub budget: Option<Option<Grant>>,
+    /// How long its jobs wait inside its quota before lent GPUs are taken back for them.
+    pub reclaim_within: Option<Span>,
     /// By name of the pool (empty: the first pool): quota, limit, lend limit.
     pub quotas: Vec<QuotaDraft>,
 }

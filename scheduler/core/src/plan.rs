@@ -78,6 +78,7 @@ impl Plans {
 pub(crate) struct Plan {
     pub(crate) pool: PoolIndex,
     pub(crate) members: Members,
+    /// Some of them may be on their way already.
     pub(crate) victims: Vec<JobId>,
 }
 
@@ -237,7 +238,9 @@ fn carry_out(cluster: &mut Cluster, id: JobId, plan: Plan, now: Time, out: &mut 
     let is_array = cluster.job(id).is_some_and(|job| job.progress.is_some());
     let job = if is_array { crate::cycle::start_index(cluster, id, now, out) } else { id };
     emit(cluster, now, Event::Promised { job, pool: plan.pool, members: plan.members, due }, out);
-    for victim in plan.victims {
+    let is_leaving = |victim: &JobId| cluster.job(*victim).is_some_and(claim::is_leaving);
+    let evicted: Vec<JobId> = plan.victims.iter().copied().filter(|victim| !is_leaving(victim)).collect();
+    for victim in evicted {
         finish::evict(cluster, victim, job, now, out);
     }
 }

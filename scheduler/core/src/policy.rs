@@ -75,6 +75,8 @@ pub struct Policy {
     pub default_min_run: Span,
     /// Shortest period of a budget: bounds the events after a long silence.
     pub min_budget_period: Span,
+    /// How long a job waits inside its quota before lent GPUs are taken back for it, where no tenant above states it.
+    pub default_reclaim_within: Span,
     /// Depth of the tenant tree below the root.
     pub max_tenant_depth: u32,
     /// Tenants.
@@ -121,6 +123,7 @@ impl Policy {
             kill_bound: Span::seconds(120),
             default_min_run: Span::ZERO,
             min_budget_period: Span::seconds(3600),
+            default_reclaim_within: Span::ZERO,
             max_tenant_depth: 4,
             max_tenants: 10_000,
             max_users: 100_000,

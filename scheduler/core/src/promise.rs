@@ -68,7 +68,21 @@ pub(crate) fn keep(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
             let (attempt, scavenger) = (AttemptNumber(attempts + 1), false);
             emit(cluster, now, Event::JobPlaced { job, attempt, pool, members, scavenger }, out);
         } else if promise.due <= now {
+            let members = promise.members.clone();
             emit(cluster, now, Event::PromiseDropped { job, why: DropCause::Late }, out);
+            drain_late(cluster, &members, now, out);
+        }
+    }
+}
+
+/// A node on which something was to be gone by now is not trusted with anything new: it is emptied. What it cannot stop is
+/// never placed beside.
+fn drain_late(cluster: &mut Cluster, promised: &Members, now: Time, out: &mut Events) {
+    for placed in promised {
+        let node = cluster.node(placed.node);
+        let is_late = !node.taken.and(placed.gpus).is_empty() && !node.draining;
+        if is_late && node.contact == Contact::Ready {
+            emit(cluster, now, Event::NodeCordoned { node: placed.node, cordoned: true, draining: true }, out);
         }
     }
 }

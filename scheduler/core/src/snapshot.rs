@@ -50,6 +50,7 @@ impl Cluster {
                 min_run: tenant.min_run,
                 caps: (!tenant.caps.is_empty()).then_some(tenant.caps),
                 budget: tenant.budget.map(|budget| Some(budget.grant)),
+                reclaim_within: tenant.reclaim_within,
                 quotas: quotas.filter(|(_, quota)| *quota != Quota::default()).collect(),
             };
             let changed = Event::TenantChanged { tenant: tenant.index, change };

@@ -88,6 +88,8 @@ pub struct Tenant {
     pub budget: Option<Budget>,
     /// What the attempts under way may still use of the budget, by their limits. Counted from them.
     pub committed: GpuTime,
+    /// How long its jobs wait inside its quota before lent GPUs are taken back for them; absent: as the tenant's above.
+    pub reclaim_within: Option<Span>,
     /// Nothing new starts here or below.
     pub paused: bool,
     /// By pool.
@@ -125,6 +127,7 @@ impl Tenant {
             caps: Caps::default(),
             budget: None,
             committed: GpuTime::ZERO,
+            reclaim_within: None,
             paused: false,
             quotas: vec![Quota::default(); pools],
             held: vec![Held::default(); pools],

@@ -49,6 +49,10 @@ pub(super) struct PolicyConfig {
     search_steps: Option<u32>,
     #[serde(deserialize_with = "span::optional")]
     min_budget_period: Option<Span>,
+    #[serde(deserialize_with = "span::optional")]
+    default_min_run: Option<Span>,
+    #[serde(deserialize_with = "span::optional")]
+    default_reclaim_within: Option<Span>,
     max_tenant_depth: Option<u32>,
     max_tenants: Option<u32>,
     max_users: Option<u32>,
@@ -100,6 +104,8 @@ impl PolicyConfig {
             half_life,
             search_steps,
             min_budget_period,
+            default_min_run,
+            default_reclaim_within,
             max_tenant_depth,
             max_tenants,
             max_users,

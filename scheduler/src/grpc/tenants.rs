@@ -178,6 +178,7 @@ fn draft(request: v1::SetTenantRequest) -> TenantDraft {
         min_run: request.min_run_ms.map(Span),
         caps: request.caps.map(caps),
         budget: request.budget.map(grant),
+        reclaim_within: request.reclaim_within_ms.map(Span),
         quotas: request.quotas.into_iter().map(quota).collect(),
     }
 }

@@ -11,7 +11,7 @@ use dure_core::units::{GpuTime, Gpus, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
-pub const CODES: [&str; 21] = [
+pub const CODES: [&str; 22] = [
     "HELD",
     "DEPENDENCY",
     "NOT_BEFORE",
@@ -27,6 +27,7 @@ pub const CODES: [&str; 21] = [
     "OVER_USER_GPUS",
     "OVER_USER_JOBS",
     "OVER_BUDGET",
+    "LENT_TOO_LONG",
     "FRAGMENTED",
     "MINIMUM_RUN",
     "RECLAIM_PENDING",
@@ -56,6 +57,7 @@ pub fn code(blocker: &Blocker) -> &'static str {
             Blocked::OverUserGpus { .. } => "OVER_USER_GPUS",
             Blocked::OverUserJobs { .. } => "OVER_USER_JOBS",
             Blocked::OverBudget { .. } => "OVER_BUDGET",
+            Blocked::LentTooLong { .. } => "LENT_TOO_LONG",
             Blocked::Fragmented { .. } => "FRAGMENTED",
             Blocked::MinimumRun { .. } => "MINIMUM_RUN",
             Blocked::ReclaimPending { .. } => "RECLAIM_PENDING",
@@ -169,6 +171,14 @@ fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
             hours(left),
             moment(until)
         ),
+        Blocked::LentTooLong { pool, deadline, lendable, lent, want } => format!(
+            "with its {}, {} in pool {} would be lent to jobs that may keep them longer than the {} s within which a lender \
+             is to have its own back; those who can wait longer lend {lendable}",
+            gpus(want),
+            gpus(lent),
+            pool_of(pool),
+            deadline.0 / 1000
+        ),
         Blocked::Fragmented { pool, want, reclaimable, until } => format!(
             "it is inside its quota and needs {}, but what others run inside theirs lies in the way in pool {} until {} at \
              the latest; {} could be taken back and would not help",
@@ -209,6 +219,10 @@ fn blocked_remedy(blocked: Blocked) -> &'static str {
         }
         Blocked::NonPreemptibleOverQuota { .. } => {
             "submit it as preemptible to run on lent GPUs, or wait for the others to end"
+        }
+        Blocked::LentTooLong { .. } => {
+            "nothing for a job inside its quota: slow borrowers are taken back for it; a borrower starts with a shorter grace, \
+             or in a tenant with a shorter minimum run"
         }
         Blocked::OverUserGpus { .. } | Blocked::OverUserJobs { .. } => {
             "wait for another job of the same user to end, or have the cap raised: dure quota set"
@@ -254,6 +268,12 @@ fn blocked_numbers(blocked: Blocked) -> Vec<(&'static str, u64)> {
         Blocked::OverUserGpus { limit, used, want, .. } => {
             vec![("limit", n(limit.rounded_up())), ("used", n(used.rounded_up())), ("want", n(want.rounded_up()))]
         }
+        Blocked::LentTooLong { deadline, lendable, lent, want, .. } => vec![
+            ("deadline_ms", deadline.0),
+            ("lendable", n(lendable.rounded_up())),
+            ("lent", n(lent.rounded_up())),
+            ("want", n(want.rounded_up())),
+        ],
         Blocked::OverUserJobs { limit, running, .. } => vec![("limit", n(limit)), ("running", n(running))],
         Blocked::OverBudget { left, want, until, .. } => {
             vec![("left_gpu_ms", left.0), ("want_gpu_ms", want.0), ("until_ms", until.0)]

@@ -96,6 +96,7 @@ fn division(wire: Wire) -> Result<Event, Fault> {
                 min_run: it.min_run_ms.map(Span),
                 caps: it.caps.map(caps_from_wire),
                 budget: it.budget.map(grant_change_from_wire),
+                reclaim_within: it.reclaim_within_ms.map(Span),
             },
         },
         Wire::Paused(it) => Event::Paused { tenant: tenant("Paused.tenant", it.tenant)?, paused: it.paused },

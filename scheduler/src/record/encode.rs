@@ -100,6 +100,7 @@ fn tenant_changed(tenant: TenantIndex, change: &TenantChange) -> v1::TenantChang
         min_run_ms: change.min_run.map(|span| span.0),
         caps: change.caps.map(caps_to_wire),
         budget: change.budget.map(grant_change_to_wire),
+        reclaim_within_ms: change.reclaim_within.map(|span| span.0),
     }
 }
 

@@ -5,6 +5,7 @@
 pub(crate) mod budget;
 pub(crate) mod caps;
 pub(crate) mod fits;
+pub(crate) mod lending;
 pub(crate) mod quota;
 pub(crate) mod tenant;
 
@@ -285,7 +286,8 @@ fn resolve_request(
         preferred: draft.preferred.filter(|level| draft.required != Some(*level)),
         distinct_nodes: draft.distinct_nodes && draft.shape.members() > 1,
     };
-    let key = ClassKey { request: Arc::new(request), preemptible: draft.preemptible };
+    let grace = draft.grace.unwrap_or(cluster.policy.default_grace);
+    let key = ClassKey { request: Arc::new(request), preemptible: draft.preemptible, grace };
     check_limits(cluster, &key, tenant)?;
     if let Some(class) = cluster.classes.find(&key) {
         // Jobs like this one wait already: that they fit somewhere was checked.

@@ -96,6 +96,8 @@ impl Cluster {
 
     pub(super) fn stop_attempt(&mut self, id: JobId, reason: StopReason) {
         self.drop_attempt_timers(id);
+        // What is on its way back is not lent for long any more.
+        self.division_version += u64::from(self.has_deadlines);
         let job = self.job_mut(id);
         if reason == StopReason::LaunchDeadline
             && let Some(attempt) = job.attempt.as_deref_mut()

@@ -1,5 +1,6 @@
 //! Pools and tenants.
 
+use crate::admit::lending;
 use crate::cluster::{Cluster, Pool};
 use crate::event::TenantChange;
 use crate::ids::TenantIndex;
@@ -44,6 +45,9 @@ impl Cluster {
         if let Some(caps) = change.caps {
             tenant.caps = caps;
         }
+        if change.reclaim_within.is_some() {
+            tenant.reclaim_within = change.reclaim_within;
+        }
         for (pool, quota) in &change.quotas {
             tenant.quotas[pool.at()] = *quota;
         }
@@ -55,6 +59,8 @@ impl Cluster {
         if let Some(grant) = change.budget {
             self.set_budget(index, grant, now);
         }
+        let has_deadlines = self.missions().any(|mission| lending::deadline_of(self, mission).is_some());
+        self.has_deadlines = has_deadlines;
         self.has_caps = self.tenants.iter().any(|tenant| !tenant.caps.is_empty());
         self.division_version += 1;
     }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::TrialIndex;
-use crate::admit::{budget, caps, quota};
+use crate::admit::{budget, caps, lending, quota};
 use crate::cluster::Cluster;
 use crate::ids::{PoolIndex, PriorityIndex};
 use crate::plan::{self, Asked};
@@ -100,7 +100,8 @@ impl Tries<'_, '_, '_> {
         }
         for &pool in &asked.request.pools {
             let admitted = quota::may_start(self.cluster, asked.tenant, pool, asked.gpus(), asked.preemptible);
-            if admitted.is_ok() && self.trial.place(self.cluster, asked, pool).is_ok() {
+            let in_time = || lending::refusal(self.cluster, asked.start(is_scavenger), pool).is_none();
+            if admitted.is_ok() && in_time() && self.trial.place(self.cluster, asked, pool).is_ok() {
                 return Some((0, Gpus::ZERO));
             }
         }

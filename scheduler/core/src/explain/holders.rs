@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 
 use crate::cluster::Cluster;
 use crate::ids::{JobId, TenantIndex};
+use crate::job::Phase;
 use crate::plan::{self, Asked, TrialIndex};
 use crate::promise::Promise;
 use crate::units::{Gpus, Time};
@@ -15,7 +16,7 @@ pub const MAX_HOLDERS: usize = 16;
 /// How a holder will give its GPUs back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Holds {
-    /// It is being stopped for the job.
+    /// It is being stopped.
     Stopping,
     /// It borrows, or is of a lower class, and the next plan would evict it.
     Reclaimable,
@@ -38,7 +39,18 @@ pub struct Holder {
     pub until: Option<Time>,
 }
 
-pub(super) fn of_jobs(cluster: &Cluster, jobs: &[JobId], how: Holds, now: Time) -> Vec<Holder> {
+/// Those that the next plan would evict, and those that it finds being stopped anyhow.
+pub(super) fn of_victims(cluster: &Cluster, victims: &[JobId], now: Time) -> Vec<Holder> {
+    let mut found = of_jobs(cluster, victims, Holds::Reclaimable, now);
+    for holder in &mut found {
+        if cluster.job(holder.job).is_some_and(|job| matches!(job.phase, Phase::Stopping(_))) {
+            holder.how = Holds::Stopping;
+        }
+    }
+    found
+}
+
+fn of_jobs(cluster: &Cluster, jobs: &[JobId], how: Holds, now: Time) -> Vec<Holder> {
     let holder = |id: &JobId| {
         let job = cluster.job(*id)?;
         let (gpus, until) = (job.live_attempt()?.gpus(), plan::latest_end(&cluster.policy, job, now));

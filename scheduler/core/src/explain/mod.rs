@@ -9,10 +9,10 @@ mod factors;
 mod helps;
 mod holders;
 
-use crate::admit::{budget, caps, quota};
+use crate::admit::{budget, caps, lending, quota};
 use crate::blocked::{Blocked, Gate};
 use crate::cluster::Cluster;
-use crate::ids::JobId;
+use crate::ids::{JobId, PoolIndex};
 use crate::job::{Job, Phase};
 use crate::place::Scratch;
 use crate::plan::{self, Asked, NoPlan, Plan, TrialIndex};
@@ -103,7 +103,12 @@ impl Cluster {
             let mut pools = job.spec.request.pools.iter();
             let capped = caps::of_user(self, tenant, job.spec.user, want);
             let capped = capped.or_else(|| budget::over(self, tenant, want, job.spec.time_limit));
-            capped.or_else(|| pools.find_map(|pool| quota::may_start(self, tenant, *pool, want, preemptible).err()))
+            let start = Asked::of(job).start(false);
+            let in_pool = |pool: &PoolIndex| {
+                let admitted = quota::may_start(self, tenant, *pool, want, preemptible).err();
+                admitted.or_else(|| lending::refusal(self, start, *pool))
+            };
+            capped.or_else(|| pools.find_map(in_pool))
         };
         let why = planned.or_else(admitted).or_else(|| tried().filter(Blocked::is_of_placement));
         Some(why.map_or(Blocker::NotTried, Blocker::Blocked))
@@ -129,7 +134,7 @@ impl Cluster {
         if victims.is_empty() {
             (told.room_by, told.holders) = holders::by_ends(self, trial, &asked, now);
         } else {
-            told.holders = holders::of_jobs(self, &victims, Holds::Reclaimable, now);
+            told.holders = holders::of_victims(self, &victims, now);
         }
         if !told.blockers.iter().any(|blocker| matches!(blocker, Blocker::Gate(_))) {
             told.helps = helps::of(self, trial, &asked, is_planned, now);
@@ -149,6 +154,7 @@ impl Cluster {
                     found.push(why)
                 }
             });
+            found.extend(lending::refusal(self, asked.start(false), *pool));
             found.extend(trial.place(self, asked, *pool).err());
         }
         found

@@ -1,5 +1,5 @@
 //! Nobody is evicted without a beneficiary that gets what he leaves: a cycle that evicts has promised GPUs to the one it
-//! names, all of them free or held by those evicted for it, and the evicted were preemptible and had run their minimum.
+//! names, all of them free, held by those evicted for it, or left by what is being stopped anyhow, and the evicted were preemptible and had run their minimum.
 //!
 //! Source: design 5.2, "freed GPUs are held for the beneficiary, who is named on every eviction".
 
@@ -29,6 +29,7 @@ pub(super) fn check(cluster: &Cluster, events: &[Event]) -> Check {
                     let taken = cluster.node(placed.node).taken.and(placed.gpus);
                     let freed = evicted_for(*job, events).filter_map(|victim| cluster.job(victim));
                     let freed = freed.map(|victim| on_node(victim, placed.node)).fold(GpuSet::EMPTY, GpuSet::with);
+                    let freed = freed.with(leaving_on(cluster, placed.node));
                     ensure(freed.contains(taken), || {
                         format!("job {job} is promised {placed:?}, of which {taken:?} are held and not given back")
                     })?;
@@ -45,6 +46,12 @@ fn evicted_for(beneficiary: JobId, events: &[Event]) -> impl Iterator<Item = Job
         Event::AttemptStopping { job, beneficiary: Some(of), .. } if *of == beneficiary => Some(*job),
         _ => None,
     })
+}
+
+/// What attempts that are being stopped hold there.
+fn leaving_on(cluster: &Cluster, node: crate::ids::NodeIndex) -> GpuSet {
+    let leaves = |job: &&Job| matches!(job.phase, crate::job::Phase::Stopping(_));
+    cluster.jobs.iter().filter(leaves).map(|job| on_node(job, node)).fold(GpuSet::EMPTY, GpuSet::with)
 }
 
 fn on_node(job: &Job, node: crate::ids::NodeIndex) -> GpuSet {

@@ -16,6 +16,7 @@ mod gang_whole;
 mod gpus_held_once;
 mod held_counted;
 mod idle_counted;
+mod lending_rule;
 mod phases;
 mod promises;
 mod queue_places;
@@ -70,6 +71,7 @@ pub fn check_all(cluster: &Cluster) -> Check {
 /// The first property that is broken: its name, and what is wrong.
 pub fn check_cycle(cluster: &Cluster, cycled: Cycled, events: &[Event]) -> Check {
     started_within::check(cluster, events).map_err(|why| format!("started_within: {why}"))?;
+    lending_rule::check(cluster, events).map_err(|why| format!("lending_rule: {why}"))?;
     evictions::check(cluster, events).map_err(|why| format!("evictions: {why}"))?;
     skip_is_sound::check_cycle(cluster, cycled).map_err(|why| format!("skip_is_sound: {why}"))
 }

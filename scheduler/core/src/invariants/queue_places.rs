@@ -29,7 +29,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         ensure(found == Some(want) && queued.key == want, || {
             format!("job {} belongs at {want:?} of {bucket:?}, is at {found:?} and says {:?}", job.id, queued.key)
         })?;
-        let key = ClassKey { request: job.spec.request.clone(), preemptible: job.spec.preemptible };
+        let key = ClassKey::of(&job.spec);
         ensure(cluster.classes.get(queued.class).key == key, || format!("job {} is in another's class", job.id))?;
         for tenant in cluster.chain(job.spec.tenant) {
             *counts.entry(tenant.index).or_default() += 1;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::admit::lending::Start;
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::ids::{NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
@@ -23,6 +24,7 @@ pub(crate) struct Asked {
     pub(crate) user: UserIndex,
     pub(crate) preemptible: bool,
     pub(crate) time_limit: Span,
+    pub(crate) grace: Span,
     pub(crate) request: Arc<Request>,
     pub(crate) avoid: SmallVec<[NodeIndex; 2]>,
 }
@@ -36,9 +38,15 @@ impl Asked {
             user: job.spec.user,
             preemptible: job.spec.preemptible,
             time_limit: job.spec.time_limit,
+            grace: job.spec.grace,
             request: job.spec.request.clone(),
             avoid: job.avoid.clone(),
         }
+    }
+
+    /// As a start that is thought of.
+    pub(crate) fn start(&self, scavenger: bool) -> Start {
+        Start { tenant: self.tenant, gpus: self.gpus(), grace: self.grace, scavenger }
     }
 
     /// The GPUs of all members.

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use super::asked::{Asked, TrialIndex};
 use super::victims::{self, Candidate, Found, Where};
 use super::{NoPlan, Plan};
+use crate::admit::lending::{self, Breach};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::ids::{JobId, PoolIndex, TenantIndex};
@@ -23,13 +24,22 @@ use crate::units::{GpuTime, Gpus, Span, Time};
 /// How many GPUs victims must give back below certain tenants, by level: quota first, then limit. Tenant trees are flat.
 pub(super) type Relief = SmallVec<[Gpus; 4]>;
 
-/// A quota or a limit above the job that it would pass.
+/// What the job would pass, and by how much.
 #[derive(Clone, Copy, Debug)]
 struct Shortage {
-    tenant: TenantIndex,
-    /// Only what counts against the quota helps, not what is borrowed there.
-    own_only: bool,
+    of: Bound,
     gpus: Gpus,
+}
+
+/// A bound that only certain victims help to keep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Bound {
+    /// The quota of a tenant: what counts against it, not what is borrowed there.
+    Quota(TenantIndex),
+    /// The limit of a tenant: whatever is held below it.
+    Limit(TenantIndex),
+    /// What may be borrowed for longer than a deadline.
+    Lent(Span),
 }
 
 /// A plan for `asked` in `pool`. The index is as before.
@@ -47,6 +57,9 @@ pub(super) fn find(
     let lenders = lenders(cluster, asked.tenant, pool, &shortages);
     let mut taken_back = lent(cluster, asked.tenant, pool, &lenders);
     taken_back.extend(scavengers(cluster, asked.tenant, pool));
+    taken_back.extend(leaving(cluster, pool));
+    taken_back.sort_unstable();
+    taken_back.dedup();
     let mut none = NoPlan::default();
     if !lenders.is_empty() {
         match attempt(cluster, trial, asked, pool, taken_back, &shortages, now) {
@@ -83,15 +96,18 @@ fn shortages(cluster: &Cluster, asked: &Asked, pool: PoolIndex) -> Option<SmallV
             let own = own(cluster, above, pool);
             if own + want > guaranteed {
                 let gpus = (own + want).less(guaranteed);
-                found.push(Shortage { tenant: above.index, own_only: true, gpus });
+                found.push(Shortage { of: Bound::Quota(above.index), gpus });
             }
         }
         if let Some(limit) = quota.limit
             && held.used + want > limit
         {
             let gpus = (held.used + want).less(limit);
-            found.push(Shortage { tenant: above.index, own_only: false, gpus });
+            found.push(Shortage { of: Bound::Limit(above.index), gpus });
         }
+    }
+    for Breach { deadline, lendable, lent } in lending::breaches(cluster, asked.start(false), pool) {
+        found.push(Shortage { of: Bound::Lent(deadline), gpus: lent.less(lendable) });
     }
     Some(found)
 }
@@ -155,6 +171,18 @@ fn is_scavenger(job: &Job) -> bool {
     job.live_attempt().is_some_and(|attempt| attempt.scavenger)
 }
 
+/// Attempts that are being stopped anyhow: what they leave and is promised to nobody costs no eviction.
+fn leaving(cluster: &Cluster, pool: PoolIndex) -> impl Iterator<Item = JobId> {
+    let keys = cluster.missions().flat_map(|mission| mission.attempts.iter());
+    let jobs = keys.filter_map(|key| cluster.job(key.job)).filter(|job| is_leaving(job));
+    jobs.filter(move |job| job.live_attempt().is_some_and(|attempt| attempt.pool == pool)).map(|job| job.id)
+}
+
+/// Whether it is being stopped, whatever for.
+pub(super) fn is_leaving(job: &Job) -> bool {
+    matches!(job.phase, Phase::Stopping(_))
+}
+
 /// Attempts of the job's own mission that lie outside every budget: whoever is inside quota and budget goes before them.
 fn scavengers(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex) -> Vec<JobId> {
     let Some(mission) = cluster.mission(tenant).filter(|_| cluster.has_budgets) else { return Vec::new() };
@@ -177,7 +205,7 @@ fn lenders(
         if has_guarantee {
             found.push(above.index);
         }
-        if shortages.iter().any(|short| short.own_only && short.tenant == above.index) {
+        if shortages.iter().any(|short| short.of == Bound::Quota(above.index)) {
             break;
         }
         has_guarantee |= guaranteed(above, pool).is_some();
@@ -283,21 +311,32 @@ fn stays_inside(cluster: &Cluster, asked: &Asked, pool: PoolIndex, victims: &[Jo
 fn candidate(cluster: &Cluster, id: JobId, pool: PoolIndex, shortages: &[Shortage], now: Time) -> Option<Candidate> {
     let job = cluster.job(id)?;
     let attempt = job.live_attempt()?;
-    let may_stop = job.spec.preemptible && matches!(job.phase, Phase::Launching | Phase::Running);
+    let leaves = is_leaving(job);
+    let may_stop = leaves || job.spec.preemptible && matches!(job.phase, Phase::Launching | Phase::Running);
     let is_heard = |member: &crate::job::Member| cluster.node(member.placed.node).contact == Contact::Ready;
     if !may_stop || attempt.pool != pool || !attempt.members.iter().all(is_heard) {
         return None;
     }
     let gpus = attempt.gpus();
     let helps = |short: &Shortage| {
-        let counts = cluster.is_within(job.spec.tenant, short.tenant) && !(short.own_only && attempt.borrowed);
+        let counts = match short.of {
+            Bound::Quota(tenant) => cluster.is_within(job.spec.tenant, tenant) && !attempt.borrowed,
+            Bound::Limit(tenant) => cluster.is_within(job.spec.tenant, tenant),
+            Bound::Lent(deadline) => lending::is_slow(cluster, job, deadline),
+        };
         if counts { gpus } else { Gpus::ZERO }
     };
     Some(Candidate {
         job: id,
         gpus,
-        loss: attempt.started_at.map_or(GpuTime::ZERO, |_| gpus.over(now.since(job.kept_until(attempt)))),
-        ripe_at: attempt.started_at.unwrap_or(now) + min_run(cluster, job.spec.tenant),
+        loss: match attempt.started_at {
+            Some(_) if !leaves => gpus.over(now.since(job.kept_until(attempt))),
+            _ => GpuTime::ZERO,
+        },
+        ripe_at: match attempt.started_at {
+            Some(started) if !leaves => started + min_run(cluster, job.spec.tenant),
+            _ => now,
+        },
         relief: shortages.iter().map(helps).collect(),
     })
 }

@@ -1,12 +1,14 @@
 //! The core by example: a cluster in one text, what became of it in the other.
 
 mod arrays;
+mod deadlines;
 mod division;
 mod evictions;
 mod explain;
 mod gangs;
 mod jobs;
 mod ledgers;
+mod lending;
 mod nodes;
 mod reclaim;
 

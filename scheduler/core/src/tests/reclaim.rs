@@ -256,6 +256,7 @@ fn who_does_not_stop_in_time_is_not_waited_for() {
             blocked p: ReclaimPending { gpu, want: 8, free: 0, due +130s }
             blocked p: ReclaimPending { gpu, want: 8, free: 0, due +1s }
             promise dropped prod/p: Late
+            n1 is draining
             promise prod/p -> n0[0-7] by +130s
             stop dev/a: Evicted for prod/p
             blocked p: ReclaimPending { gpu, want: 8, free: 0, due +130s }"#]],

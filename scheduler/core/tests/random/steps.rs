@@ -26,6 +26,9 @@ pub(crate) struct Division {
     pub(crate) user_jobs: Option<u8>,
     pub(crate) user_gpus: Option<u8>,
     pub(crate) budget: Option<u8>,
+    /// Seconds: minimum run, and how soon what it lent is to be back; 0: none.
+    pub(crate) min_run: u8,
+    pub(crate) within: u8,
     pub(crate) quota: u8,
     pub(crate) limit_above: Option<u8>,
     pub(crate) lend: Option<u8>,
@@ -120,9 +123,10 @@ pub(crate) enum Step {
 }
 
 fn division() -> impl Strategy<Value = Division> {
+    let spans = prop_oneof![2 => Just((0, 0)), 1 => (0..60u8, 0..250u8)];
     let rare = |most: u8| option::weighted(0.15, 1..most);
-    (0..10u8, option::weighted(0.4, 0..6u8), option::weighted(0.3, 0..6u8), 1..4u8, rare(4), rare(9), rare(20))
-        .prop_map(|(quota, limit_above, lend, weight, user_jobs, user_gpus, budget)| Division {
+    (0..10u8, option::weighted(0.4, 0..6u8), option::weighted(0.3, 0..6u8), 1..4u8, (rare(4), rare(9), rare(20)), spans)
+        .prop_map(|(quota, limit_above, lend, weight, (user_jobs, user_gpus, budget), (min_run, within))| Division {
             quota,
             limit_above,
             lend,
@@ -130,6 +134,8 @@ fn division() -> impl Strategy<Value = Division> {
             user_jobs,
             user_gpus,
             budget,
+            min_run,
+            within,
         })
 }
 

@@ -393,7 +393,7 @@ impl World {
     }
 
     fn divide(&mut self, name: &str, division: Division) {
-        let Division { quota, limit_above, lend, weight, user_jobs, user_gpus, budget } = division;
+        let Division { quota, limit_above, lend, weight, user_jobs, user_gpus, budget, min_run, within } = division;
         let caps = Caps {
             user_gpus: user_gpus.map(|gpus| Gpus::whole(gpus.into())),
             user_running: user_jobs.map(Into::into),
@@ -415,9 +415,10 @@ impl World {
             create: true,
             weight: Some(weight.into()),
             default_time_limit: None,
-            min_run: None,
+            min_run: Some(Span::seconds(min_run.into())),
             caps: Some(caps),
             budget: Some(budget),
+            reclaim_within: Some(Span::seconds(within.into())),
             quotas,
         };
         if self.input(Input::SetTenant(draft.clone())).is_err() {

@@ -84,7 +84,14 @@ pub fn tenant(cluster: &Cluster, tenant: &Tenant, sums: &Sums) -> v1::Tenant {
         // What is promised is nobody's yet.
         let used = held.used.less(held.promised);
         let own = used.less(held.borrowed);
-        v1::PoolUsage { pool, used: used.rounded_up(), own: own.rounded_up(), borrowed: held.borrowed.rounded_up() }
+        let overhang = held.fixed.less(tenant.quota_in(at).quota.unwrap_or_default());
+        v1::PoolUsage {
+            pool,
+            used: used.rounded_up(),
+            own: own.rounded_up(),
+            borrowed: held.borrowed.rounded_up(),
+            overhang: if tenant.depth == 1 { overhang.rounded_up() } else { 0 },
+        }
     });
     v1::Tenant {
         name: tenant.name.to_string(),
@@ -93,6 +100,7 @@ pub fn tenant(cluster: &Cluster, tenant: &Tenant, sums: &Sums) -> v1::Tenant {
         quotas: pools().filter_map(|(at, pool)| quota(pool, tenant.quota_in(at))).collect(),
         usage: usage.collect(),
         min_run_ms: tenant.min_run.map(|span| span.0),
+        reclaim_within_ms: tenant.reclaim_within.map(|span| span.0),
         paused: tenant.paused,
         pending_jobs: tenant.queued as u64,
         pending_gpus: sums.pending_gpus[tenant.index.at()],

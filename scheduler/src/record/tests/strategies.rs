@@ -354,9 +354,11 @@ fn reply() -> impl Strategy<Value = Reply> {
 }
 
 fn tenant_change() -> impl Strategy<Value = TenantChange> {
-    let rules = (of(any::<u32>()), of(span()), of(span()), of(caps()), of(of(grant())));
-    (rules, vec((pool(), quota()), 0..4)).prop_map(|((weight, default_time_limit, min_run, caps, budget), quotas)| {
-        TenantChange { weight, default_time_limit, min_run, caps, budget, quotas }
+    let spans = (of(span()), of(span()), of(span()));
+    let rules = (of(any::<u32>()), spans, of(caps()), of(of(grant())));
+    (rules, vec((pool(), quota()), 0..4)).prop_map(|((weight, spans, caps, budget), quotas)| {
+        let (default_time_limit, min_run, reclaim_within) = spans;
+        TenantChange { weight, default_time_limit, min_run, reclaim_within, caps, budget, quotas }
     })
 }
 

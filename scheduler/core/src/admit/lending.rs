@@ -1,0 +1,154 @@
+//! What is lent comes back in time: how long borrowers may keep GPUs, counted against how long their owners can wait.
+//!
+//! The return time of an attempt is its minimum run + its grace + the kill bound, as at its start: it is never more. A
+//! mission's deadline is its `reclaim_within`; without one it has promised nobody anything. The rule, for every deadline d
+//! of a mission: the GPUs borrowed by attempts with a longer return time never exceed what missions with a longer deadline
+//! (or none) leave idle of what they lend, together with the GPUs that are in nobody's quota, less the overhang (what
+//! fixed attempts hold above their quotas, which nobody gets back).
+//!
+//! The rule holds for starts inside quota as well. Where a lender took idle GPUs of another instead of its own lent ones,
+//! the slow borrower would be left to a lender that cannot wait for it. Such a start is refused (`LentTooLong`), and the
+//! planner takes back from slow borrowers first.
+//! Nothing here costs anything where no mission has a deadline.
+
+use smallvec::SmallVec;
+
+use crate::blocked::Blocked;
+use crate::cluster::Cluster;
+use crate::ids::{PoolIndex, TenantIndex};
+use crate::job::{Job, Phase};
+use crate::tenant::Tenant;
+use crate::units::{Gpus, Span};
+
+/// A start that is thought of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    pub(crate) tenant: TenantIndex,
+    pub(crate) gpus: Gpus,
+    pub(crate) grace: Span,
+    /// It would lie above every quota.
+    pub(crate) scavenger: bool,
+}
+
+/// Where the rule would be broken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Breach {
+    /// Return times above this are too long for what is left.
+    pub(crate) deadline: Span,
+    /// What may be borrowed for longer.
+    pub(crate) lendable: Gpus,
+    /// What would be.
+    pub(crate) lent: Gpus,
+}
+
+/// How soon an attempt of a tenant can be gone, counted from any moment of it.
+pub(crate) fn return_time(cluster: &Cluster, tenant: TenantIndex, grace: Span) -> Span {
+    let min_run = cluster.chain(tenant).find_map(|above| above.min_run).unwrap_or(cluster.policy.default_min_run);
+    min_run + grace + cluster.policy.kill_bound
+}
+
+/// Why `start` may not be in `pool` now, if so.
+pub(crate) fn refusal(cluster: &Cluster, start: Start, pool: PoolIndex) -> Option<Blocked> {
+    if !cluster.has_deadlines {
+        return None;
+    }
+    let Breach { deadline, lendable, lent } = breaches(cluster, start, pool).first().copied()?;
+    Some(Blocked::LentTooLong { pool, deadline, lendable, lent, want: start.gpus })
+}
+
+/// The deadlines for which `start` would break the rule; empty where no mission has one.
+pub(crate) fn breaches(cluster: &Cluster, start: Start, pool: PoolIndex) -> SmallVec<[Breach; 2]> {
+    let mut found = SmallVec::new();
+    let Some(mission) = cluster.mission(start.tenant).filter(|_| cluster.has_deadlines) else { return found };
+    let mission = cluster.tenant(mission);
+    let (quota, own) = (mission.quota_in(pool).quota.unwrap_or_default(), own(mission, pool));
+    let borrows = start.scavenger || own + start.gpus > quota;
+    let returns = return_time(cluster, start.tenant, start.grace);
+    let taken = |deadline: Span| {
+        let longer = deadline_of(cluster, mission).is_none_or(|own| own > deadline);
+        if borrows || !longer { Gpus::ZERO } else { start.gpus }
+    };
+    for deadline in deadlines(cluster, pool) {
+        let more = if borrows && returns > deadline { start.gpus } else { Gpus::ZERO };
+        let taken = taken(deadline);
+        if more + taken == Gpus::ZERO {
+            // It changes nothing for this deadline.
+            continue;
+        }
+        let lendable = lendable(cluster, pool, deadline, mission.index, taken);
+        if borrowed(cluster, pool) + more <= lendable {
+            continue;
+        }
+        let lent = borrowed_longer(cluster, pool, deadline) + more;
+        if lent > lendable {
+            found.push(Breach { deadline, lendable, lent });
+        }
+    }
+    found
+}
+
+/// The deadlines for which the rule does not hold as things are: nodes were lost, or quotas were changed.
+pub(crate) fn broken(cluster: &Cluster, pool: PoolIndex) -> Vec<Breach> {
+    let found = deadlines(cluster, pool).into_iter().filter(|_| cluster.has_deadlines).map(|deadline| Breach {
+        deadline,
+        lendable: lendable(cluster, pool, deadline, TenantIndex::ROOT, Gpus::ZERO),
+        lent: borrowed_longer(cluster, pool, deadline),
+    });
+    found.filter(|breach| breach.lent > breach.lendable).collect()
+}
+
+/// Whether an attempt is borrowed, stays, and returns later than `deadline`.
+pub(crate) fn is_slow(cluster: &Cluster, job: &Job, deadline: Span) -> bool {
+    let stays = job.spec.preemptible && matches!(job.phase, Phase::Launching | Phase::Running);
+    let is_borrowed = job.live_attempt().is_some_and(|attempt| attempt.borrowed);
+    stays && is_borrowed && return_time(cluster, job.spec.tenant, job.spec.grace) > deadline
+}
+
+/// How soon a mission is to have back what it lent; none where it was promised nothing.
+pub(crate) fn deadline_of(cluster: &Cluster, mission: &Tenant) -> Option<Span> {
+    let within = mission.reclaim_within.unwrap_or(cluster.policy.default_reclaim_within);
+    (within > Span::ZERO).then_some(within)
+}
+
+/// The deadlines of missions that lend in `pool`, each once.
+fn deadlines(cluster: &Cluster, pool: PoolIndex) -> SmallVec<[Span; 4]> {
+    let lends = |mission: &&Tenant| mission.quota_in(pool).quota.is_some_and(|quota| quota > Gpus::ZERO);
+    let mut found: SmallVec<[Span; 4]> =
+        cluster.missions().filter(lends).filter_map(|mission| deadline_of(cluster, mission)).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+fn own(mission: &Tenant, pool: PoolIndex) -> Gpus {
+    let held = mission.held_in(pool);
+    held.used.less(held.borrowed)
+}
+
+/// What may be borrowed for longer than `deadline` once `start` has taken `taken` more of its own.
+fn lendable(cluster: &Cluster, pool: PoolIndex, deadline: Span, start: TenantIndex, taken: Gpus) -> Gpus {
+    let (mut guaranteed, mut lends, mut overhang) = (Gpus::ZERO, Gpus::ZERO, Gpus::ZERO);
+    for mission in cluster.missions() {
+        let quota = mission.quota_in(pool);
+        let all = quota.quota.unwrap_or_default();
+        guaranteed += all;
+        overhang += mission.held_in(pool).fixed.less(all);
+        if deadline_of(cluster, mission).is_none_or(|own| own > deadline) {
+            let more = if mission.index == start { taken } else { Gpus::ZERO };
+            let idle = all.less(own(mission, pool) + more);
+            lends += quota.lend_limit.map_or(idle, |limit| idle.min(limit));
+        }
+    }
+    (lends + cluster.pool(pool).capacity.less(guaranteed)).less(overhang)
+}
+
+fn borrowed(cluster: &Cluster, pool: PoolIndex) -> Gpus {
+    cluster.missions().map(|mission| mission.held_in(pool).borrowed).sum()
+}
+
+/// What is borrowed, stays, and returns later than `deadline`. O(attempts).
+fn borrowed_longer(cluster: &Cluster, pool: PoolIndex, deadline: Span) -> Gpus {
+    let attempts = cluster.missions().flat_map(|mission| mission.attempts.iter());
+    let slow = attempts.filter_map(|key| cluster.job(key.job)).filter(|job| is_slow(cluster, job, deadline));
+    slow.filter_map(Job::live_attempt).filter(|attempt| attempt.pool == pool).map(|attempt| attempt.gpus()).sum()
+}
