@@ -62,13 +62,6 @@ impl ClassSet {
         self.words.reserve(words.saturating_sub(self.words.len()));
     }
 
-    /// Whether all in here are in `a` or `b`.
-    #[inline]
-    pub fn is_within(&self, a: &ClassSet, b: &ClassSet) -> bool {
-        let of = |set: &ClassSet, at: usize| set.words.get(at).copied().unwrap_or(0);
-        self.words.iter().enumerate().all(|(at, word)| word & !(of(a, at) | of(b, at)) == 0)
-    }
-
     /// All in here, rising.
     pub fn iter(&self) -> impl Iterator<Item = ClassIndex> + '_ {
         self.words.iter().enumerate().flat_map(|(at, word)| bits(*word).map(move |bit| ClassIndex::of(at * 64 + bit)))
@@ -109,6 +102,39 @@ pub struct UserQueue {
 }
 
 impl UserQueue {
+    /// The oldest job of the classes that are in none of `closed`, and its class; `oldest` says which of a bucket.
+    #[inline]
+    pub(crate) fn oldest_without(
+        &self,
+        closed: [Option<&ClassSet>; 3],
+        oldest: impl Fn(&Bucket) -> Option<QueueKey>,
+    ) -> Option<(QueueKey, ClassIndex)> {
+        let mut best: Option<(QueueKey, ClassIndex)> = None;
+        // There is one bucket for each bit, in the same order.
+        let mut before = 0;
+        for (at, &word) in self.classes.words.iter().enumerate() {
+            let of = |set: &ClassSet| set.words.get(at).copied().unwrap_or(0);
+            let mut open = closed.into_iter().flatten().fold(word, |open, set| open & !of(set));
+            let (mut rest, mut place) = (word, before);
+            while open != 0 {
+                let bit = rest & rest.wrapping_neg();
+                if open & bit != 0 {
+                    open ^= bit;
+                    let bucket = &self.buckets[place];
+                    if let Some(key) = oldest(bucket)
+                        && best.is_none_or(|(oldest, _)| key < oldest)
+                    {
+                        best = Some((key, bucket.class));
+                    }
+                }
+                rest ^= bit;
+                place += 1;
+            }
+            before += word.count_ones() as usize;
+        }
+        best
+    }
+
     #[inline]
     fn find(&self, class: ClassIndex) -> Result<usize, usize> {
         self.buckets.binary_search_by_key(&class, |bucket| bucket.class)

@@ -11,8 +11,7 @@ use std::collections::BinaryHeap;
 use crate::cluster::Cluster;
 use crate::ids::{ClassIndex, JobId, PriorityIndex, TenantIndex, UserIndex};
 use crate::order::share::Rank;
-use crate::queue::QueueKey;
-use crate::sorted::Sorted;
+use crate::queue::{Bucket, QueueKey};
 use crate::tenant::Tenant;
 use crate::units::Time;
 
@@ -164,20 +163,13 @@ impl Order {
     fn turn(&self, cluster: &Cluster, tenant: TenantIndex, priority: PriorityIndex, user: UserIndex) -> Option<Turn> {
         let entry = cluster.tenant(tenant);
         let queue = entry.queue.levels.get(&priority)?.get(&user)?;
-        let (unplaceable, inadmissible) = (cluster.refused.unplaceable(), cluster.refused.inadmissible(tenant));
-        if queue.classes.is_within(unplaceable, inadmissible) {
-            return None;
-        }
-        let capped = cluster.refused.capped(tenant, user);
-        let is_capped = |class| capped.is_some_and(|classes| classes.contains(class));
-        let is_open =
-            |class: ClassIndex| !unplaceable.contains(class) && !inadmissible.contains(class) && !is_capped(class);
-        let oldest = |keys: &Sorted<QueueKey>| match self.skipped.is_empty() {
-            true => keys.first().copied(),
-            false => keys.iter().find(|key| !self.skipped.contains(&key.job)).copied(),
+        let oldest = |bucket: &Bucket| match self.skipped.is_empty() {
+            true => bucket.keys.first().copied(),
+            false => bucket.keys.iter().find(|key| !self.skipped.contains(&key.job)).copied(),
         };
-        let open = queue.buckets.iter().filter(|bucket| is_open(bucket.class));
-        let (key, class) = open.filter_map(|bucket| Some((oldest(&bucket.keys)?, bucket.class))).min()?;
+        let refused = &cluster.refused;
+        let closed = [Some(refused.unplaceable()), Some(refused.inadmissible(tenant)), refused.capped(tenant, user)];
+        let (key, class) = queue.oldest_without(closed, oldest)?;
         let share = self.share(cluster, tenant, user);
         Some(Turn { priority: Reverse(priority), back: key.back, share, key, user, class })
     }
