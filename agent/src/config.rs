@@ -4,6 +4,7 @@
 //! its value and the remedy. This part must never guess a value that decides who may connect where.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fs, io,
     net::IpAddr,
@@ -69,6 +70,9 @@ pub struct AgentConfig {
     /// Memory to offer; what the kernel shows when absent.
     #[serde(default)]
     pub memory_mib: Option<u64>,
+    /// What jobs may ask of a node: names and values.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Where a node stands, when the scheduler's topology file does not say.
@@ -185,6 +189,7 @@ impl AgentConfig {
             isolation: IsolationConfig::default(),
             cpu_milli: None,
             memory_mib: None,
+            labels: BTreeMap::new(),
         }
     }
 

@@ -194,6 +194,7 @@ pub fn to_wire(config: &AgentConfig, gpus: &Gpus) -> Inventory {
         driver_version: gpus.driver_version.clone(),
         address: config.address.clone().unwrap_or_else(|| config.node.clone()),
         weaker_isolation: Vec::new(),
+        labels: config.labels.clone().into_iter().collect(),
     }
 }
 

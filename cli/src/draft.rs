@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use dure_proto::v1::{self, DependencyKind, TopologyLevel, dependency::On};
 
+pub(crate) use self::constraints::Only;
 use crate::{signals::Signals, span::UserSpan};
+
+pub(crate) mod constraints;
 
 /// What a job is asked to be; absent: not said.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,6 +20,8 @@ pub(crate) struct Draft {
     /// Whole GPUs of the job.
     pub(crate) gpus: Option<u32>,
     pub(crate) members: Option<u32>,
+    /// It starts with fewer, but not with fewer than these.
+    pub(crate) min_members: Option<u32>,
     pub(crate) gpus_per_member: Option<u32>,
     /// One entry per member.
     pub(crate) shape: Option<Vec<u32>>,
@@ -30,6 +35,8 @@ pub(crate) struct Draft {
     pub(crate) memory_mib_per_cpu: Option<u64>,
     pub(crate) required_level: Option<TopologyLevel>,
     pub(crate) preferred_level: Option<TopologyLevel>,
+    /// What is asked of nodes beside room.
+    pub(crate) only: Only,
     pub(crate) priority: Option<String>,
     pub(crate) non_preemptible: Option<bool>,
     pub(crate) time: Option<UserSpan>,
@@ -79,6 +86,7 @@ impl Draft {
             name: self.name.or(under.name),
             gpus: shape.gpus,
             members: shape.members,
+            min_members: shape.min_members,
             gpus_per_member: shape.gpus_per_member,
             shape: shape.shape,
             nodes: shape.nodes,
@@ -90,6 +98,7 @@ impl Draft {
             memory_mib_per_cpu: self.memory_mib_per_cpu.or(under.memory_mib_per_cpu),
             required_level: self.required_level.or(under.required_level),
             preferred_level: self.preferred_level.or(under.preferred_level),
+            only: self.only.over(under.only),
             priority: self.priority.or(under.priority),
             non_preemptible: self.non_preemptible.or(under.non_preemptible),
             time: self.time.or(under.time),
@@ -128,6 +137,7 @@ impl Draft {
             preferred_level: self.preferred_level.unwrap_or_default().into(),
             priority: self.priority.unwrap_or_default(),
             non_preemptible: self.non_preemptible.unwrap_or_default(),
+            constraints: self.only.to_wire(self.min_members),
             time_limit_ms: self.time.map_or(0, |span| span.0),
             grace_ms: self.grace.map_or(0, |span| span.0),
             array: self.array.map(|range| v1::ArraySpec { size: range.size, max_running: range.max_running }),

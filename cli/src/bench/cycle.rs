@@ -1,33 +1,33 @@
 //! One full cycle over a long queue: the ordered pass that places everything that fits, in the core alone.
 //!
 //! Comes in: a job file (`id,nodes,gpus_per_node,hours`, in order of priority) and the size of the cluster. Goes out: the
-//! medians of several runs, and whether the jobs placed are those that a naive first-to-last greedy places.
+//! medians of several runs, and whether the jobs placed are those that a naive first-to-last greedy places. Measured is
+//! the real cycle, its events included; what it placed is judged afterwards.
+
+mod naive;
+mod pending;
+mod work;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use dure_core::Cluster;
 use dure_core::cycle::{Cycled, cycle};
 use dure_core::event::Event;
-use dure_core::gpu::GpuSet;
-use dure_core::ids::{AttemptNumber, BlobId, JobId, MemberIndex};
-use dure_core::input::{JobDraft, MemberReport, NodeDraft, QuotaDraft, TenantDraft};
-use dure_core::job::{Exit, ExitHow};
-use dure_core::node::{Capacity, Location};
-use dure_core::request::Shape;
-use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
-use dure_core::{Cluster, Input, Policy, decide};
 
+use self::naive::Leaves;
+use self::work::{Constraint, Fill, Line, NOW, Size};
 use super::{failed, memory::resident_bytes, report::Report};
 use crate::failure::Failure;
 
-/// Leaves under one spine.
-const LEAVES_PER_SPINE: u32 = 32;
-/// The file is repeated until the demand is above the capacity, but not more often than this.
-const MAX_REPEATS: usize = 1_000;
-/// Everything happens at one moment.
-const NOW: Time = Time(1_000_000);
+/// The sizes of a series, in nodes.
+const SERIES: [u32; 5] = [250, 1_000, 4_000, 16_000, 125_000];
+/// What the others of a series are compared with.
+const BASE: u32 = 1_000;
+/// Runs of clusters of at least this many nodes are long enough that few of them do.
+const LARGE: u32 = 16_000;
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -47,227 +47,170 @@ pub(crate) struct CycleArgs {
     /// How full the cluster is before, in percent
     #[arg(long, value_enum, default_value_t = Fill::Empty)]
     fill: Fill,
+    /// Missions to which the jobs go in turn; with more than one the order is that of their shares, not of the file
+    #[arg(long, default_value_t = 1)]
+    missions: u32,
     /// How often the cycle is run; medians are shown
     #[arg(long, default_value_t = 7)]
     runs: usize,
-}
-
-/// How full a cluster is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Fill {
-    /// Nothing is taken.
-    #[value(name = "0")]
-    Empty,
-    /// Four nodes of five are full, the others in part: about 90 %.
-    #[value(name = "90")]
-    Nearly,
-}
-
-/// A line of the job file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Line {
-    members: u32,
-    gpus: u8,
-    hours: u64,
+    /// Also clusters of 250, 1,000, 4,000, 16,000 and 125,000 nodes, as ratios to 1,000
+    #[arg(long)]
+    series: bool,
+    /// Also the same jobs with CPU and memory, with a required leaf, and on nodes of two NVLink islands
+    #[arg(long)]
+    constrained: bool,
+    /// Also a cycle over this many pending jobs of 600 users in 300 classes on a full cluster
+    #[arg(long, value_name = "JOBS")]
+    pending: Option<usize>,
 }
 
 /// Runs it.
 pub(super) fn run(args: &CycleArgs) -> Result<Report, Failure> {
-    let lines = queue(&read(&args.jobs)?, u64::from(args.nodes) * u64::from(args.gpus));
-    let free: Vec<u32> = (0..args.nodes).map(|node| args.gpus - taken(node, args)).collect();
-    let cluster = build(args, &lines)?;
-    let mut runs: Vec<(u64, Cycled, Placed)> = Vec::new();
-    for _ in 0..args.runs.max(1) {
-        runs.push(measure(&cluster, lines.len()));
-    }
-    runs.sort_by_key(|(nanos, ..)| *nanos);
-    let (nanos, cycled, placed) = &runs[runs.len() / 2];
-    let greedy = greedy(&lines, free);
+    let lines = work::read(&args.jobs)?;
+    let size = Size {
+        nodes: args.nodes,
+        gpus: args.gpus,
+        leaf: args.leaf.max(1),
+        fill: args.fill,
+        missions: args.missions,
+        constraint: Constraint::None,
+    };
     let mut report = Report::with_units_in_names();
-    report.add("nodes", f64::from(args.nodes), "");
-    report.add("queued_jobs", lines.len() as f64, "");
-    report.add("ns_per_placement", *nanos as f64 / f64::from(cycled.members.max(1)), "");
-    report.add("cycle_us", *nanos as f64 / 1_000.0, "");
+    whole(&size, &lines, args.runs, &mut report)?;
+    if args.constrained {
+        for (name, constraint) in [
+            ("cpu_and_memory", Constraint::CpuAndMemory),
+            ("required_leaf", Constraint::RequiredLeaf),
+            ("islands", Constraint::Islands),
+        ] {
+            let measured = measured(&Size { constraint, ..size }, &lines, args.runs)?;
+            report.add(format!("{name}_ns_per_placement"), measured.ns_per_member(), "");
+            report.add(format!("{name}_placed_gpus"), f64::from(measured.placed.gpus), "");
+        }
+    }
+    if args.series {
+        series(&size, &lines, args.runs, &mut report)?;
+    }
+    if let Some(jobs) = args.pending {
+        pending::measure(jobs, &mut report)?;
+    }
+    Ok(report)
+}
+
+/// One cluster, looked at from all sides.
+fn whole(size: &Size, lines: &[Line], runs: usize, report: &mut Report) -> Result<(), Failure> {
+    let measured = measured(size, lines, runs)?;
+    let (cycled, placed) = (measured.cycled, &measured.placed);
+    report.add("nodes", f64::from(size.nodes), "");
+    report.add("queued_jobs", measured.queued as f64, "");
+    report.add("ns_per_placement", measured.ns_per_member(), "");
+    report.add("cycle_us", measured.nanos as f64 / 1_000.0, "");
     report.add("placed_jobs", f64::from(cycled.jobs), "");
     report.add("placed_members", f64::from(cycled.members), "");
     report.add("placed_gpus", f64::from(placed.gpus), "");
-    report.add("blocked_jobs", lines.len() as f64 - f64::from(cycled.jobs), "");
-    report.add("gangs_wider_than_needed", f64::from(placed.wide), "");
-    report.add("same_jobs_as_naive_greedy", f64::from(u8::from(placed.jobs == greedy)), "");
-    report.add("naive_greedy_jobs", greedy.len() as f64, "");
+    report.add("blocked_jobs", measured.queued as f64 - f64::from(cycled.jobs), "");
+    report.add("allocations_in_loop", measured.allocations as f64, "");
+    report.add("gangs", f64::from(placed.spread.gangs), "");
+    report.add("gangs_wider_than_needed", f64::from(placed.spread.wide), "");
+    report.add("gang_leaves", f64::from(placed.spread.leaves), "");
+    report.add("gang_leaves_needed", f64::from(placed.spread.needed), "");
+    report.add("same_jobs_as_naive_greedy", f64::from(u8::from(placed.is_greedy)), "");
+    report.add("naive_greedy_jobs", placed.greedy_jobs as f64, "");
     report.add("resident_bytes", resident_bytes()? as f64, "");
-    Ok(report)
+    Ok(())
+}
+
+/// The same at several sizes, as ratios to one of them.
+fn series(size: &Size, lines: &[Line], runs: usize, report: &mut Report) -> Result<(), Failure> {
+    let mut figures = Vec::new();
+    for nodes in SERIES {
+        let runs = if nodes >= LARGE { runs.min(3) } else { runs };
+        let measured = measured(&Size { nodes, ..*size }, lines, runs)?;
+        report.add(format!("ns_per_placement_{nodes}"), measured.ns_per_member(), "");
+        report.add(format!("allocations_in_loop_{nodes}"), measured.allocations as f64, "");
+        report.add(format!("gangs_wider_than_needed_{nodes}"), f64::from(measured.placed.spread.wide), "");
+        report.add(format!("same_jobs_as_naive_greedy_{nodes}"), f64::from(u8::from(measured.placed.is_greedy)), "");
+        figures.push((nodes, measured.ns_per_member()));
+    }
+    let base = figures.iter().find(|(nodes, _)| *nodes == BASE).map_or(1.0, |(_, figure)| *figure);
+    for (nodes, figure) in figures {
+        report.add(format!("ratio_to_{BASE}_nodes_{nodes}"), figure / base, "");
+    }
+    Ok(())
+}
+
+/// The median of several runs.
+struct Measured {
+    queued: usize,
+    nanos: u64,
+    allocations: u64,
+    cycled: Cycled,
+    placed: Placed,
+}
+
+impl Measured {
+    fn ns_per_member(&self) -> f64 {
+        self.nanos as f64 / f64::from(self.cycled.members.max(1))
+    }
 }
 
 /// What one cycle placed.
 struct Placed {
-    jobs: BTreeSet<usize>,
     gpus: u32,
-    /// Gangs that one leaf could have held by size alone when it was empty, and that lie in several.
-    wide: u32,
+    spread: naive::Spread,
+    greedy_jobs: usize,
+    /// The jobs are those of the naive greedy.
+    is_greedy: bool,
 }
 
-fn measure(cluster: &Cluster, jobs: usize) -> (u64, Cycled, Placed) {
+fn measured(size: &Size, lines: &[Line], runs: usize) -> Result<Measured, Failure> {
+    let queue = size.queue(lines);
+    let cluster = work::build(size, &queue)?;
+    let mut measured: Vec<(u64, u64, Cycled, Vec<Event>)> = Vec::new();
+    for _ in 0..runs.max(1) {
+        measured.push(measure(&cluster, queue.len()));
+        measured.sort_by_key(|(nanos, ..)| *nanos);
+        // The events of one run are enough: all runs place the same.
+        measured.iter_mut().skip(1).for_each(|(.., events)| *events = Vec::new());
+    }
+    let events = std::mem::take(&mut measured[0].3);
+    let (nanos, allocations, cycled, _) = measured.swap_remove(measured.len() / 2);
+    let placed = judge(size, &queue, &events);
+    if cycled.jobs == 0 {
+        return Err(failed("nothing was placed: the file asks for nodes that are larger than those of the bench"));
+    }
+    Ok(Measured { queued: queue.len(), nanos, allocations, cycled, placed })
+}
+
+/// One cycle on a copy: nanoseconds, allocations, what it did.
+fn measure(cluster: &Cluster, jobs: usize) -> (u64, u64, Cycled, Vec<Event>) {
     let mut cluster = cluster.clone();
+    // As the scheduler does while the journal writes.
+    cluster.provision();
     let mut events = Vec::with_capacity(jobs * 2);
+    let before = dure_alloc::count();
     let started = Instant::now();
     let cycled = cycle(&mut cluster, NOW, &mut events);
     let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    let mut placed = Placed { jobs: BTreeSet::new(), gpus: 0, wide: 0 };
-    for event in &events {
+    (nanos, dure_alloc::count() - before, cycled, events)
+}
+
+fn judge(size: &Size, queue: &[Line], events: &[Event]) -> Placed {
+    let free: Vec<u32> = (0..size.nodes).map(|node| size.gpus - size.taken(node)).collect();
+    let mut leaves = Leaves::new(&free, size.leaf as usize, size.gpus as usize);
+    let mut jobs = BTreeSet::new();
+    let mut gpus = 0;
+    // The jobs that run were there first, and the one that built the index.
+    let first = 2 + free.iter().filter(|free| **free < size.gpus).count() as u64;
+    for event in events {
         if let Event::JobPlaced { job, members, .. } = event {
-            // The first job was there to build the index.
-            placed.jobs.insert((job.0 - 2) as usize);
-            placed.gpus += members.iter().map(|member| member.gpus.len()).sum::<u32>();
-            let leaf = |member: &dure_core::placement::Placed| cluster.node(member.node).location.leaf.clone();
-            let leaves: BTreeSet<_> = members.iter().map(leaf).collect();
-            placed.wide += u32::from(members.len() <= 4 && leaves.len() > 1);
+            jobs.insert((job.0 - first) as usize);
+            let each = members.iter().map(|member| member.gpus.len());
+            gpus += each.clone().sum::<u32>();
+            let nodes: Vec<usize> = members.iter().map(|member| member.node.at()).collect();
+            leaves.start(&nodes, each.max().unwrap_or(1) as usize);
         }
     }
-    (nanos, cycled, placed)
-}
-
-fn read(path: &Path) -> Result<Vec<Line>, Failure> {
-    let mut reader = csv::Reader::from_path(path).map_err(|err| failed(format!("{}: {err}", path.display())))?;
-    let mut lines = Vec::new();
-    for row in reader.deserialize() {
-        let (_, members, gpus, hours): (u64, u32, u8, u64) =
-            row.map_err(|err| failed(format!("{}: {err}", path.display())))?;
-        lines.push(Line { members, gpus, hours });
-    }
-    if lines.is_empty() {
-        return Err(failed(format!("{}: no jobs", path.display())));
-    }
-    Ok(lines)
-}
-
-/// The file, repeated until it asks for more than there is.
-fn queue(lines: &[Line], capacity: u64) -> Vec<Line> {
-    let demand: u64 = lines.iter().map(|line| u64::from(line.members) * u64::from(line.gpus)).sum();
-    let repeats = usize::try_from(capacity / demand.max(1)).unwrap_or(MAX_REPEATS).min(MAX_REPEATS) + 1;
-    std::iter::repeat_n(lines, repeats).flatten().copied().collect()
-}
-
-/// GPUs of a node that are taken before: the formula of the published comparison.
-fn taken(node: u32, args: &CycleArgs) -> u32 {
-    let hash = (u64::from(node) * 2_654_435_761) % (1 << 32);
-    match args.fill {
-        Fill::Empty => 0,
-        Fill::Nearly if hash % 100 < 80 => args.gpus,
-        Fill::Nearly => (2 + (hash / 100) % 5) as u32,
-    }
-}
-
-fn build(args: &CycleArgs, lines: &[Line]) -> Result<Cluster, Failure> {
-    let policy = Policy {
-        max_placements_per_cycle: u32::MAX,
-        max_members_per_cycle: u32::MAX,
-        max_jobs_per_submit: u32::MAX,
-        ..Policy::standard()
-    };
-    let mut cluster = Cluster::new(policy);
-    let pool = Input::DefinePool { name: "gpu".into(), model: "GPU".into(), gpus_per_node: args.gpus as u8 };
-    input(&mut cluster, pool)?;
-    let quota = QuotaDraft { quota: Gpus::whole(args.nodes * args.gpus), ..QuotaDraft::default() };
-    let tenant = TenantDraft { name: "all".into(), create: true, quotas: vec![quota], ..TenantDraft::default() };
-    input(&mut cluster, Input::SetTenant(tenant))?;
-    for node in 0..args.nodes {
-        input(&mut cluster, Input::NodeHello(node_draft(node, args)))?;
-    }
-    warm(&mut cluster)?;
-    let drafts = lines.iter().map(|line| draft(line.members, line.gpus, line.hours)).collect();
-    input(&mut cluster, Input::Submit(drafts))?;
-    Ok(cluster)
-}
-
-fn input(cluster: &mut Cluster, input: Input) -> Result<(), Failure> {
-    let decided = decide(cluster, input, None, NOW, &mut Vec::new());
-    decided.map(drop).map_err(|rejected| failed(format!("the core refused the cluster of the bench: {rejected:?}")))
-}
-
-/// One job that starts and ends, so that the index of free GPUs is built before anything is measured.
-fn warm(cluster: &mut Cluster) -> Result<(), Failure> {
-    input(cluster, Input::Submit(vec![draft(1, 1, 1)]))?;
-    let mut events = Vec::new();
-    cycle(cluster, NOW, &mut events);
-    let placed = events.iter().find_map(|event| match event {
-        Event::JobPlaced { members, .. } => members.first().copied(),
-        _ => None,
-    });
-    let node = placed.ok_or_else(|| failed("the cluster of the bench has no free GPU"))?.node;
-    let report = MemberReport::Gone(Exit { how: ExitHow::Code(0), timed_out: false });
-    let (job, attempt, member) = (JobId(1), AttemptNumber(1), MemberIndex(0));
-    input(cluster, Input::MemberReported { node, job, attempt, member, report })
-}
-
-fn node_draft(node: u32, args: &CycleArgs) -> NodeDraft {
-    let all = GpuSet::first(args.gpus as usize);
-    let leaf = node / args.leaf.max(1);
-    NodeDraft {
-        name: format!("n{node}").into(),
-        model: "GPU".into(),
-        location: Location {
-            spine: format!("s{}", leaf / LEAVES_PER_SPINE).into(),
-            leaf: format!("l{leaf}").into(),
-            ..Location::default()
-        },
-        capacity: Capacity {
-            gpus: all,
-            islands: vec![all; args.gpus as usize].into_boxed_slice(),
-            cpu: CpuMilli::ZERO,
-            memory: MemoryMib::ZERO,
-        },
-        // What is taken before the cycle is no business of any job of it.
-        bad: GpuSet::first(taken(node, args) as usize),
-        boot_id: "bench".into(),
-    }
-}
-
-fn draft(members: u32, gpus: u8, hours: u64) -> JobDraft {
-    JobDraft {
-        tenant: "all".into(),
-        user: "bench".into(),
-        name: "".into(),
-        shape: Shape::Equal { members, gpus },
-        gpu_models: Vec::new(),
-        cpu: CpuMilli::ZERO,
-        memory: MemoryMib::ZERO,
-        required: None,
-        preferred: None,
-        distinct_nodes: false,
-        priority: "".into(),
-        preemptible: true,
-        time_limit: Span::seconds(hours * 3600),
-        grace: None,
-        array: None,
-        after: Vec::new(),
-        held: false,
-        not_before: None,
-        max_retries: 0,
-        payload: BlobId::default(),
-    }
-}
-
-/// The jobs that start when each takes, in its turn, the tightest nodes that fit: slow and obvious.
-fn greedy(lines: &[Line], mut free: Vec<u32>) -> BTreeSet<usize> {
-    let mut started = BTreeSet::new();
-    // Nothing is freed, so what did not fit once does not fit later.
-    let mut failed: BTreeSet<(u32, u8)> = BTreeSet::new();
-    for (at, line) in lines.iter().enumerate() {
-        let need = u32::from(line.gpus);
-        if failed.contains(&(line.members, line.gpus)) {
-            continue;
-        }
-        let slots: u32 = free.iter().map(|free| free / need).sum();
-        if slots < line.members {
-            failed.insert((line.members, line.gpus));
-            continue;
-        }
-        for _ in 0..line.members {
-            let node = (0..free.len()).filter(|node| free[*node] >= need).min_by_key(|node| free[*node]);
-            free[node.expect("the slots were counted")] -= need;
-        }
-        started.insert(at);
-    }
-    started
+    let greedy = naive::greedy(queue, &free);
+    Placed { gpus, spread: leaves.spread, greedy_jobs: greedy.len(), is_greedy: jobs == greedy }
 }

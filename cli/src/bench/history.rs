@@ -83,6 +83,7 @@ impl History {
             required: None,
             preferred: None,
             distinct_nodes: false,
+            only: Default::default(),
             priority: "".into(),
             preemptible: true,
             time_limit: Span(3_600_000),
@@ -131,7 +132,13 @@ fn draft_node(node: usize) -> NodeDraft {
         name: format!("n{node:05}").into(),
         model: "NVIDIA H200".into(),
         location: Location { leaf, ..Location::default() },
-        capacity: Capacity { gpus: all, islands: vec![all; GPUS].into(), cpu: CpuMilli(0), memory: MemoryMib(0) },
+        capacity: Capacity {
+            gpus: all,
+            islands: vec![all; GPUS].into(),
+            cpu: CpuMilli(0),
+            memory: MemoryMib(0),
+            labels: Default::default(),
+        },
         bad: GpuSet::default(),
         boot_id: "boot".into(),
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    draft::{self, Draft},
+    draft::{self, Draft, Only, constraints},
     signals::{self, Signals},
     span::UserSpan,
     when,
@@ -148,19 +148,38 @@ impl Given {
             // sbatch writes both streams to the file of --output.
             job.stderr.clone_from(&job.stdout);
         }
+        job.only = self.only(&mut warnings)?;
         self.size(&mut job, &mut warnings)?;
         self.names(&mut job, &mut warnings);
         Ok((job, warnings))
     }
 
+    /// What is asked of nodes.
+    fn only(&self, warnings: &mut Vec<String>) -> Result<Only, String> {
+        let exclusive = match self.get("exclusive") {
+            None => None,
+            Some("") => Some(true),
+            Some(whom) => {
+                warnings
+                    .push(format!("--exclusive={whom} is left aside: a GPU and its CPUs are its member's own anyway"));
+                None
+            }
+        };
+        Ok(Only {
+            labels: self.read_as("constraint", constraints::labels)?,
+            nodes: self.read_as("nodelist", constraints::nodes)?,
+            exclude: self.read_as("exclude", constraints::nodes)?,
+            exclusive,
+            spread: self.get("spread-job").map(|_| dure_proto::v1::TopologyLevel::Node),
+            segment: self.read_as("segment", constraints::segment)?,
+        })
+    }
+
     /// Nodes, tasks, GPUs and CPUs.
     fn size(&self, job: &mut Draft, warnings: &mut Vec<String>) -> Result<(), String> {
-        let nodes = self.read_as("nodes", |text| {
-            let same = text.split_once('-').is_none_or(|(least, most)| least == most);
-            let count = text.split('-').next().unwrap_or_default();
-            let nodes = count.parse::<u32>().map_err(|_| "expected a whole number".to_owned())?;
-            if same { Ok(nodes) } else { Err(format!("a gang has one size: write --nodes={nodes}")) }
-        })?;
+        let nodes = self.read_as("nodes", |text| constraints::members(text))?;
+        job.min_members = nodes.and_then(|(least, _)| least);
+        let nodes = nodes.map(|(_, most)| most);
         let mut models = Vec::new();
         let mut counted = |name: &str, value: Option<(Option<String>, u32)>| {
             value.map(|(model, count)| {

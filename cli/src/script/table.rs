@@ -2,9 +2,8 @@
 
 use super::options::{Fate, Opt, Value};
 
-const SAME_NODE: &str = "a GPU and the CPUs of a member are its own anyway";
 const NOT_KNOWN: &str = "not known here";
-const NO_NODES: &str = "nodes are not named by jobs here: use --gpu-model in a #DURE line, or ask an operator";
+const NO_NODES: &str = "files of nodes are not read: name them with --nodelist";
 const BY_PLACEMENT: &str = "members are placed as close as they fit, GPUs by NVLink and NUMA";
 const BY_SCRIPT: &str = "this is for srun or the program inside the script";
 const BY_SITE: &str = "the site decides this";
@@ -34,7 +33,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     aside("cluster-constraint", ' ', Value::Needed, "there is one cluster"),
     refused("clusters", 'M', Value::Needed, "there is one cluster: remove the line"),
     aside("comment", ' ', Value::Needed, "comments are not kept"),
-    refused("constraint", 'C', Value::Needed, NO_NODES),
+    on("constraint", 'C', Value::Needed),
     refused("container", ' ', Value::Needed, "containers are not run yet: start one in the script"),
     refused("container-id", ' ', Value::Needed, "containers are not run yet: start one in the script"),
     aside("contiguous", ' ', Value::None, BY_PLACEMENT),
@@ -48,8 +47,8 @@ pub(crate) const OPTIONS: &[Opt] = &[
     on("dependency", 'd', Value::Needed),
     aside("distribution", 'm', Value::Needed, BY_SCRIPT),
     on("error", 'e', Value::Needed),
-    refused("exclude", 'x', Value::Needed, NO_NODES),
-    aside("exclusive", ' ', Value::Optional, SAME_NODE),
+    on("exclude", 'x', Value::Needed),
+    on("exclusive", ' ', Value::Optional),
     on("export", ' ', Value::Needed),
     refused("export-file", ' ', Value::Needed, "name the variables with --export=NAME=VALUE"),
     aside("extra", ' ', Value::Needed, NOT_KNOWN),
@@ -90,7 +89,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
         "an attempt that was evicted or lost is queued again: make the script fit for that, or submit with --non-preemptible",
     ),
     refused("nodefile", 'F', Value::Needed, NO_NODES),
-    refused("nodelist", 'w', Value::Needed, NO_NODES),
+    on("nodelist", 'w', Value::Needed),
     on("nodes", 'N', Value::Needed),
     on("ntasks", 'n', Value::Needed),
     aside("ntasks-per-core", ' ', Value::Needed, BY_SCRIPT),
@@ -115,10 +114,10 @@ pub(crate) const OPTIONS: &[Opt] = &[
     aside("requeue", ' ', Value::None, "an attempt that was evicted or lost is always queued again"),
     refused("reservation", ' ', Value::Needed, "there are no reservations by name: ask an operator for a quota"),
     aside("resv-ports", ' ', Value::Optional, "MASTER_PORT is set for every gang"),
-    aside("segment", ' ', Value::Needed, BY_PLACEMENT),
+    on("segment", ' ', Value::Needed),
     on("signal", ' ', Value::Needed),
     aside("sockets-per-node", ' ', Value::Needed, BY_PLACEMENT),
-    aside("spread-job", ' ', Value::None, BY_PLACEMENT),
+    on("spread-job", ' ', Value::None),
     aside("stepmgr", ' ', Value::None, BY_SCRIPT),
     on("switches", ' ', Value::Needed),
     refused("test-only", ' ', Value::None, "the job would run: submit with --hold and ask dure explain"),

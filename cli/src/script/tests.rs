@@ -53,7 +53,6 @@ fn a_script_of_another_scheduler_submits_as_it_is() {
         expect![[r#"
             fusion/edge "pretrain" 4x8 distinct models=["h200"] cpu=16000 mem=524288 time=129600s
             hold=false retries=0 priority="high" array=None after=2 out="logs/%j_%a.out" err="logs/%j_%a.out" dir="" env=[]
-            note: --exclusive is left aside: a GPU and the CPUs of a member are its own anyway
             note: --mail-type is left aside: no mail is sent: dure watch follows your jobs
             note: --partition=gpu is left aside: name the tenant with --account, GPUs with --gres=gpu:MODEL:N
         "#]],
@@ -107,17 +106,35 @@ fn tasks_and_gpus_make_members() {
 }
 
 #[test]
+fn nodes_and_elastic_sizes_are_asked_for_as_in_sbatch() {
+    let text = "#!/bin/sh\n#SBATCH -N 4-16 --gpus-per-node=8 -C rack=r1&!old -w n[1-3],m -x n2 --exclusive --segment=4 --spread-job\n";
+    let asked = read(text).expect("it is a script");
+    let draft = Draft { tenant: Some("fusion".into()), script: Some(Vec::new()), ..asked.draft };
+    let spec = draft.spec().expect("it is a job");
+    let only = spec.constraints.expect("it asks for nodes");
+    assert_eq!(spec.shape.map(|shape| (shape.members, shape.gpus_per_member)), Some((16, 8)));
+    assert_eq!((only.min_members, only.segment_members, only.exclusive), (4, 4, true));
+    assert_eq!((only.nodes.join(" "), only.exclude_nodes.join(" ")), ("n1 n2 n3 m".to_owned(), "n2".to_owned()));
+    assert_eq!(
+        only.labels.iter().map(|rule| (&*rule.key, rule.negated)).collect::<Vec<_>>(),
+        [("rack", false), ("old", true)]
+    );
+    assert_eq!((only.spread, only.segment_level), (1, 3));
+}
+
+#[test]
 fn what_would_make_another_job_is_refused_with_its_line() {
     for (line, why) in [
-        ("#SBATCH --nodelist=n1", "line 2: --nodelist: nodes are not named by jobs here"),
-        ("#SBATCH -w n1", "line 2: --nodelist: nodes are not named"),
+        ("#SBATCH --nodefile=n1", "line 2: --nodefile: files of nodes are not read: name them with --nodelist"),
+        ("#SBATCH -w n[1", "--nodelist=n[1: \"n[1\" is no list of nodes"),
+        ("#SBATCH -C a|b", "--constraint=a|b: \"a|b\": write key"),
         ("#SBATCH --nonsense", "line 2: --nonsense is no option of sbatch: remove the line"),
         ("#SBATCH nonsense", "line 2: \"nonsense\" is no option"),
         ("#SBATCH -t", "line 2: -t needs a value"),
         ("#SBATCH -t soon", "--time=soon: \"soon\" is no span of time"),
         ("#SBATCH --array=1-4", "--array=1-4: \"1-4\": indices start at 0"),
         ("#SBATCH --gres=shard:2", "--gres=shard:2: only gpu is known"),
-        ("#SBATCH -N 1-4", "--nodes=1-4: a gang has one size: write --nodes=1"),
+        ("#SBATCH -N 4-1", "--nodes=4-1: \"4-1\" is no number of members"),
         ("#SBATCH --hold=yes", "line 2: --hold takes no value"),
         ("#SBATCH -J 'open", "line 2: a quote (') is opened and not closed"),
         ("#DURE --gpu 3", "line 2: unexpected argument '--gpu' found"),

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use clap::{Args, Parser, ValueEnum};
-use dure_proto::v1::TopologyLevel;
+use dure_proto::v1::{LabelRule, TopologyLevel};
 
 use crate::{
-    draft::{self, ArrayRange, Depend, Draft},
+    draft::{self, ArrayRange, Depend, Draft, Only, constraints},
     signals::{self, SignalAt, Signals},
     span::UserSpan,
     when,
@@ -24,18 +24,18 @@ pub(crate) struct JobFlags {
     /// GPUs in all: 8, or h200:8 [default: 1]
     #[arg(short = 'G', long, value_parser = draft::gpus, value_name = "[MODEL:]N", help_heading = "Size")]
     gpus: Option<(Option<String>, u32)>,
-    /// Members of the gang; each runs the script
-    #[arg(long, value_name = "N", help_heading = "Size")]
-    members: Option<u32>,
+    /// Members of the gang; each runs the script. 4-16: as many of them as there is room for when it starts
+    #[arg(long, value_parser = constraints::members, value_name = "[MIN-]N", help_heading = "Size")]
+    members: Option<(Option<u32>, u32)>,
     /// GPUs of each member
     #[arg(long, visible_alias = "gpus-per-node", value_parser = draft::gpus, value_name = "[MODEL:]N", help_heading = "Size")]
     gpus_per_member: Option<(Option<String>, u32)>,
     /// GPUs of unequal members, in rank order: 8,8,4
     #[arg(long, value_delimiter = ',', value_name = "N,N,..", help_heading = "Size")]
     shape: Option<Vec<u32>>,
-    /// Members, each on a node of its own
-    #[arg(short = 'N', long, value_name = "N", help_heading = "Size")]
-    nodes: Option<u32>,
+    /// Members, each on a node of its own; 4-16 as with --members
+    #[arg(short = 'N', long, value_parser = constraints::members, value_name = "[MIN-]N", help_heading = "Size")]
+    nodes: Option<(Option<u32>, u32)>,
     /// GPU models or pools that will do, best first
     #[arg(long, value_delimiter = ',', value_name = "MODEL,..", help_heading = "Size")]
     gpu_model: Option<Vec<String>>,
@@ -51,6 +51,24 @@ pub(crate) struct JobFlags {
     /// A level to try first
     #[arg(long, value_enum, value_name = "LEVEL", help_heading = "Size")]
     prefer_within: Option<Level>,
+    /// Labels that every node must have: rack=r1,gen=(a|b),!old
+    #[arg(short = 'C', long, value_parser = rules, value_name = "RULE,..", help_heading = "Where")]
+    constraint: Option<List<LabelRule>>,
+    /// Only these nodes: n1,n[4-6]
+    #[arg(short = 'w', long, value_parser = nodes, value_name = "NODE,..", help_heading = "Where")]
+    nodelist: Option<List<String>>,
+    /// None of these nodes
+    #[arg(short = 'x', long, value_parser = nodes, value_name = "NODE,..", help_heading = "Where")]
+    exclude: Option<List<String>>,
+    /// Whole nodes: every member gets one, with all its GPUs
+    #[arg(long, help_heading = "Where")]
+    exclusive: bool,
+    /// Deal the members out over as many domains of this level as possible
+    #[arg(long, value_enum, value_name = "LEVEL", help_heading = "Where")]
+    spread: Option<Level>,
+    /// Members in groups of N, each inside one domain [default level: leaf]
+    #[arg(long, value_parser = constraints::segment, value_name = "N[:LEVEL]", help_heading = "Where")]
+    segment: Option<(u32, TopologyLevel)>,
     /// Longest time it may run: 2h30m, 1-12:00:00, 90 (minutes)
     #[arg(short = 't', long, value_name = "SPAN", help_heading = "Time")]
     time: Option<UserSpan>,
@@ -137,6 +155,14 @@ fn begin(text: &str) -> Result<u64, String> {
     when::parse(text, &jiff::Zoned::now()).map_err(|err| err.to_string())
 }
 
+fn rules(text: &str) -> Result<List<LabelRule>, String> {
+    constraints::labels(text).map(List)
+}
+
+fn nodes(text: &str) -> Result<List<String>, String> {
+    constraints::nodes(text).map(List)
+}
+
 fn depends(text: &str) -> Result<List<Depend>, String> {
     draft::depends(text).map(List)
 }
@@ -176,15 +202,24 @@ impl JobFlags {
             tenant: self.tenant,
             name: self.name,
             gpus,
-            members: self.members,
+            members: self.members.map(|(_, members)| members),
+            min_members: self.members.or(self.nodes).and_then(|(least, _)| least),
             gpus_per_member,
             shape: self.shape,
-            nodes: self.nodes,
+            nodes: self.nodes.map(|(_, nodes)| nodes),
             gpu_models: (!models.is_empty()).then_some(models),
             cpu_milli: self.cpus.map(|cpus| u64::from(cpus) * 1_000),
             memory_mib: self.memory,
             required_level: self.within.map(Level::to_wire),
             preferred_level: self.prefer_within.map(Level::to_wire),
+            only: Only {
+                labels: self.constraint.map(|list| list.0),
+                nodes: self.nodelist.map(|list| list.0),
+                exclude: self.exclude.map(|list| list.0),
+                exclusive: self.exclusive.then_some(true),
+                spread: self.spread.map(Level::to_wire),
+                segment: self.segment,
+            },
             priority: self.priority,
             non_preemptible: self.non_preemptible.then_some(true),
             time: self.time,

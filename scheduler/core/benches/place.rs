@@ -54,7 +54,13 @@ fn node(at: usize, fill: Fill, cpu: CpuMilli) -> Node {
             leaf: format!("l{leaf}").into(),
             nvlink: "".into(),
         },
-        capacity: Capacity { gpus, islands: [gpus; GPUS_PER_NODE].into(), cpu, memory: MemoryMib::ZERO },
+        capacity: Capacity {
+            gpus,
+            islands: [gpus; GPUS_PER_NODE].into(),
+            cpu,
+            memory: MemoryMib::ZERO,
+            labels: Default::default(),
+        },
         boot_id: "".into(),
         contact: Contact::Ready,
         contact_since: Time(0),
@@ -112,6 +118,7 @@ fn jobs(index: &PlaceIndex, cpu: CpuMilli) -> Vec<Request> {
             required: None,
             preferred: None,
             distinct_nodes: false,
+            only: Default::default(),
         });
     }
     jobs

@@ -33,7 +33,13 @@ fn node(at: usize) -> Input {
             leaf: format!("l{leaf}").into(),
             nvlink: "".into(),
         },
-        capacity: Capacity { gpus, islands: [gpus; 8].into(), cpu: CpuMilli(0), memory: MemoryMib(0) },
+        capacity: Capacity {
+            gpus,
+            islands: [gpus; 8].into(),
+            cpu: CpuMilli(0),
+            memory: MemoryMib(0),
+            labels: Default::default(),
+        },
         bad: GpuSet::EMPTY,
         boot_id: "b".into(),
     })
@@ -60,6 +66,7 @@ fn job(tenant: &str, members: u32, gpus: u8, required: Option<Level>) -> JobDraf
         required,
         preferred: None,
         distinct_nodes: false,
+        only: Default::default(),
         priority: "".into(),
         preemptible: true,
         time_limit: Span::seconds(86_400),

@@ -47,6 +47,30 @@ pub enum Blocked {
         /// Members for which there is room, CPU and memory counted.
         fit: u32,
     },
+    /// GPUs would be free, but not enough of them on nodes with the labels that the job asks for, or that it names.
+    NotEnoughMatching {
+        /// Where it looked.
+        pool: PoolIndex,
+        /// Members that need a place.
+        want: u32,
+        /// Members for which there is room on nodes that match.
+        fit: u32,
+        /// Nodes that match, full or not.
+        nodes: u32,
+    },
+    /// Room for all members, but not for groups that stay together.
+    NotEnoughSegments {
+        /// Where it looked.
+        pool: PoolIndex,
+        /// Each group inside one domain of this level.
+        level: Level,
+        /// Members of a group.
+        members: u32,
+        /// Groups that need a place.
+        want: u32,
+        /// Groups for which there is room.
+        fit: u32,
+    },
     /// The search for unequal members was cut off; this is not a proof that there is no place.
     SearchLimit {
         /// Where it looked.
@@ -192,6 +216,8 @@ impl Blocked {
             Self::NotEnoughGpus { .. }
                 | Self::NotEnoughSlots { .. }
                 | Self::NoDomain { .. }
+                | Self::NotEnoughMatching { .. }
+                | Self::NotEnoughSegments { .. }
                 | Self::NotEnoughCpuOrMemory { .. }
                 | Self::SearchLimit { .. }
         )

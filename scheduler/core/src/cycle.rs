@@ -7,12 +7,12 @@ use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{AttemptNumber, JobId, PoolIndex};
-use crate::job::Job;
+use crate::job::{Job, JobSpec};
 use crate::order::Order;
 use crate::placement::Members;
 use crate::plan;
 use crate::promise;
-use crate::units::Time;
+use crate::units::{Gpus, Time};
 
 /// What a cycle came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -120,15 +120,14 @@ fn may_pay(cluster: &Cluster, job: &Job, pay: Pay) -> Result<bool, Refused> {
 /// Tries the pools of a job in its order of preference.
 fn find_place(cluster: &mut Cluster, id: JobId, pay: Pay) -> Result<Found, Refused> {
     let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
-    let (pools, want) = (job.spec.request.pools.len(), job.gpus());
+    let pools = job.spec.request.pools.len();
     let scavenger = may_pay(cluster, job, pay)?;
     let mut refused: Option<Refused> = None;
     for at in 0..pools {
         let spec = &cluster.jobs.get(id).expect("it was there above").spec;
         let pool = spec.request.pools[at];
-        let start = Start { tenant: spec.tenant, gpus: want, grace: spec.grace, scavenger };
-        let admitted = quota::may_start(cluster, spec.tenant, pool, want, spec.preemptible);
-        if let Some(why) = admitted.err().or_else(|| lending::refusal(cluster, start, pool)) {
+        let most = most_allowed(cluster, spec, pool, scavenger);
+        if let Err(why) = most {
             // Another tenant may still get what this pool has. But what keeps away from nodes speaks for itself alone.
             refused = Some(match refused {
                 Some(Refused::Placement(_)) | None => Refused::Admission(why),
@@ -136,15 +135,46 @@ fn find_place(cluster: &mut Cluster, id: JobId, pay: Pay) -> Result<Found, Refus
             });
             continue;
         }
+        let most = most.unwrap_or_default();
         let Cluster { jobs, index, policy, scratch, .. } = cluster;
         let job = jobs.get(id).expect("it was there above");
-        match index.place(&job.spec.request, pool, &job.avoid, policy.search_steps, scratch) {
+        match index.place_most(&job.spec.request, most, pool, &job.avoid, policy.search_steps, scratch) {
             Ok(members) => return Ok(Found { pool, members, scavenger }),
             Err(why) if !job.avoid.is_empty() => refused = Some(Refused::Alone(why)),
             Err(why) => refused = refused.or(Some(Refused::Placement(why))),
         }
     }
     Err(refused.expect("a request names at least one pool"))
+}
+
+/// The most members of a job that its tenant may start in a pool now; caps and budget let its least start.
+#[inline]
+fn most_allowed(cluster: &Cluster, spec: &JobSpec, pool: PoolIndex, scavenger: bool) -> Result<u32, Blocked> {
+    let (request, all) = (&spec.request, spec.request.shape.members());
+    let may_start = |gpus: Gpus| {
+        quota::may_start(cluster, spec.tenant, pool, gpus, spec.preemptible)?;
+        let start = Start { tenant: spec.tenant, gpus, grace: spec.grace, scavenger };
+        lending::refusal(cluster, start, pool).map_or(Ok(()), Err)
+    };
+    may_start(request.least_gpus())?;
+    if request.least_members() == all {
+        return Ok(all);
+    }
+    let allowed = |members: u32| {
+        let want = Gpus::whole(members * u32::from(request.shape.largest()));
+        let is_paid = scavenger || budget::over(cluster, spec.tenant, want, spec.time_limit).is_none();
+        let is_capped = caps::of_user(cluster, spec.tenant, spec.user, want).is_some();
+        is_paid && !is_capped && may_start(want).is_ok()
+    };
+    if allowed(all) {
+        return Ok(all);
+    }
+    let (mut fits, mut too_many) = (request.least_members(), all);
+    while fits + 1 < too_many {
+        let middle = fits + (too_many - fits) / 2;
+        *if allowed(middle) { &mut fits } else { &mut too_many } = middle;
+    }
+    Ok(fits)
 }
 
 /// Whether a queued job could start now.

@@ -6,7 +6,7 @@ use crate::gpu::GpuSet;
 use crate::ids::{AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex};
 use crate::job::{ArraySpec, DependencyKind, Exit};
 use crate::node::{Capacity, Location};
-use crate::request::{Level, Shape};
+use crate::request::{LabelRule, Level, Segment, Shape};
 use crate::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span, Time};
 
 /// Makes a mutation idempotent: the same key with the same digest is answered as the first time.
@@ -27,6 +27,25 @@ pub enum DependencyOn {
     Job(JobId),
     /// Another job of the same Submit, by its place there.
     InCall(u32),
+}
+
+/// What a job asks of nodes and domains beside room, with names.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ConstraintsDraft {
+    /// All of them must hold of every node.
+    pub labels: Vec<LabelRule>,
+    /// Only these nodes; empty: any.
+    pub include: Vec<Box<str>>,
+    /// None of these nodes.
+    pub exclude: Vec<Box<str>>,
+    /// Whole nodes: every member gets one, with all its GPUs.
+    pub exclusive: bool,
+    /// Deal the members out over the domains of this level.
+    pub spread: Option<Level>,
+    /// Groups of members that must stay together.
+    pub segment: Option<Segment>,
+    /// Start with fewer members than the shape says, but not with fewer than these.
+    pub least: Option<u32>,
 }
 
 /// A job as it is asked for.
@@ -52,6 +71,8 @@ pub struct JobDraft {
     pub preferred: Option<Level>,
     /// Every member on a node of its own.
     pub distinct_nodes: bool,
+    /// What else must hold.
+    pub only: ConstraintsDraft,
     /// Name of the priority class; empty: the default.
     pub priority: Box<str>,
     /// Whether it may be evicted.

@@ -414,9 +414,9 @@ impl Job {
         }
     }
 
-    /// The GPUs that it (or the next index of it) asks for.
+    /// The GPUs that it (or the next index of it) needs at least.
     pub fn gpus(&self) -> Gpus {
-        self.spec.request.shape.total()
+        self.spec.request.least_gpus()
     }
 
     /// Indices of an array that have not started; 1 for any other waiting job.

@@ -31,7 +31,12 @@ pub struct Capacity {
     pub cpu: CpuMilli,
     /// Memory for jobs; 0 = not counted.
     pub memory: MemoryMib,
+    /// What its operator says of it: names and values, sorted by name, each name once.
+    pub labels: Labels,
 }
+
+/// Labels of a node.
+pub type Labels = Box<[(Box<str>, Box<str>)]>;
 
 /// Whether a node is heard of.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

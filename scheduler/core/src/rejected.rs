@@ -57,6 +57,7 @@ pub enum Refusal {
     NameTooLong { field: &'static str, length: usize, limit: usize },
     UnknownJob { job: JobId },
     WrongPhase { job: JobId, phase: &'static str, verb: &'static str },
+    BadConstraint { field: &'static str, value: Box<str>, why: &'static str },
     UnknownNode { name: Box<str> },
     NodeNotLost { name: Box<str> },
     BadNode { name: Box<str>, why: Box<str> },

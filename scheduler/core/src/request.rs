@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use crate::ids::PoolIndex;
+use crate::ids::{NodeIndex, PoolIndex};
+use crate::node::Node;
 use crate::units::{CpuMilli, Gpus, MemoryMib};
 
 /// A level of the topology, lowest first. A domain of a level holds whole domains of the level below.
@@ -110,4 +111,90 @@ pub struct Request {
     pub preferred: Option<Level>,
     /// Every member on a node of its own.
     pub distinct_nodes: bool,
+    /// What else must hold; nothing for most.
+    pub only: Constraints,
+}
+
+/// A rule on the labels of a node.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LabelRule {
+    /// Name of the label.
+    pub key: Box<str>,
+    /// One of these must be its value; empty: any value will do.
+    pub values: Box<[Box<str>]>,
+    /// The node must not be so.
+    pub negated: bool,
+}
+
+impl fmt::Display for LabelRule {
+    /// As `rack=r1`, `rack=(r1|r2)`, `rack`, with `!` before what must not be.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let not = if self.negated { "!" } else { "" };
+        match &*self.values {
+            [] => write!(f, "{not}{}", self.key),
+            [one] => write!(f, "{not}{}={one}", self.key),
+            several => write!(f, "{not}{}=({})", self.key, several.join("|")),
+        }
+    }
+}
+
+/// Groups of a gang that must stay together.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Segment {
+    /// Members of a group, by rank; what is left over is a smaller one.
+    pub members: u32,
+    /// Each group lies inside one domain of this level.
+    pub level: Level,
+}
+
+/// What a request asks of nodes and domains beside room.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Constraints {
+    /// All of them must hold of every node.
+    pub labels: Box<[LabelRule]>,
+    /// Only these nodes; empty: any. Sorted.
+    pub include: Box<[NodeIndex]>,
+    /// None of these nodes. Sorted.
+    pub exclude: Box<[NodeIndex]>,
+    /// Members are dealt out evenly over as many domains of this level as possible; never a reason to wait.
+    pub spread: Option<Level>,
+    /// Groups that must stay together.
+    pub segment: Option<Segment>,
+    /// An elastic gang starts with as many members as there is room for, but not with fewer; the shape says the most.
+    pub least: Option<u32>,
+}
+
+impl Constraints {
+    /// Whether a node may be used, full or not.
+    pub fn matches(&self, node: &Node) -> bool {
+        let holds = |rule: &LabelRule| {
+            let label = node.capacity.labels.iter().find(|(key, _)| *key == rule.key);
+            let has = label.is_some_and(|(_, value)| rule.values.is_empty() || rule.values.contains(value));
+            has != rule.negated
+        };
+        let is_named = self.include.is_empty() || self.include.contains(&node.index);
+        is_named && !self.exclude.contains(&node.index) && self.labels.iter().all(holds)
+    }
+
+    /// Whether it says which nodes may be used.
+    pub fn says_which_nodes(&self) -> bool {
+        !(self.labels.is_empty() && self.include.is_empty() && self.exclude.is_empty())
+    }
+}
+
+impl Request {
+    /// The members without which it does not start.
+    #[inline]
+    pub fn least_members(&self) -> u32 {
+        self.only.least.unwrap_or_else(|| self.shape.members())
+    }
+
+    /// GPUs of the members without which it does not start.
+    #[inline]
+    pub fn least_gpus(&self) -> Gpus {
+        match (self.only.least, &self.shape) {
+            (Some(least), Shape::Equal { gpus, .. }) => Gpus::whole(least * u32::from(*gpus)),
+            (Some(_) | None, shape) => shape.total(),
+        }
+    }
 }

@@ -144,7 +144,13 @@ fn node(place: usize, node: &TraceNode, pool: PoolIndex) -> Result<Node, DriveEr
         name: node.name.as_str().into(),
         pool,
         location: Location::default(),
-        capacity: Capacity { gpus, islands: gpus.iter().map(|_| gpus).collect(), cpu: node.cpu, memory: node.memory },
+        capacity: Capacity {
+            gpus,
+            islands: gpus.iter().map(|_| gpus).collect(),
+            cpu: node.cpu,
+            memory: node.memory,
+            labels: Default::default(),
+        },
         boot_id: "".into(),
         contact: Contact::Ready,
         contact_since: Time(0),
@@ -172,6 +178,7 @@ fn ask(partition: &Partition, job: &TraceJob) -> Result<Option<Request>, DriveEr
         required: None,
         preferred: None,
         distinct_nodes: gang.distinct_nodes,
+        only: Default::default(),
     }))
 }
 

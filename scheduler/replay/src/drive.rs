@@ -483,6 +483,7 @@ fn draft(job: &TraceJob, priority: &str, largest: &Largest) -> JobDraft {
         required: None,
         preferred: None,
         distinct_nodes: gang.distinct_nodes,
+        only: Default::default(),
         priority: priority.into(),
         preemptible: true,
         time_limit: limit_of(job),
@@ -510,7 +511,13 @@ fn hello(node: &TraceNode, topology: bool) -> Result<NodeDraft, DriveError> {
         name: node.name.as_str().into(),
         model: or(&node.model, ANY_MODEL).into(),
         location: if topology { node.location.clone() } else { Location::default() },
-        capacity: Capacity { gpus, islands: gpus.iter().map(|_| gpus).collect(), cpu: node.cpu, memory: node.memory },
+        capacity: Capacity {
+            gpus,
+            islands: gpus.iter().map(|_| gpus).collect(),
+            cpu: node.cpu,
+            memory: node.memory,
+            labels: Default::default(),
+        },
         bad: GpuSet::EMPTY,
         boot_id: "0".into(),
     })

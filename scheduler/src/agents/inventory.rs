@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use dure_core::admit::MAX_NAME;
 use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
 use dure_core::input::NodeDraft;
-use dure_core::node::{Capacity, Location};
+use dure_core::node::{Capacity, Labels, Location};
 use dure_core::units::{CpuMilli, MemoryMib};
-use dure_proto::v1::{GpuInventory, Hello};
+use dure_proto::v1::{GpuInventory, Hello, Inventory};
+
+/// Most labels of a node.
+const MAX_LABELS: usize = 64;
 
 /// A node as its agent describes it; the topology file, where it knows the node, says where it stands.
 ///
@@ -42,10 +46,26 @@ pub fn node_draft(hello: &Hello, topology: &BTreeMap<String, Location>) -> Resul
             islands: islands(gpus),
             cpu: CpuMilli(inventory.cpu_milli),
             memory: MemoryMib(inventory.memory_mib),
+            labels: labels(&hello.node, inventory)?,
         },
         bad: bad_gpus(gpus),
         boot_id: hello.boot_id.as_str().into(),
     })
+}
+
+/// The labels of a node, sorted by key.
+fn labels(node: &str, inventory: &Inventory) -> Result<Labels, String> {
+    if inventory.labels.len() > MAX_LABELS {
+        return Err(format!("node {node} has {} labels; at most {MAX_LABELS} are taken", inventory.labels.len()));
+    }
+    let is_long = |(key, value): &(&String, &String)| key.is_empty() || key.len().max(value.len()) > MAX_NAME;
+    if let Some((key, _)) = inventory.labels.iter().find(is_long) {
+        return Err(format!("node {node}: label {key:?}: a key has 1 to {MAX_NAME} bytes, a value at most as many"));
+    }
+    let mut labels: Vec<(Box<str>, Box<str>)> =
+        inventory.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect();
+    labels.sort_unstable();
+    Ok(labels.into_boxed_slice())
 }
 
 /// The GPUs called bad.

@@ -69,8 +69,6 @@ pub(crate) fn report_of(report: &v1::Report) -> Option<(JobId, AttemptNumber, Me
         v1::report::What::StartedPid(_) => MemberReport::Started,
         v1::report::What::Checkpoint(saved) => MemberReport::Checkpointed { step: saved.step },
         v1::report::What::Gone(exit) => MemberReport::Gone(exit_of(exit)),
-        // Nothing is decided by it yet: it is acknowledged, and said again by the next attempt's own reports.
-        v1::report::What::Checkpoint(_) => return None,
     };
     Some((JobId(report.job_id), AttemptNumber(report.attempt), MemberIndex(report.member), what))
 }

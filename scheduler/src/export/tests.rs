@@ -29,7 +29,13 @@ fn joined(node: u32) -> Event {
     use dure_core::node::{Capacity, Location};
     use dure_core::units::{CpuMilli, MemoryMib};
     let gpus = GpuSet::first(8);
-    let capacity = Capacity { gpus, islands: vec![gpus; 8].into(), cpu: CpuMilli::ZERO, memory: MemoryMib::ZERO };
+    let capacity = Capacity {
+        gpus,
+        islands: vec![gpus; 8].into(),
+        cpu: CpuMilli::ZERO,
+        memory: MemoryMib::ZERO,
+        labels: Default::default(),
+    };
     Event::NodeJoined {
         node: NodeIndex(node),
         name: format!("gpu-{node}").into(),
@@ -50,6 +56,7 @@ fn submitted(job: u64, name: &str) -> Event {
         required: None,
         preferred: None,
         distinct_nodes: false,
+        only: Default::default(),
     };
     let spec = JobSpec {
         tenant: TenantIndex(1),

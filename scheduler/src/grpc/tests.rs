@@ -178,6 +178,7 @@ fn node(name: &str) -> NodeDraft {
             islands: vec![GpuSet::first(8); 8].into(),
             cpu: CpuMilli(0),
             memory: MemoryMib(0),
+            labels: Default::default(),
         },
         bad: GpuSet::EMPTY,
         boot_id: "boot-1".into(),

@@ -11,12 +11,14 @@ use dure_core::units::{GpuTime, Gpus, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
-pub const CODES: [&str; 22] = [
+pub const CODES: [&str; 24] = [
     "HELD",
     "DEPENDENCY",
     "NOT_BEFORE",
     "ARRAY_CAP",
     "NOT_ENOUGH_GPUS",
+    "NOT_ENOUGH_MATCHING",
+    "NOT_ENOUGH_SEGMENTS",
     "NOT_ENOUGH_SLOTS",
     "NO_DOMAIN",
     "NOT_ENOUGH_CPU_OR_MEMORY",
@@ -49,6 +51,8 @@ pub fn code(blocker: &Blocker) -> &'static str {
             Blocked::NotEnoughGpus { .. } => "NOT_ENOUGH_GPUS",
             Blocked::NotEnoughSlots { .. } => "NOT_ENOUGH_SLOTS",
             Blocked::NoDomain { .. } => "NO_DOMAIN",
+            Blocked::NotEnoughMatching { .. } => "NOT_ENOUGH_MATCHING",
+            Blocked::NotEnoughSegments { .. } => "NOT_ENOUGH_SEGMENTS",
             Blocked::NotEnoughCpuOrMemory { .. } => "NOT_ENOUGH_CPU_OR_MEMORY",
             Blocked::SearchLimit { .. } => "SEARCH_LIMIT",
             Blocked::OverLimit { .. } => "OVER_LIMIT",
@@ -128,6 +132,19 @@ fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
         Blocked::NoDomain { pool, level, want, best } => format!(
             "it needs room for {} inside one {}, the best one of pool {} has room for {best}",
             plural(want, "member"),
+            level_name(level),
+            pool_of(pool)
+        ),
+        Blocked::NotEnoughMatching { pool, want, fit, nodes } => format!(
+            "it needs room for {}, the {} of pool {} that match its labels and node lists have room for {fit}",
+            plural(want, "member"),
+            plural(nodes, "node"),
+            pool_of(pool)
+        ),
+        Blocked::NotEnoughSegments { pool, level, members, want, fit } => format!(
+            "it needs room for {} of {}, each inside one {}; pool {} has room for {fit}",
+            plural(want, "segment"),
+            plural(members, "member"),
             level_name(level),
             pool_of(pool)
         ),
@@ -211,6 +228,8 @@ fn blocked_remedy(blocked: Blocked) -> &'static str {
         Blocked::NotEnoughGpus { .. } => "wait for running jobs to end, ask for fewer GPUs, or allow other GPU models",
         Blocked::NotEnoughSlots { .. } => "ask for smaller members, which fit more nodes, or wait for nodes to empty",
         Blocked::NoDomain { .. } => "prefer the level instead of requiring it, or require a wider one",
+        Blocked::NotEnoughMatching { .. } => "wait for those nodes, or ask for fewer labels or more nodes",
+        Blocked::NotEnoughSegments { .. } => "make the segments smaller, or let them lie inside a wider level",
         Blocked::NotEnoughCpuOrMemory { .. } => "ask for less CPU or memory per member",
         Blocked::SearchLimit { .. } => "make the members more alike; it is searched for again when something is freed",
         Blocked::OverLimit { .. } => "wait for its other jobs to end, or have the limit raised: dure quota set",
@@ -249,6 +268,12 @@ fn blocked_numbers(blocked: Blocked) -> Vec<(&'static str, u64)> {
             vec![("want", n(want)), ("free", n(free)), ("gpus_per_member", u64::from(gpus_per_member))]
         }
         Blocked::NoDomain { want, best, .. } => vec![("want", n(want)), ("best", n(best))],
+        Blocked::NotEnoughMatching { want, fit, nodes, .. } => {
+            vec![("want", n(want)), ("fit", n(fit)), ("nodes", n(nodes))]
+        }
+        Blocked::NotEnoughSegments { members, want, fit, .. } => {
+            vec![("want", n(want)), ("fit", n(fit)), ("members", n(members))]
+        }
         Blocked::NotEnoughCpuOrMemory { want, fit, .. } => vec![("want", n(want)), ("fit", n(fit))],
         Blocked::SearchLimit { steps, .. } => vec![("steps", n(steps))],
         Blocked::OverLimit { limit, used, want, .. } => {

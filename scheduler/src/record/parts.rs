@@ -14,6 +14,7 @@ use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span};
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::{exit, reply};
 
+use super::constraints;
 use super::fault::{Fault, needed, within};
 use super::words::{Word, or_none};
 
@@ -81,6 +82,11 @@ pub(super) fn capacity_to_wire(capacity: &Capacity) -> v1::Capacity {
         islands: capacity.islands.iter().map(|island| island.0).collect(),
         cpu_milli: capacity.cpu.0,
         memory_mib: capacity.memory.0,
+        labels: capacity
+            .labels
+            .iter()
+            .map(|(key, value)| v1::Label { key: (**key).to_owned(), value: (**value).to_owned() })
+            .collect(),
     }
 }
 
@@ -91,6 +97,7 @@ pub(super) fn capacity_from_wire(wire: v1::Capacity) -> Result<Capacity, Fault> 
         islands: wire.islands.into_iter().map(GpuSet).collect(),
         cpu: CpuMilli(wire.cpu_milli),
         memory: MemoryMib(wire.memory_mib),
+        labels: wire.labels.into_iter().map(|label| (label.key.into(), label.value.into())).collect(),
     })
 }
 
@@ -126,6 +133,7 @@ fn request_to_wire(request: &Request) -> v1::Request {
         required: or_none(request.required),
         preferred: or_none(request.preferred),
         distinct_nodes: request.distinct_nodes,
+        constraints: constraints::to_wire(&request.only),
     }
 }
 
@@ -139,6 +147,7 @@ fn request_from_wire(wire: v1::Request) -> Result<Request, Fault> {
         required: Level::optional("Request.required", wire.required)?,
         preferred: Level::optional("Request.preferred", wire.preferred)?,
         distinct_nodes: wire.distinct_nodes,
+        only: wire.constraints.map(constraints::from_wire).transpose()?.unwrap_or_default(),
     })
 }
 

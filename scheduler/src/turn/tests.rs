@@ -64,6 +64,7 @@ fn draft(members: u32) -> JobDraft {
         required: None,
         preferred: None,
         distinct_nodes: false,
+        only: Default::default(),
         priority: "".into(),
         preemptible: true,
         time_limit: Span::seconds(60),

@@ -31,16 +31,42 @@ fn fits_in(cluster: &Cluster, request: &Request, index: PoolIndex) -> Result<(),
     if u32::from(shape.largest()) > largest {
         return Err(Refusal::MemberTooLarge { gpus: shape.largest().into(), largest });
     }
-    if shape.total() > pool.installed {
-        return Err(Refusal::GangTooLarge { want: shape.total(), capacity: pool.installed });
+    if request.least_gpus() > pool.installed {
+        return Err(Refusal::GangTooLarge { want: request.least_gpus(), capacity: pool.installed });
     }
-    let Shape::Equal { members, gpus } = *shape else { return Ok(()) };
+    check_matching(cluster, request, index)?;
+    let Shape::Equal { gpus, .. } = *shape else { return Ok(()) };
+    let members = request.least_members();
     let per_node = if request.distinct_nodes { 1 } else { largest / u32::from(gpus) };
     let best = widest.nodes(request.required) * per_node;
     if best < members {
         return Err(Refusal::GangNeverFits { want: members, best, level: request.required });
     }
     Ok(())
+}
+
+/// Whether enough nodes match a request that says which. O(nodes), for such requests alone.
+fn check_matching(cluster: &Cluster, request: &Request, index: PoolIndex) -> Result<(), Refusal> {
+    if !request.only.says_which_nodes() {
+        return Ok(());
+    }
+    let matching = cluster.nodes.iter().filter(|node| node.pool == index && request.only.matches(node));
+    let mut by_domain = BTreeMap::new();
+    for node in matching {
+        let slots = node.capacity.gpus.len() / u32::from(request.shape.largest());
+        let slots = if request.distinct_nodes { slots.min(1) } else { slots };
+        *by_domain.entry(domain_of(node, request.required)).or_insert(0) += slots;
+    }
+    let Some(best) = by_domain.values().copied().max() else {
+        let rules: Vec<String> = request.only.labels.iter().map(ToString::to_string).collect();
+        let why = "no node of the pool matches it";
+        return Err(Refusal::BadConstraint { field: "constraint", value: rules.join(",").into(), why });
+    };
+    let want = request.least_members();
+    match &request.shape {
+        Shape::Equal { .. } if best < want => Err(Refusal::GangNeverFits { want, best, level: request.required }),
+        Shape::Equal { .. } | Shape::Unequal(_) => Ok(()),
+    }
 }
 
 /// Whether the open nodes but those of `avoid` surely hold the gang when nothing else runs: every member counted as the
@@ -55,11 +81,14 @@ pub(crate) fn without(cluster: &Cluster, request: &Request, avoid: &[NodeIndex])
         if request.distinct_nodes { slots.min(1) } else { slots }
     };
     let mut by_domain = BTreeMap::new();
-    let is_other = |node: &&Node| node.is_open() && request.pools.contains(&node.pool) && !avoid.contains(&node.index);
+    let is_other = |node: &&Node| {
+        let may_use = request.pools.contains(&node.pool) && !avoid.contains(&node.index);
+        node.is_open() && may_use && request.only.matches(node)
+    };
     for node in cluster.nodes.iter().filter(is_other) {
         *by_domain.entry((node.pool, domain_of(node, request.required))).or_insert(0) += slots(node);
     }
-    by_domain.values().any(|slots| *slots >= u64::from(request.shape.members()))
+    by_domain.values().any(|slots| *slots >= u64::from(request.least_members()))
 }
 
 /// What identifies the domain of `level` that a node lies in.

@@ -4,6 +4,7 @@
 
 pub(crate) mod budget;
 pub(crate) mod caps;
+pub(crate) mod constraints;
 pub(crate) mod fits;
 pub(crate) mod lending;
 pub(crate) mod quota;
@@ -277,9 +278,15 @@ fn resolve_request(
     {
         return Err(Refusal::PreferredAboveRequired);
     }
+    let pools = resolve_pools(cluster, &draft.gpu_models)?;
+    let mut shape = normal(&draft.shape);
+    if draft.only.exclusive {
+        shape = constraints::whole_nodes(cluster, shape, &pools)?;
+    }
     let request = Request {
-        shape: normal(&draft.shape),
-        pools: resolve_pools(cluster, &draft.gpu_models)?,
+        only: constraints::resolve(cluster, draft, &shape)?,
+        shape,
+        pools,
         cpu: draft.cpu,
         memory: draft.memory,
         required: draft.required,
@@ -358,7 +365,7 @@ fn resolve_pools(cluster: &Cluster, names: &[Box<str>]) -> Result<Box<[PoolIndex
 
 /// Refuses what passes a ceiling all by itself.
 fn check_limits(cluster: &Cluster, key: &ClassKey, tenant: TenantIndex) -> Result<(), Refusal> {
-    let want = key.request.shape.total();
+    let want = key.request.least_gpus();
     let mut worst = None;
     for pool in &key.request.pools {
         match quota::could_ever(cluster, tenant, *pool, want, key.preemptible) {

@@ -12,7 +12,8 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         let Some(attempt) = job.live_attempt() else { continue };
         let shape = &job.spec.request.shape;
         let of = |what: &str| format!("job {} attempt {}: {what}", job.id, attempt.number);
-        ensure(attempt.members.len() == shape.members() as usize, || of("members are missing"))?;
+        let (least, most) = (job.spec.request.least_members() as usize, shape.members() as usize);
+        ensure((least..=most).contains(&attempt.members.len()), || of("members are missing"))?;
         for (rank, member) in attempt.members.iter().enumerate() {
             let (want, got) = (u32::from(shape.gpus_of(rank)), member.placed.gpus.len());
             ensure(want == got, || of(&format!("member {rank} wants {want} GPUs and holds {got}")))?;

@@ -20,7 +20,8 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         })?;
         ensure(promise.start_order < cluster.next_start, || format!("the promise for {id} is out of the order"))?;
         let shape = &job.spec.request.shape;
-        ensure(shape.members() as usize == promise.members.len(), || format!("job {id} is promised other members"))?;
+        let (least, most) = (job.spec.request.least_members() as usize, shape.members() as usize);
+        ensure((least..=most).contains(&promise.members.len()), || format!("job {id} is promised other members"))?;
         for (rank, placed) in promise.members.iter().enumerate() {
             ensure(placed.gpus.len() == u32::from(shape.gpus_of(rank)), || {
                 format!("member {rank} of job {id} is promised {:?}", placed.gpus)

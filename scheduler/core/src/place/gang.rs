@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::ask::Ask;
 use super::pool::Pool;
+use super::spread;
 use crate::request::{Level, Request};
 
 /// Members on one node.
@@ -52,6 +53,8 @@ pub(super) struct Spots {
     pub(super) list: Vec<Spot>,
     /// Domains to spread over: room and domain; a stack, one part per level.
     candidates: Vec<(u32, u32)>,
+    /// The room of each domain to deal members out over.
+    pub(super) rooms: Vec<u32>,
 }
 
 impl Spots {
@@ -66,7 +69,12 @@ impl Spots {
 #[inline]
 pub(super) fn find(pool: &Pool, ask: &Ask, span: &Span, spots: &mut Spots) -> bool {
     spots.list.clear();
-    if ask.members == 1 || (span.node && !ask.distinct) {
+    let may_share = span.node && !ask.distinct;
+    let wide = !span.wide.is_empty();
+    if let (Some(level), true) = (ask.spread, wide && ask.members > 1) {
+        return spread::find(pool, ask, level, span, spots);
+    }
+    if ask.members == 1 || may_share {
         if let Some(at) = pool.tightest(ask.total as usize, ask.members, ask) {
             spots.list.push(Spot { at: at as u32, members: ask.members });
             return true;
@@ -75,7 +83,10 @@ pub(super) fn find(pool: &Pool, ask: &Ask, span: &Span, spots: &mut Spots) -> bo
             return false;
         }
     }
-    find_wide(pool, ask, span.wide.clone(), spots)
+    match ask.segment {
+        Some(segment) => spread::find_segments(pool, ask, segment, span, spots),
+        None => find_wide(pool, ask, span.wide.clone(), spots),
+    }
 }
 
 /// Whether `find` would find a place: what fits into a domain fits into those above it.
@@ -86,6 +97,9 @@ pub(super) fn exists(pool: &Pool, ask: &Ask, span: &Span) -> bool {
     }
     if ask.members == 1 {
         return false;
+    }
+    if let Some(segment) = ask.segment {
+        return spread::exist_segments(pool, ask, segment, span);
     }
     let verify = ask.narrow || ask.distinct;
     span.wide.clone().next_back().is_some_and(|height| {
@@ -101,7 +115,7 @@ fn find_wide(pool: &Pool, ask: &Ask, wide: Range<usize>, spots: &mut Spots) -> b
         let accept = |domain: usize| !verify || room(pool, ask, height, domain, ask.members) >= ask.members;
         if let Some(domain) = pool.levels[height].best_fit(ask.gpus, ask.members, accept) {
             spots.candidates.clear();
-            spread(pool, ask, height, domain, ask.members, spots);
+            pack(pool, ask, height, domain, ask.members, spots);
             spots.list.sort_unstable_by_key(|spot| spot.at);
             return true;
         }
@@ -117,8 +131,8 @@ pub(super) fn room(pool: &Pool, ask: &Ask, height: usize, domain: usize, enough:
         return by_gpus;
     }
     let mut found = 0;
-    for room in &pool.rooms[level.positions(domain)] {
-        found += ask.fit(room, ask.gpus);
+    for at in level.positions(domain) {
+        found += ask.fit(pool, at, ask.gpus);
         if found >= enough {
             break;
         }
@@ -127,7 +141,7 @@ pub(super) fn room(pool: &Pool, ask: &Ask, height: usize, domain: usize, enough:
 }
 
 /// Puts `members` into a domain that has room for them, in as few of the domains below as possible.
-fn spread(pool: &Pool, ask: &Ask, height: usize, domain: usize, members: u32, spots: &mut Spots) {
+pub(super) fn pack(pool: &Pool, ask: &Ask, height: usize, domain: usize, members: u32, spots: &mut Spots) {
     if height == 0 {
         return fill(pool, ask, domain, members, spots);
     }
@@ -152,7 +166,7 @@ fn spread(pool: &Pool, ask: &Ask, height: usize, domain: usize, members: u32, sp
     while left > 0 {
         let (room, child) = spots.candidates[next];
         if room < left {
-            spread(pool, ask, below, child as usize, room, spots);
+            pack(pool, ask, below, child as usize, room, spots);
             left -= room;
             next += 1;
             continue;
@@ -167,7 +181,7 @@ fn spread(pool: &Pool, ask: &Ask, height: usize, domain: usize, members: u32, sp
             let least = rest[rest.partition_point(|(room, _)| *room >= left) - 1].0;
             rest[rest.partition_point(|(room, _)| *room > least)].1 as usize
         };
-        spread(pool, ask, below, last, left, spots);
+        pack(pool, ask, below, last, left, spots);
         left = 0;
     }
     spots.candidates.truncate(base);
@@ -182,7 +196,7 @@ fn fill(pool: &Pool, ask: &Ask, domain: usize, members: u32, spots: &mut Spots) 
         let gpus = sizes.trailing_zeros() as usize;
         let mut next = pool.next_with(gpus, positions.start, positions.end);
         while let Some(at) = next {
-            let fit = ask.fit(&pool.rooms[at], ask.gpus).min(left);
+            let fit = ask.fit(pool, at, ask.gpus).min(left);
             if fit > 0 {
                 spots.list.push(Spot { at: at as u32, members: fit });
                 left -= fit;

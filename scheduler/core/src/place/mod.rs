@@ -11,6 +11,7 @@ mod bits;
 mod check;
 mod devices;
 mod domains;
+mod eligible;
 mod explain;
 mod filing;
 mod gang;
@@ -18,6 +19,7 @@ mod measures;
 mod pool;
 #[cfg(any(test, feature = "fixture"))]
 pub mod reference;
+mod spread;
 mod trial;
 mod unequal;
 
@@ -54,6 +56,8 @@ struct Home {
 pub struct Scratch {
     spots: Spots,
     search: Search,
+    /// The positions that the request may use, when it may not use all.
+    mask: Vec<u64>,
     /// Lists of members made ahead.
     pub(crate) blanks: Blanks<Members>,
 }
@@ -115,11 +119,12 @@ impl PlaceIndex {
     /// so that neighbouring ranks are near each other; unequal members do so among those of one size.
     ///
     /// The gang goes to the lowest level one of whose domains holds it (from the preferred level up to the required one),
-    /// there to the domain with the least room, in it to as few domains below as possible and to the tightest nodes.
+    /// there to the domain with the least room, in it to as few domains below as possible and to the tightest nodes; one
+    /// that asks to be spread to as many domains as possible instead. An elastic gang gets its least members here.
     /// `steps` bounds the search for unequal members where the greedy placement finds nothing.
     ///
     /// # Errors
-    /// `NotEnoughGpus`, `NotEnoughSlots`, `NoDomain`, `NotEnoughCpuOrMemory`: there is no place, and for equal members the
+    /// `NotEnoughGpus`, `NotEnoughSlots`, `NoDomain`, `NotEnoughMatching`, `NotEnoughSegments`, `NotEnoughCpuOrMemory`: there is no place, and for equal members the
     /// numbers are exact; for unequal ones they count the members placed from the largest down until one finds no place.
     /// `SearchLimit`: none was found in `steps` (unequal members only).
     pub fn place(
@@ -130,7 +135,42 @@ impl PlaceIndex {
         steps: u32,
         scratch: &mut Scratch,
     ) -> Result<Members, Blocked> {
-        self.without(avoid, request, pool, |index| index.find(request, pool, steps, scratch))
+        let least = request.least_members();
+        self.without(avoid, request, pool, |index| index.find(request, least, pool, steps, scratch))
+    }
+
+    /// As `place`, with the largest number of members that has a place: at most `most`, of an elastic gang down to its
+    /// least.
+    ///
+    /// # Errors
+    /// Those of `place` for the least number of members.
+    pub fn place_most(
+        &mut self,
+        request: &Request,
+        most: u32,
+        pool: PoolIndex,
+        avoid: &[NodeIndex],
+        steps: u32,
+        scratch: &mut Scratch,
+    ) -> Result<Members, Blocked> {
+        let least = request.least_members();
+        self.without(avoid, request, pool, |index| {
+            let found = index.find(request, most, pool, steps, scratch);
+            if found.is_ok() || least >= most {
+                return found;
+            }
+            // What fits also fits with fewer members.
+            let (mut fits, mut too_many) = (least, most);
+            if !index.has_place(request, least, pool, scratch) {
+                return index.find(request, least, pool, steps, scratch);
+            }
+            while fits + 1 < too_many {
+                let middle = fits + (too_many - fits) / 2;
+                let has_place = index.has_place(request, middle, pool, scratch);
+                *if has_place { &mut fits } else { &mut too_many } = middle;
+            }
+            index.find(request, fits, pool, steps, scratch)
+        })
     }
 
     /// Whether `place` would find a place; for equal members without looking for it. The arguments are those of `place`.
@@ -142,13 +182,19 @@ impl PlaceIndex {
         steps: u32,
         scratch: &mut Scratch,
     ) -> bool {
-        self.without(avoid, request, pool, |index| match (&request.shape, index.pools.get(pool.at())) {
-            (Shape::Equal { .. }, Some(of_pool)) => {
-                let ask = Ask::of(request, of_pool.counted);
-                gang::exists(of_pool, &ask, &Span::of(request, of_pool))
-            }
-            _ => index.find(request, pool, steps, scratch).is_ok(),
+        let least = request.least_members();
+        self.without(avoid, request, pool, |index| match &request.shape {
+            Shape::Equal { .. } => index.has_place(request, least, pool, scratch),
+            Shape::Unequal(_) => index.find(request, least, pool, steps, scratch).is_ok(),
         })
+    }
+
+    /// Whether so many equal members have a place, without looking for it.
+    fn has_place(&self, request: &Request, members: u32, index: PoolIndex, scratch: &mut Scratch) -> bool {
+        let Some(pool) = self.pools.get(index.at()) else { return false };
+        let is_masked = pool.labels.fill(&request.only, index, &self.homes, &mut scratch.mask);
+        let ask = Ask::of(request, members, pool.counted, is_masked.then_some(&scratch.mask));
+        gang::exists(pool, &ask, &Span::of(request, pool))
     }
 
     /// What `look` says of the index without these nodes, made ready for `request` in `pool`.
@@ -189,23 +235,32 @@ impl PlaceIndex {
 
     /// As `place`, with nothing to avoid.
     #[inline]
-    fn find(&self, request: &Request, index: PoolIndex, steps: u32, scratch: &mut Scratch) -> Result<Members, Blocked> {
+    fn find(
+        &self,
+        request: &Request,
+        members: u32,
+        index: PoolIndex,
+        steps: u32,
+        scratch: &mut Scratch,
+    ) -> Result<Members, Blocked> {
         let Some(pool) = self.pools.get(index.at()) else {
-            return Err(Blocked::NotEnoughGpus { pool: index, want: request.shape.total(), free: Gpus::ZERO });
+            return Err(Blocked::NotEnoughGpus { pool: index, want: request.least_gpus(), free: Gpus::ZERO });
         };
-        let ask = Ask::of(request, pool.counted);
+        let Scratch { spots, search, mask, blanks } = scratch;
+        let is_masked = pool.labels.fill(&request.only, index, &self.homes, mask);
+        let ask = Ask::of(request, members, pool.counted, is_masked.then_some(mask));
         explain::check_counters(pool, index, &ask, request)?;
         let span = Span::of(request, pool);
         match &request.shape {
-            Shape::Equal { .. } if gang::find(pool, &ask, &span, &mut scratch.spots) => {
-                let members = scratch.blanks.take(ask.members as usize);
+            Shape::Equal { .. } if gang::find(pool, &ask, &span, spots) => {
+                let members = blanks.take(members as usize);
                 let members = members.unwrap_or_else(|| Members::with_capacity(ask.members as usize));
-                Ok(hand_out(pool, &ask, &scratch.spots, members))
+                Ok(hand_out(pool, &ask, spots, members))
             }
             Shape::Equal { .. } => Err(explain::equal(pool, index, &ask, request.required)),
-            Shape::Unequal(sizes) => match scratch.search.find(pool, &ask, sizes, &span, steps) {
-                Outcome::Found => Ok(hand_out_unequal(pool, sizes, &mut scratch.search.homes)),
-                Outcome::Nowhere => Err(explain::unequal(pool, index, &ask, request, sizes, &mut scratch.search)),
+            Shape::Unequal(sizes) => match search.find(pool, &ask, sizes, &span, steps) {
+                Outcome::Found => Ok(hand_out_unequal(pool, sizes, &mut search.homes)),
+                Outcome::Nowhere => Err(explain::unequal(pool, index, &ask, request, sizes, search)),
                 Outcome::Limit => Err(Blocked::SearchLimit { pool: index, steps }),
             },
         }

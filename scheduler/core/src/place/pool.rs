@@ -11,6 +11,7 @@ use super::ask::{Ask, clamp};
 use super::bits::{BitRows, Buckets};
 use super::devices;
 use super::domains::{Change, Domains, Shares};
+use super::eligible::LabelRows;
 use crate::gpu::GpuSet;
 use crate::ids::{NodeIndex, PoolIndex};
 use crate::node::Node;
@@ -86,6 +87,8 @@ pub(super) struct Pool {
     room_shift: u32,
     /// CPU or memory is counted on some node.
     pub(super) counted: bool,
+    /// The labels of the nodes.
+    pub(super) labels: LabelRows,
 }
 
 impl Pool {
@@ -138,6 +141,7 @@ impl Pool {
 
     /// Takes over what never changes of the nodes.
     fn read_capacities(&mut self, nodes: &[Node]) {
+        self.labels = LabelRows::of(self.order.iter().map(|index| &nodes[index.at()]));
         for index in &self.order {
             let capacity = &nodes[index.at()].capacity;
             self.counted |= capacity.cpu.0 != 0 || capacity.memory.0 != 0;
@@ -225,7 +229,7 @@ impl Pool {
     fn accepting(&self, positions: Range<usize>, gpus: usize, members: u32, ask: &Ask) -> Option<usize> {
         let mut next = self.next_with(gpus, positions.start, positions.end);
         while let Some(at) = next {
-            if !ask.narrow || ask.has_beside(&self.rooms[at], members) {
+            if !ask.narrow || ask.has_beside(self, at, members) {
                 return Some(at);
             }
             next = self.next_with(gpus, at + 1, positions.end);

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::reference::{self, Width};
 use super::*;
 use crate::ids::PoolIndex;
-use crate::node::{Capacity, Contact, Location};
-use crate::request::Level;
+use crate::node::{Capacity, Contact, Labels, Location};
+use crate::request::{Constraints, LabelRule, Level, Segment};
 use crate::units::{CpuMilli, MemoryMib, Time};
 
 /// Enough steps to search any of these clusters to the end.
@@ -25,7 +25,7 @@ prop_compose! {
         (taken, bad) in (any::<u32>(), prop_oneof![4 => Just(0u32), 1 => any::<u32>()]),
         (cpu, cpu_taken, memory, memory_taken) in (0..9u64, 0..9u64, 0..9u64, 0..9u64),
         (cordoned, lost, pool) in (0..8u8, 0..8u8, 0..6u8),
-        all_free in any::<bool>(),
+        (all_free, labels) in (any::<bool>(), any_labels()),
     ) -> Node {
         let name = |prefix: &str, number: u8| if number == 0 { "".into() } else { format!("{prefix}{number}").into() };
         let all = GpuSet::first(gpus);
@@ -42,7 +42,8 @@ prop_compose! {
                 islands: (0..gpus).map(island_of).collect(),
                 cpu: CpuMilli(cpu),
                 memory: MemoryMib(memory),
-            },
+            labels,
+        },
             boot_id: "".into(),
             contact: if lost == 0 { Contact::Lost } else { Contact::Ready },
             contact_since: Time(0),
@@ -85,8 +86,72 @@ fn any_level() -> impl Strategy<Value = Option<Level>> {
     prop_oneof![3 => Just(None), 2 => (0..5usize).prop_map(|level| Some(Level::ALL[level]))]
 }
 
+/// Keys and values that nodes may have.
+const LABELS: [(&str, &[&str]); 2] = [("rack", &["r0", "r1"]), ("old", &[""])];
+
+fn any_labels() -> impl Strategy<Value = Labels> {
+    (prop::option::of(0..2usize), any::<bool>()).prop_map(|(rack, old)| {
+        let rack = rack.map(|at| (LABELS[0].0.into(), LABELS[0].1[at].into()));
+        old.then(|| (LABELS[1].0.into(), "".into())).into_iter().chain(rack).collect()
+    })
+}
+
 prop_compose! {
-    fn any_request()(
+    fn any_rule()(
+        (key, values) in prop::sample::select(LABELS.to_vec()),
+        (some, none, negated) in (any::<bool>(), prop::bool::weighted(0.3), any::<bool>()),
+    ) -> LabelRule {
+        let values = if none { &[] } else if some { &values[..1] } else { values };
+        LabelRule { key: key.into(), values: values.iter().map(|value| (*value).into()).collect(), negated }
+    }
+}
+
+fn any_named(weight: f64) -> impl Strategy<Value = Vec<usize>> {
+    prop::option::weighted(weight, vec(0..6usize, 1..4)).prop_map(Option::unwrap_or_default)
+}
+
+prop_compose! {
+    /// Constraints that admission would let through with a request of this shape and these levels.
+    fn any_constraints(shape: Shape, required: Option<Level>, preferred: Option<Level>)(
+        labels in vec(any_rule(), 0..3),
+        (include, exclude) in (any_named(0.2), any_named(0.2)),
+        (spread, segment_level) in (any_level(), any_level()),
+        (segment, least) in (1..=6u32, prop::option::weighted(0.3, 1..=6u32)),
+    ) -> Constraints {
+        let is_equal = matches!(shape, Shape::Equal { .. });
+        let below = |level: &Level| required.is_none_or(|required| *level < required);
+        let within = |level: &Level| required.is_none_or(|required| *level <= required);
+        let members = shape.members();
+        let segment = segment_level.filter(within).map(|level| Segment { members: segment, level });
+        let segment = segment.filter(|segment| is_equal && members > 1 && segment.members <= members);
+        let may_spread = members > 1 && preferred.is_none() && segment.is_none() && is_equal;
+        let named = |list: Vec<usize>| {
+            let mut nodes: Vec<NodeIndex> = list.into_iter().map(NodeIndex::of).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            nodes.into_boxed_slice()
+        };
+        Constraints {
+            labels: labels.into(),
+            include: named(include),
+            exclude: named(exclude),
+            spread: spread.filter(below).filter(|_| may_spread),
+            segment,
+            least: least.filter(|least| is_equal && *least < members),
+        }
+    }
+}
+
+fn any_request() -> impl Strategy<Value = Request> {
+    plain_request().prop_flat_map(|request| {
+        let only = any_constraints(request.shape.clone(), request.required, request.preferred);
+        let only = prop_oneof![1 => Just(Constraints::default()), 1 => only];
+        (Just(request), only).prop_map(|(request, only)| Request { only, ..request })
+    })
+}
+
+prop_compose! {
+    fn plain_request()(
         shape in any_shape(),
         (cpu, memory) in (0..5u64, 0..5u64),
         narrow in any::<bool>(),
@@ -100,6 +165,7 @@ prop_compose! {
             required,
             preferred,
             distinct_nodes,
+            only: Default::default(),
         }
     }
 }
@@ -110,11 +176,12 @@ fn index_of(nodes: &[Node]) -> PlaceIndex {
 
 /// Adds what the members hold to the nodes; fails when a GPU is not free or a rule of the request is broken.
 fn hold(nodes: &mut [Node], members: &[Placed], request: &Request, pool: PoolIndex, avoid: &[NodeIndex]) {
-    assert_eq!(members.len(), request.shape.members() as usize);
+    assert!((request.least_members()..=request.shape.members()).contains(&(members.len() as u32)));
     for (rank, member) in members.iter().enumerate() {
         let node = &mut nodes[member.node.at()];
         assert_eq!(node.pool, pool);
         assert!(!avoid.contains(&node.index), "{} was to be avoided", node.name);
+        assert!(request.only.matches(node), "{} does not match {:?}", node.name, request.only);
         assert_eq!(member.gpus.count(), Gpus::whole(u32::from(request.shape.gpus_of(rank))));
         assert!(node.free().contains(member.gpus), "{:?} of {} are not all free", member.gpus, node.name);
         assert!(request.cpu.0 == 0 || node.cpu_free() >= request.cpu);
@@ -130,6 +197,13 @@ fn hold(nodes: &mut [Node], members: &[Placed], request: &Request, pool: PoolInd
     used.sort();
     used.dedup();
     assert!(!request.distinct_nodes || used.len() == members.len());
+    if let Some(segment) = request.only.segment {
+        for group in members.chunks(segment.members as usize) {
+            let used: Vec<NodeIndex> = group.iter().map(|member| member.node).collect();
+            let width = reference::width_of(nodes, &used);
+            assert!(width <= Width::Inside(segment.level), "a group of {segment:?} lies in {width:?}");
+        }
+    }
 }
 
 fn let_go(nodes: &mut [Node], members: &[Placed], request: &Request) {
@@ -148,6 +222,8 @@ fn check_refusal(blocked: Blocked) {
         Blocked::NotEnoughSlots { want, free, .. } => assert!(free < want),
         Blocked::NoDomain { want, best, .. } => assert!(best < want),
         Blocked::NotEnoughCpuOrMemory { want, fit, .. } => assert!(fit < want),
+        Blocked::NotEnoughMatching { want, fit, .. } => assert!(fit < want),
+        Blocked::NotEnoughSegments { want, fit, .. } => assert!(fit < want),
         other => panic!("no answer of placement: {other:?}"),
     }
 }
@@ -155,7 +231,11 @@ fn check_refusal(blocked: Blocked) {
 /// Wide gangs lie in as few of the domains below as any choice inside their domain would need; where those are single
 /// nodes it is the tightest that count.
 fn check_spread(nodes: &[Node], members: &[Placed], request: &Request, avoid: &[NodeIndex]) {
-    let Shape::Equal { members: want, gpus } = request.shape else { return };
+    let Shape::Equal { gpus, .. } = request.shape else { return };
+    let want = members.len() as u32;
+    if request.only.segment.is_some() || request.only.spread.is_some() {
+        return;
+    }
     let used: Vec<NodeIndex> = members.iter().map(|member| member.node).collect();
     let below = match reference::width_of(nodes, &used) {
         Width::Pool => Level::Site,
@@ -198,10 +278,26 @@ proptest! {
                 let used: Vec<NodeIndex> = members.iter().map(|member| member.node).collect();
                 let width = reference::width_of(&nodes, &used);
                 hold(&mut nodes.clone(), &members, &request, pool, &avoid);
-                if matches!(request.shape, Shape::Equal { .. }) {
+                prop_assert_eq!(members.len() as u32, request.least_members());
+                if let Some(level) = request.only.spread {
+                    let alike = reference::with_members(&request, members.len() as u32);
+                    let least = reference::least_heap(&nodes, &alike, pool, &avoid, level);
+                    prop_assert_eq!(Some(reference::heap(&nodes, &used, level) as u64), least);
+                } else if matches!(request.shape, Shape::Equal { .. }) {
                     prop_assert!(Some(width) <= narrowest, "{:?} instead of {:?}", width, narrowest);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn an_elastic_gang_is_as_large_as_it_can_be(nodes in any_nodes(), request in any_request()) {
+        let (most, pool) = (request.shape.members(), PoolIndex(0));
+        let found = index_of(&nodes).place_most(&request, most, pool, &[], STEPS, &mut Scratch::default());
+        let wanted = reference::most_members(&nodes, &request, pool, &[]);
+        prop_assert_eq!(found.as_ref().ok().map(|members| members.len() as u32), wanted);
+        if let Ok(members) = found {
+            hold(&mut nodes.clone(), &members, &request, pool, &[]);
         }
     }
 
@@ -317,7 +413,13 @@ fn wide_nodes(count: usize, leaf: usize, spine: usize, seed: u32) -> Vec<Node> {
                 name: format!("n{at}").into(),
                 pool: PoolIndex(0),
                 location: Location { site, spine, leaf, nvlink: "".into() },
-                capacity: Capacity { gpus, islands: [gpus; 8].into(), cpu: CpuMilli(16), memory: MemoryMib::ZERO },
+                capacity: Capacity {
+                    gpus,
+                    islands: [gpus; 8].into(),
+                    cpu: CpuMilli(16),
+                    memory: MemoryMib::ZERO,
+                    labels: Default::default(),
+                },
                 boot_id: "".into(),
                 contact: Contact::Ready,
                 contact_since: Time(0),
@@ -348,6 +450,7 @@ prop_compose! {
             required,
             preferred,
             distinct_nodes,
+            only: Default::default(),
         }
     }
 }

@@ -29,12 +29,61 @@ impl Width {
 /// The narrowest width, from the preferred to the required level, at which there is a place; `None`: there is none.
 /// Exponential in the members where they are unequal.
 pub fn narrowest(nodes: &[Node], request: &Request, pool: PoolIndex, avoid: &[NodeIndex]) -> Option<Width> {
-    let usable: Vec<&Node> = nodes.iter().filter(|node| node.pool == pool && !avoid.contains(&node.index)).collect();
+    // An elastic gang has a place when its least members have.
+    let request = &with_members(request, request.least_members());
+    let usable = usable(nodes, request, pool, avoid);
     let widest = request.required.map_or(Width::Pool, Width::Inside);
     let start = Width::Inside(request.preferred.unwrap_or(Level::Node)).min(widest);
     Width::all()
         .filter(|width| (start..=widest).contains(width))
         .find(|width| domains(&usable, *width).values().any(|inside| has_room(inside, request)))
+}
+
+fn usable<'n>(nodes: &'n [Node], request: &Request, pool: PoolIndex, avoid: &[NodeIndex]) -> Vec<&'n Node> {
+    let may_use = |node: &&Node| node.pool == pool && !avoid.contains(&node.index) && request.only.matches(node);
+    nodes.iter().filter(may_use).collect()
+}
+
+/// The same request for so many equal members, no more and no fewer.
+pub fn with_members(request: &Request, members: u32) -> Request {
+    let mut request = request.clone();
+    if let Shape::Equal { gpus, .. } = request.shape {
+        request.shape = Shape::Equal { members, gpus };
+    }
+    request.only.least = None;
+    request
+}
+
+/// The most members of an elastic gang that have a place.
+pub fn most_members(nodes: &[Node], request: &Request, pool: PoolIndex, avoid: &[NodeIndex]) -> Option<u32> {
+    let counts = request.least_members()..=request.shape.members();
+    counts.rev().find(|members| narrowest(nodes, &with_members(request, *members), pool, avoid).is_some())
+}
+
+/// The smallest number of members that the fullest domain of `level` must take, in the best of the widest domains.
+pub fn least_heap(
+    nodes: &[Node],
+    request: &Request,
+    pool: PoolIndex,
+    avoid: &[NodeIndex],
+    level: Level,
+) -> Option<u64> {
+    let Shape::Equal { members, gpus } = request.shape else { return None };
+    let widest = request.required.map_or(Width::Pool, Width::Inside);
+    let mut best = None;
+    for around in domains(&usable(nodes, request, pool, avoid), widest).into_values() {
+        let parts = domains(&around, Width::Inside(level)).into_values();
+        let rooms: Vec<u64> = parts.map(|inside| room(&inside, request, gpus)).collect();
+        let holds = |heap: &u64| rooms.iter().map(|room| room.min(heap)).sum::<u64>() >= u64::from(members);
+        best = (1..=u64::from(members)).find(holds).into_iter().chain(best).min();
+    }
+    best
+}
+
+/// How many members lie in the fullest domain of `level`.
+pub fn heap(nodes: &[Node], used: &[NodeIndex], level: Level) -> usize {
+    let used: Vec<&Node> = used.iter().map(|node| &nodes[node.at()]).collect();
+    domains(&used, Width::Inside(level)).values().map(Vec::len).max().unwrap_or(0)
 }
 
 /// The narrowest width that holds all these nodes.
@@ -111,12 +160,35 @@ fn room(nodes: &[&Node], request: &Request, gpus: u8) -> u64 {
 /// Whether all members fit on these nodes.
 fn has_room(nodes: &[&Node], request: &Request) -> bool {
     match &request.shape {
-        Shape::Equal { members, gpus } => room(nodes, request, *gpus) >= u64::from(*members),
+        Shape::Equal { members, gpus } => match request.only.segment {
+            None => room(nodes, request, *gpus) >= u64::from(*members),
+            Some(segment) => {
+                let parts = domains(nodes, Width::Inside(segment.level)).into_values();
+                let mut rooms: Vec<u64> = parts.map(|inside| room(&inside, request, *gpus)).collect();
+                let starts = (0..*members).step_by(segment.members as usize);
+                let groups: Vec<u64> = starts.map(|at| u64::from(segment.members.min(members - at))).collect();
+                try_groups(&mut rooms, &groups)
+            }
+        },
         Shape::Unequal(sizes) => {
             let mut left: Vec<Left> = nodes.iter().map(|node| left_of(node)).collect();
             try_all(&mut left, request, sizes)
         }
     }
+}
+
+/// Tries every domain for every group.
+fn try_groups(rooms: &mut [u64], groups: &[u64]) -> bool {
+    let Some((members, others)) = groups.split_first() else { return true };
+    (0..rooms.len()).any(|part| {
+        if rooms[part] < *members {
+            return false;
+        }
+        rooms[part] -= members;
+        let found = try_groups(rooms, others);
+        rooms[part] += members;
+        found
+    })
 }
 
 /// How many members of one size fit on a node.

@@ -61,6 +61,7 @@ fn add_nodes(nodes: &mut Vec<Node>, line: &str) {
                 islands: all.iter().map(island_of).collect(),
                 cpu: CpuMilli(number(line, "cpu", 0)),
                 memory: MemoryMib(number(line, "memory", 0)),
+                labels: Default::default(),
             },
             boot_id: "".into(),
             contact: Contact::Ready,
@@ -100,6 +101,7 @@ fn answer(index: &mut PlaceIndex, nodes: &[Node], scratch: &mut Scratch, line: &
         required: value(line, "required").map(level),
         preferred: value(line, "preferred").map(level),
         distinct_nodes: line.contains("distinct"),
+        only: Default::default(),
     };
     let named = |name: &str| nodes.iter().find(|node| &*node.name == name).unwrap().index;
     let avoid: Vec<NodeIndex> = value(line, "avoid").map_or(Vec::new(), |names| names.split(',').map(named).collect());
@@ -352,6 +354,7 @@ fn trial_changes_go_back() {
         required: None,
         preferred: None,
         distinct_nodes: false,
+        only: Default::default(),
     };
     index.release(&[Placed { node: NodeIndex(3), gpus: GpuSet::first(8) }], &request);
     assert_eq!(index.free(PoolIndex(0)), Gpus::whole(8));

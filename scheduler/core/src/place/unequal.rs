@@ -10,7 +10,7 @@
 use super::ask::Ask;
 use super::bits::BitRows;
 use super::gang::Span;
-use super::pool::{Pool, Room};
+use super::pool::Pool;
 
 /// No node.
 const NONE: u32 = u32::MAX;
@@ -110,7 +110,7 @@ impl Search {
         self.read(pool, sizes);
         let greedy = self.members.len() as u32;
         let best = match height {
-            None => pool.rooms.iter().map(|room| self.on_one_node(ask, room)).max().unwrap_or(0),
+            None => (0..pool.rooms.len()).map(|at| self.on_one_node(pool, ask, at)).max().unwrap_or(0),
             Some(height) => (0..pool.levels[height].count())
                 .map(|domain| {
                     self.solve(pool, ask, height, domain, greedy);
@@ -124,9 +124,9 @@ impl Search {
     }
 
     /// How many members, largest first, one node takes.
-    fn on_one_node(&self, ask: &Ask, room: &Room) -> usize {
-        let fit = ask.fit(room, 1) as usize;
-        let mut left = room.count() as usize;
+    fn on_one_node(&self, pool: &Pool, ask: &Ask, at: usize) -> usize {
+        let fit = ask.fit(pool, at, 1) as usize;
+        let mut left = pool.rooms[at].count() as usize;
         let takes = |(gpus, _): &&(usize, u32)| left.checked_sub(*gpus).map(|rest| left = rest).is_some();
         self.members.iter().take(fit).take_while(takes).count()
     }
@@ -161,7 +161,7 @@ impl Search {
     /// The kind of a node, unless it can take nothing.
     fn kind(&self, pool: &Pool, ask: &Ask, at: usize) -> Option<usize> {
         let gpus = pool.rooms[at].count() as usize;
-        let fit = ask.fit(&pool.rooms[at], 1) as usize;
+        let fit = ask.fit(pool, at, 1) as usize;
         (gpus > 0 && fit > 0).then(|| gpus * self.stride + fit)
     }
 

@@ -49,9 +49,9 @@ impl Asked {
         Start { tenant: self.tenant, gpus: self.gpus(), grace: self.grace, scavenger }
     }
 
-    /// The GPUs of all members.
+    /// The GPUs without which it does not start.
     pub(crate) fn gpus(&self) -> Gpus {
-        self.request.shape.total()
+        self.request.least_gpus()
     }
 }
 

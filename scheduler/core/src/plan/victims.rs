@@ -19,7 +19,7 @@ use crate::job::Job;
 use crate::node::Node;
 use crate::place::{PlaceIndex, Scratch};
 use crate::placement::{Members, Placed};
-use crate::request::{Request, Shape};
+use crate::request::{Constraints, Request, Shape};
 use crate::units::{GpuTime, Gpus, Time};
 
 /// An attempt that may be evicted.
@@ -112,7 +112,8 @@ pub(super) fn search(
 fn is_cheap(asked: &Asked) -> bool {
     let request = &asked.request;
     let is_equal = matches!(request.shape, Shape::Equal { .. });
-    is_equal && !request.distinct_nodes && request.cpu.0 == 0 && request.memory.0 == 0 && asked.avoid.is_empty()
+    let is_plain = request.cpu.0 == 0 && request.memory.0 == 0 && request.only == Constraints::default();
+    is_equal && is_plain && !request.distinct_nodes && asked.avoid.is_empty()
 }
 
 /// What the gang waits for when it needs the first `count` of the candidates and the rest, more than are ripe.

@@ -26,6 +26,7 @@ fn node(index: usize, line: &str) -> Node {
             islands: vec![GpuSet::first(8); 8].into(),
             cpu: CpuMilli::ZERO,
             memory: MemoryMib::ZERO,
+            labels: Default::default(),
         },
         boot_id: "".into(),
         contact: Contact::Ready,

@@ -35,6 +35,7 @@ pub fn node(cluster: &Cluster, node: &Node, live: Option<&LiveNode>, with_teleme
         memory_mib: node.capacity.memory.0,
         agent_version: live.map_or_else(String::new, |live| live.agent_version.clone()),
         position: None,
+        labels: node.capacity.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
     }
 }
 

@@ -2,9 +2,9 @@
 
 use dure_core::gpu::MAX_GPUS_PER_NODE;
 use dure_core::ids::{BlobId, JobId};
-use dure_core::input::{DependencyOn, JobDraft};
+use dure_core::input::{ConstraintsDraft, DependencyOn, JobDraft};
 use dure_core::job::{ArraySpec, DependencyKind};
-use dure_core::request::{Level, Shape};
+use dure_core::request::{LabelRule, Level, Segment, Shape};
 use dure_core::units::{CpuMilli, MemoryMib, Span, Time};
 use dure_proto::v1;
 use dure_proto::v1::dependency::On;
@@ -49,6 +49,7 @@ pub fn job(spec: v1::JobSpec, user: &str) -> Result<Submitted, Violation> {
         required: level("required_level", spec.required_level)?,
         preferred: level("preferred_level", spec.preferred_level)?,
         distinct_nodes: shape.distinct_nodes,
+        only: constraints(spec.constraints.unwrap_or_default()).map_err(|violation| violation.inside("constraints"))?,
         priority: spec.priority.into(),
         preemptible: !spec.non_preemptible,
         time_limit: Span(spec.time_limit_ms),
@@ -118,6 +119,30 @@ fn level(field: &'static str, number: i32) -> Result<Option<Level>, Violation> {
     known
         .map(super::level)
         .map_err(|_| Violation::new(field, format!("{number} is no level; use 1 (node) to 5 (site)")))
+}
+
+fn constraints(wire: v1::Constraints) -> Result<ConstraintsDraft, Violation> {
+    let rule = |rule: v1::LabelRule| LabelRule {
+        key: rule.key.into(),
+        values: rule.values.into_iter().map(Into::into).collect(),
+        negated: rule.negated,
+    };
+    let segment = match (wire.segment_members, level("segment_level", wire.segment_level)?) {
+        (0, None) => None,
+        (0, Some(_)) => return Err(Violation::new("segment_members", "0; say how many members a segment has")),
+        (_, None) => return Err(Violation::new("segment_level", "absent; say inside which level a segment lies")),
+        (members, Some(level)) => Some(Segment { members, level }),
+    };
+    let names = |list: Vec<String>| list.into_iter().map(Into::into).collect();
+    Ok(ConstraintsDraft {
+        labels: wire.labels.into_iter().map(rule).collect(),
+        include: names(wire.nodes),
+        exclude: names(wire.exclude_nodes),
+        exclusive: wire.exclusive,
+        spread: level("spread", wire.spread)?,
+        segment,
+        least: (wire.min_members > 0).then_some(wire.min_members),
+    })
 }
 
 fn dependency(dependency: &v1::Dependency) -> Result<(DependencyKind, DependencyOn), Violation> {

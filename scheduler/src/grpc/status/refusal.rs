@@ -59,6 +59,7 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::DependencyOutsideCall { .. }
         | Refusal::DependencyCycle { .. }
         | Refusal::PreferredAboveRequired
+        | Refusal::BadConstraint { .. }
         | Refusal::NameTooLong { .. }
         | Refusal::BadNode { .. }
         | Refusal::ZeroWeight
@@ -103,6 +104,7 @@ pub(super) fn field(why: &Refusal) -> &'static str {
         | Refusal::DependencyCycle { .. }
         | Refusal::DependencyNeverSatisfied { .. } => "dependencies",
         Refusal::PreferredAboveRequired => "preferred_level",
+        Refusal::BadConstraint { field, .. } => field,
         Refusal::NameTooLong { field, .. } => field,
         Refusal::UnknownJob { .. } | Refusal::WrongPhase { .. } => "job_id",
         Refusal::UnknownNode { .. } | Refusal::NodeNotLost { .. } | Refusal::BadNode { .. } => "name",
@@ -163,6 +165,7 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::DependencyNeverSatisfied { job } => {
             format!("job {job} has ended in the other way: this one could never start")
         }
+        Refusal::BadConstraint { value, why, .. } => format!("{value:?}: {why}"),
         Refusal::PreferredAboveRequired => "the preferred level is wider than the required one".to_owned(),
         Refusal::TooManyClasses { limit } => {
             format!("{limit} different kinds of requests wait already, which is the limit")
@@ -235,6 +238,7 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         Refusal::DependencyNeverSatisfied { .. } => {
             "take the dependency out, or depend on its end in any way: afterany"
         }
+        Refusal::BadConstraint { .. } => "see the labels and places of the nodes: dure nodes NODE",
         Refusal::PreferredAboveRequired => "prefer a level at or below the required one",
         Refusal::NameTooLong { .. } => "shorten it",
         Refusal::UnknownJob { .. } => "check the id: a job that ended long ago is forgotten",

@@ -37,6 +37,7 @@ fn of_jobs() -> Vec<Refusal> {
         Refusal::DependencyCycle { jobs: vec![0, 2, 1] },
         Refusal::DependencyNeverSatisfied { job },
         Refusal::PreferredAboveRequired,
+        Refusal::BadConstraint { field: "constraint", value: "rack=r9".into(), why: "no node of the pool matches it" },
         Refusal::TooManyClasses { limit: 4096 },
         Refusal::NameTooLong { field: "name", length: 200, limit: 128 },
         Refusal::UnknownJob { job },
@@ -104,6 +105,7 @@ fn refusals_of_jobs() {
         InvalidArgument dependencies: jobs 0 > 2 > 1 > 0 of the call wait for each other in a circle; take one of the dependencies out
         FailedPrecondition dependencies: job 7 has ended in the other way: this one could never start; take the dependency out, or depend on its end in any way: afterany
         InvalidArgument preferred_level: the preferred level is wider than the required one; prefer a level at or below the required one
+        InvalidArgument constraint: "rack=r9": no node of the pool matches it; see the labels and places of the nodes: dure nodes NODE
         ResourceExhausted shape: 4096 different kinds of requests wait already, which is the limit; wait for jobs to start, or cancel some
         InvalidArgument name: 200 bytes, at most 128; shorten it
         NotFound job_id: there is no job 7; check the id: a job that ended long ago is forgotten

@@ -35,6 +35,8 @@ fn all() -> Vec<Blocker> {
         Blocked::NotEnoughGpus { pool, want, free: Gpus::whole(1) },
         Blocked::NotEnoughSlots { pool, want: 2, free: 1, gpus_per_member: 8 },
         Blocked::NoDomain { pool, level: Level::Leaf, want: 4, best: 3 },
+        Blocked::NotEnoughMatching { pool, want: 4, fit: 1, nodes: 3 },
+        Blocked::NotEnoughSegments { pool, level: Level::Leaf, members: 4, want: 4, fit: 3 },
         Blocked::NotEnoughCpuOrMemory { pool, want: 4, fit: 1 },
         Blocked::SearchLimit { pool, steps: 20_000 },
         Blocked::OverUserGpus { tenant, limit, used, want },
@@ -81,6 +83,8 @@ fn every_reason_says_what_is_in_the_way_and_what_would_help() {
         NOT_ENOUGH_GPUS: it needs 16 GPUs, 1 is free in pool h200 | wait for running jobs to end, ask for fewer GPUs, or allow other GPU models | {"free": 1, "want": 16}
         NOT_ENOUGH_SLOTS: it needs room for 2 members of 8 GPUs each, there is room for 1 in pool h200 | ask for smaller members, which fit more nodes, or wait for nodes to empty | {"free": 1, "gpus_per_member": 8, "want": 2}
         NO_DOMAIN: it needs room for 4 members inside one leaf, the best one of pool h200 has room for 3 | prefer the level instead of requiring it, or require a wider one | {"best": 3, "want": 4}
+        NOT_ENOUGH_MATCHING: it needs room for 4 members, the 3 nodes of pool h200 that match its labels and node lists have room for 1 | wait for those nodes, or ask for fewer labels or more nodes | {"fit": 1, "nodes": 3, "want": 4}
+        NOT_ENOUGH_SEGMENTS: it needs room for 4 segments of 4 members, each inside one leaf; pool h200 has room for 3 | make the segments smaller, or let them lie inside a wider level | {"fit": 3, "members": 4, "want": 4}
         NOT_ENOUGH_CPU_OR_MEMORY: it needs CPU and memory beside the GPUs for 4 members, pool h200 has room for 1 | ask for less CPU or memory per member | {"fit": 1, "want": 4}
         SEARCH_LIMIT: the search for a place in pool h200 was ended after 20000 steps | make the members more alike; it is searched for again when something is freed | {"steps": 20000}
         OVER_USER_GPUS: its user holds 7 of the 12 GPUs that one user may hold in tenant fusion; this job needs 16 | wait for another job of the same user to end, or have the cap raised: dure quota set | {"limit": 12, "used": 7, "want": 16}

@@ -23,7 +23,7 @@ use dure_core::node::{Capacity, Contact, Location, Node, Promised};
 use dure_core::placement::Placed;
 use dure_core::promise::{DropCause, Promise};
 use dure_core::reply::Reply;
-use dure_core::request::{Level, Request, Shape};
+use dure_core::request::{Constraints, LabelRule, Level, Request, Segment, Shape};
 use dure_core::tenant::{Quota, UserLedger};
 use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span};
 use expect_test::expect_file;
@@ -75,6 +75,7 @@ fn capacity() -> Capacity {
         islands: [GpuSet(0b0011), GpuSet(0b0011), GpuSet(0b1100), GpuSet(0b1100)].into(),
         cpu: CpuMilli(64_000),
         memory: MemoryMib(512 << 10),
+        labels: Default::default(),
     }
 }
 
@@ -91,6 +92,7 @@ fn spec(shape: Shape) -> JobSpec {
             required: Some(Level::Spine),
             preferred: Some(Level::Leaf),
             distinct_nodes: true,
+            only: Default::default(),
         }),
         priority: PriorityIndex(2),
         preemptible: true,
@@ -302,7 +304,37 @@ fn samples() -> Vec<Event> {
     samples.extend(restored());
     samples.extend(promises());
     samples.extend(ledgers());
+    samples.extend(constrained());
     samples
+}
+
+fn constrained() -> Vec<Event> {
+    let labels = [("gen", "b"), ("rack", "r1")].map(|(key, value)| (key.into(), value.into())).into();
+    let joined = Event::NodeJoined {
+        node: NodeIndex(301),
+        name: "gpu-0301".into(),
+        pool: PoolIndex(1),
+        location: location(),
+        capacity: Capacity { labels, ..capacity() },
+        boot_id: "boot-1".into(),
+    };
+    let rule = |key: &str, values: &[&str], negated| LabelRule {
+        key: key.into(),
+        values: values.iter().map(|value| (*value).into()).collect(),
+        negated,
+    };
+    let only = Constraints {
+        labels: [rule("gen", &["a", "b"], false), rule("old", &[], true)].into(),
+        include: [NodeIndex(300), NodeIndex(301)].into(),
+        exclude: [NodeIndex(7)].into(),
+        spread: Some(Level::Leaf),
+        segment: Some(Segment { members: 4, level: Level::Nvlink }),
+        least: Some(2),
+    };
+    let plain = spec(Shape::Equal { members: 8, gpus: 4 });
+    let request = Request { only, ..(*plain.request).clone() };
+    let spec = Box::new(JobSpec { request: Arc::new(request), ..plain });
+    vec![joined, Event::JobSubmitted { job: JobId(1010), spec, held: false, not_before: None }]
 }
 
 fn ledgers() -> Vec<Event> {

@@ -18,7 +18,7 @@ use dure_core::node::{Capacity, Contact, Location, Node, Promised};
 use dure_core::placement::Placed;
 use dure_core::promise::{DropCause, Promise};
 use dure_core::reply::Reply;
-use dure_core::request::{Level, Request, Shape};
+use dure_core::request::{Constraints, LabelRule, Level, Request, Segment, Shape};
 use dure_core::tenant::{Quota, UserLedger};
 use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span, Time};
 use proptest::collection::{btree_set, vec};
@@ -111,12 +111,15 @@ fn location() -> impl Strategy<Value = Location> {
 }
 
 fn capacity() -> impl Strategy<Value = Capacity> {
-    (gpu_set(), vec(gpu_set(), 0..=32), any::<u64>(), any::<u64>()).prop_map(|(gpus, islands, cpu, memory)| Capacity {
-        gpus,
-        islands: islands.into(),
-        cpu: CpuMilli(cpu),
-        memory: MemoryMib(memory),
-    })
+    (gpu_set(), vec(gpu_set(), 0..=32), any::<u64>(), any::<u64>(), vec((text(), text()), 0..3)).prop_map(
+        |(gpus, islands, cpu, memory, labels)| Capacity {
+            gpus,
+            islands: islands.into(),
+            cpu: CpuMilli(cpu),
+            memory: MemoryMib(memory),
+            labels: labels.into(),
+        },
+    )
 }
 
 fn placed() -> impl Strategy<Value = Placed> {
@@ -140,10 +143,30 @@ fn shape() -> impl Strategy<Value = Shape> {
     ]
 }
 
+fn constraints() -> impl Strategy<Value = Constraints> {
+    let rule = (text(), vec(text(), 0..3), any::<bool>()).prop_map(|(key, values, negated)| LabelRule {
+        key,
+        values: values.into(),
+        negated,
+    });
+    let nodes = || vec(any::<u32>().prop_map(NodeIndex), 0..3);
+    let segment = (1..100u32, level()).prop_map(|(members, level)| Segment { members, level });
+    (vec(rule, 0..3), nodes(), nodes(), of(level()), of(segment), of(1..100u32)).prop_map(
+        |(labels, include, exclude, spread, segment, least)| Constraints {
+            labels: labels.into(),
+            include: include.into(),
+            exclude: exclude.into(),
+            spread,
+            segment,
+            least,
+        },
+    )
+}
+
 fn request() -> impl Strategy<Value = Request> {
     let limits = (any::<u64>(), any::<u64>());
-    (shape(), vec(pool(), 1..4), limits, of(level()), of(level()), any::<bool>()).prop_map(
-        |(shape, pools, (cpu, memory), required, preferred, distinct_nodes)| Request {
+    (shape(), vec(pool(), 1..4), limits, of(level()), of(level()), any::<bool>(), constraints()).prop_map(
+        |(shape, pools, (cpu, memory), required, preferred, distinct_nodes, only)| Request {
             shape,
             pools: pools.into(),
             cpu: CpuMilli(cpu),
@@ -151,6 +174,7 @@ fn request() -> impl Strategy<Value = Request> {
             required,
             preferred,
             distinct_nodes,
+            only,
         },
     )
 }
