@@ -67,6 +67,9 @@ pub struct Config {
     /// How often the state is written down as a whole.
     #[serde(default)]
     pub snapshot: SnapshotConfig,
+    /// What is asked about lost nodes; without it an operator's word or a new boot is waited for.
+    #[serde(default)]
+    pub fence: Option<FenceConfig>,
     /// The journal lies in etcd and several schedulers stand for the leadership; without this section one scheduler keeps
     /// it in `data_dir`.
     #[serde(default)]
@@ -176,6 +179,28 @@ impl Default for LivenessConfig {
     fn default() -> Self {
         Self { heartbeat: Span::seconds(1), suspect_after: Span::seconds(15), lost_after: Span::seconds(60) }
     }
+}
+
+/// A command that can switch a lost node off, and says whether it is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FenceConfig {
+    /// Program and arguments; the node's name is added. Believed only when it ends with 0 and prints exactly `dead`.
+    pub command: Vec<String>,
+    /// How long it may take.
+    #[serde(default = "default_fence_timeout", deserialize_with = "span::required")]
+    pub timeout: Span,
+    /// After an answer that proved nothing it is asked again so much later.
+    #[serde(default = "default_fence_again", deserialize_with = "span::required")]
+    pub again_after: Span,
+}
+
+fn default_fence_timeout() -> Span {
+    Span::seconds(60)
+}
+
+fn default_fence_again() -> Span {
+    Span::seconds(60)
 }
 
 /// How often the state is written down as a whole: whichever comes first.

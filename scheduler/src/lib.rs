@@ -11,6 +11,7 @@ pub mod config;
 pub mod effect;
 pub mod etcd;
 pub mod export;
+pub mod fence;
 pub mod follower;
 pub mod grpc;
 pub mod handle;

@@ -21,6 +21,7 @@ use crate::auth::token::TokenError;
 use crate::auth::{Authenticator, Guard, Tokens};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::fence;
 use crate::follower::{Follower, FollowerConfig, FollowerError};
 use crate::grpc::join::Joiner;
 use crate::grpc::seat::Seat;
@@ -301,6 +302,9 @@ impl Ground {
         let services = Services { handle: handle.clone(), clock, watchers, history, blobs, logs, seat };
         let joiner = Arc::new(Joiner::new(self.authority.clone(), self.tokens.clone()));
         let agents = AgentService { messages, desk, joiner, next_session: Arc::new(AtomicU64::new(0)) };
+        if let Some(fence) = self.config.fence.clone() {
+            tokio::spawn(fence::keep(fence, handle.clone(), stopping.clone()));
+        }
         let tls = server_tls(&self.config, &self.authority)?;
         let serving = server::serve(services, agents, self.guard(), listener, tls, until(stopping));
         let serving = tokio::spawn(serving);

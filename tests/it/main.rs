@@ -2,9 +2,11 @@
 
 mod api;
 mod crash;
+mod faults;
 mod gang;
 mod input;
 mod nodes;
+mod several;
 mod tidy;
 mod tls;
 

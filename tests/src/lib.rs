@@ -11,5 +11,6 @@ pub mod cluster;
 pub mod disk;
 pub mod drafts;
 pub mod process;
+pub mod proxy;
 pub mod setup;
 pub mod wait;

@@ -94,9 +94,13 @@ pub(crate) struct FailoverArgs {
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     submitted: u32,
-    placed: u32,
-    running: u32,
     ended: u32,
+    /// The highest attempt that was placed.
+    attempts: u32,
+    /// The attempt that runs; 0: none is known to.
+    running: u32,
+    /// An attempt began to run beside another, or twice.
+    doubled: bool,
 }
 
 #[derive(Default)]
@@ -343,8 +347,19 @@ fn note(ledger: &Ledger, event: &JobEvent) {
     let seen = seen.entry(event.job_id).or_default();
     match event.kind.as_str() {
         "submitted" => seen.submitted += 1,
-        "placed" => seen.placed += 1,
-        "running" => seen.running += 1,
+        "placed" => seen.attempts = seen.attempts.max(event.attempt),
+        "running" => {
+            seen.doubled |= seen.running != 0;
+            seen.running = event.attempt;
+        }
+        "attempt_ended" => {
+            if event.attempt == seen.running {
+                seen.running = 0;
+            }
+            if event.detail != "completed" {
+                eprintln!("job {} attempt {}: {}", event.job_id, event.attempt, event.detail);
+            }
+        }
         "ended" => seen.ended += 1,
         _ => {}
     }
@@ -385,10 +400,10 @@ fn lost(ledger: &Ledger) -> usize {
     lock(&ledger.acked).keys().filter(is_lost).count()
 }
 
-/// Jobs that were placed or ran more often than once, and jobs beyond the calls that were sent.
+/// Jobs of which an attempt ran beside another or twice, and jobs beyond the calls that were sent.
 fn doubled(ledger: &Ledger) -> usize {
     let seen = lock(&ledger.seen);
-    let twice = seen.values().filter(|seen| seen.placed > 1 || seen.running > 1 || seen.ended > 1).count();
+    let twice = seen.values().filter(|seen| seen.doubled || seen.ended > 1).count();
     let sent = usize::try_from(ledger.sent.load(Ordering::SeqCst)).unwrap_or(usize::MAX);
     twice + seen.len().saturating_sub(sent)
 }
@@ -397,6 +412,8 @@ fn judge(ledger: &Ledger, report: &mut Report) {
     report.add("calls sent", ledger.sent.load(Ordering::SeqCst) as f64, "jobs");
     report.add("jobs acknowledged", lock(&ledger.acked).len() as f64, "jobs");
     report.add("acknowledged jobs lost", lost(ledger) as f64, "jobs");
+    let again = lock(&ledger.seen).values().filter(|seen| seen.attempts > 1).count();
+    report.add("jobs that needed a second attempt", again as f64, "jobs");
     report.add("attempts doubled", doubled(ledger) as f64, "attempts");
     report.add("calls never answered", ledger.given_up.load(Ordering::SeqCst) as f64, "calls");
 }

@@ -21,6 +21,7 @@ impl Config {
         self.check_tenants()?;
         self.policy.check()?;
         self.check_etcd()?;
+        self.check_fence()?;
         if self.snapshot.every_events == 0 || self.snapshot.every == Span::ZERO {
             return Err(bad("snapshot.every_events", self.snapshot.every_events, "use at least 1, and a time above 0"));
         }
@@ -53,6 +54,17 @@ impl Config {
             let remedy =
                 "set cert and key together, or leave both out for a certificate of the cluster's own authority";
             return Err(bad(missing, format_args!("absent"), remedy));
+        }
+        Ok(())
+    }
+
+    fn check_fence(&self) -> Result<(), ConfigError> {
+        let Some(fence) = &self.fence else { return Ok(()) };
+        if !fence.command.first().is_some_and(|program| program.starts_with('/')) {
+            return Err(bad("fence.command", &fence.command, "name a program by its full path, then its arguments"));
+        }
+        if fence.timeout == Span::ZERO || fence.again_after < Span::seconds(1) {
+            return Err(bad("fence.timeout", fence.timeout, "use more than 0, and at least 1s for again_after"));
         }
         Ok(())
     }
