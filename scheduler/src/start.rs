@@ -112,7 +112,7 @@ pub struct Running {
     pub journal: PathBuf,
     stop: watch::Sender<bool>,
     ended: oneshot::Receiver<Stopped>,
-    serving: tokio::task::JoinHandle<Result<(), ServeError>>,
+    serving: Served,
     follower: Follower,
     writer: Arc<JournalWriter>,
 }
@@ -131,7 +131,7 @@ impl Running {
     /// Stops in order: no new calls, what was decided becomes durable, the journal is closed (and with it the leadership
     /// given up: whoever waits for it need not wait for the last answers), the last answers leave.
     pub async fn stop(self) {
-        let Self { stop, ended, mut serving, follower, writer, .. } = self;
+        let Self { stop, ended, serving, follower, writer, .. } = self;
         let _ = stop.send(true); // nobody listens any more when the pump has ended by itself
         // A scheduler that ended by itself has said so already, and says it once.
         if !ended.is_terminated() {
@@ -149,10 +149,7 @@ impl Running {
             Err(err) => tracing::error!(error = %err, "the journal did not close well"),
         }
         // Answers are given; streams would stay open for ever.
-        if tokio::time::timeout(LAST_ANSWERS, &mut serving).await.is_err() {
-            serving.abort();
-            drop(serving.await);
-        }
+        serving.end(LAST_ANSWERS).await;
     }
 }
 
@@ -189,6 +186,43 @@ pub async fn start_with(config: Config, tokens: Tokens) -> Result<Running, Start
     Ok(running)
 }
 
+/// A server on a runtime of its own, which ends with it: no connection of one leadership lives on in the next.
+pub(crate) struct Served {
+    runtime: Option<tokio::runtime::Runtime>,
+    serving: tokio::task::JoinHandle<Result<(), ServeError>>,
+}
+
+impl Served {
+    fn start<F>(listener: std::net::TcpListener, serve: impl FnOnce(TcpListener) -> F) -> Result<Self, StartError>
+    where
+        F: Future<Output = Result<(), ServeError>> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("grpc").build();
+        let runtime = runtime.map_err(StartError::Thread)?;
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(listener).map_err(StartError::Thread)?
+        };
+        let serving = runtime.spawn(serve(listener));
+        Ok(Self { runtime: Some(runtime), serving })
+    }
+
+    /// Waits for the last answers, at most so long, and closes all connections.
+    pub(crate) async fn end(mut self, within: Duration) {
+        if let Ok(Ok(Err(err))) = tokio::time::timeout(within, &mut self.serving).await {
+            tracing::error!(error = %err, "the server had ended");
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// What a scheduler stands on, whether it leads or stands by.
 pub(crate) struct Ground {
     pub(crate) config: Config,
@@ -215,10 +249,9 @@ impl Ground {
     }
 
     /// The listener once more: calls that come between two servers wait in its queue.
-    fn listener(&self) -> Result<TcpListener, StartError> {
+    fn listener(&self) -> Result<std::net::TcpListener, StartError> {
         let (field, address) = ("listen", self.config.listen);
-        let listener = self.listener.try_clone().and_then(TcpListener::from_std);
-        listener.map_err(|error| StartError::Listen { field, address, error })
+        self.listener.try_clone().map_err(|error| StartError::Listen { field, address, error })
     }
 
     pub(crate) fn authority(&self) -> &Authority {
@@ -242,14 +275,9 @@ impl Ground {
     }
 
     /// Says who leads, until the word to stop.
-    pub(crate) fn stand_by(
-        &self,
-        seat: Seat,
-        stopping: watch::Receiver<bool>,
-    ) -> Result<tokio::task::JoinHandle<Result<(), ServeError>>, StartError> {
-        let tls = server_tls(&self.config, &self.authority)?;
-        let serving = server::serve_standby(seat, self.guard(), self.listener()?, tls, until(stopping));
-        Ok(tokio::spawn(serving))
+    pub(crate) fn stand_by(&self, seat: Seat, stopping: watch::Receiver<bool>) -> Result<Served, StartError> {
+        let (tls, guard) = (server_tls(&self.config, &self.authority)?, self.guard());
+        Served::start(self.listener()?, |listener| server::serve_standby(seat, guard, listener, tls, until(stopping)))
     }
 
     /// Leads, and answers calls when this returns.
@@ -306,8 +334,9 @@ impl Ground {
             tokio::spawn(fence::keep(fence, handle.clone(), stopping.clone()));
         }
         let tls = server_tls(&self.config, &self.authority)?;
-        let serving = server::serve(services, agents, self.guard(), listener, tls, until(stopping));
-        let serving = tokio::spawn(serving);
+        let guard = self.guard();
+        let serving =
+            Served::start(listener, |listener| server::serve(services, agents, guard, listener, tls, until(stopping)))?;
         tracing::info!(%address, epoch = epoch.0, tls = self.config.uses_tls(), "the scheduler serves");
         Ok(Running {
             address,

@@ -35,6 +35,8 @@ const MAX_UNDER_WAY: u64 = 20_000;
 /// How long anything may take after a leader's end.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Jobs that went wrong and are shown.
+const MAX_SHOWN: usize = 5;
 /// How long a fault of etcd lasts.
 const ETCD_AWAY: Duration = Duration::from_secs(5);
 
@@ -381,9 +383,11 @@ async fn settle(ledger: &Ledger) -> Result<(), Failure> {
     });
     let _ = all.await; // the verdict counts what is missing
     let (lost, doubled) = (lost(ledger), doubled(ledger));
+    let mut shown = 0;
     for job in lock(&ledger.acked).keys() {
         let seen = lock(&ledger.seen).get(job).copied().unwrap_or_default();
-        if seen.submitted != 1 || seen.ended != 1 {
+        if (seen.submitted != 1 || seen.ended != 1) && shown < MAX_SHOWN {
+            shown += 1;
             eprintln!("job {job}: {seen:?}");
         }
     }

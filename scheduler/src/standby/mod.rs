@@ -128,10 +128,7 @@ impl Member {
         let warm = tokio::task::spawn_blocking(move || following.stop()).await;
         let warm = warm.map_err(|err| StartError::Stopped(err.to_string()))?;
         // Those who wait here for an answer have it; connections end, and come back to the leader's server.
-        let abort = serving.abort_handle();
-        if tokio::time::timeout(LAST_REFUSALS, serving).await.is_err() {
-            abort.abort();
-        }
+        serving.end(LAST_REFUSALS).await;
         Ok(key.zip(Some(warm)))
     }
 
