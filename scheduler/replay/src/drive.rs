@@ -148,7 +148,7 @@ impl Notes<'_> {
 }
 
 impl Story for Notes<'_> {
-    fn run_time(&mut self, job: &Job, _elapsed: Span) -> Span {
+    fn run_time(&mut self, _cluster: &Cluster, job: &Job, _elapsed: Span) -> Span {
         let place = self.place(job.id);
         // What a job is taken to run is settled when it first starts: it does the same work in each attempt.
         if job.attempts <= 1 {
@@ -475,7 +475,7 @@ fn draft(job: &TraceJob, priority: &str, largest: &Largest) -> JobDraft {
     JobDraft {
         tenant: or(&job.tenant, NOBODY).into(),
         user: or(&job.user, SOMEONE).into(),
-        name: "".into(),
+        name: job.name.as_str().into(),
         shape: gang.shape,
         gpu_models: job.models.iter().filter(known).map(|model| or(model, ANY_MODEL).into()).collect(),
         cpu: gang.cpu,
@@ -495,6 +495,12 @@ fn draft(job: &TraceJob, priority: &str, largest: &Largest) -> JobDraft {
         max_retries: 0,
         payload: BlobId::default(),
     }
+}
+
+/// A job as it is submitted where every node has `per_node` GPUs of one model; for tests.
+#[cfg(test)]
+pub(crate) fn draft_of(job: &TraceJob, per_node: u32) -> JobDraft {
+    draft(job, "", &Largest { models: Vec::new(), any: per_node })
 }
 
 fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {

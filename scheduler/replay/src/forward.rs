@@ -24,7 +24,7 @@ const TERM: i32 = 15;
 /// What virtual time is told by whoever runs it, and tells back.
 pub trait Story {
     /// How long the current attempt of `job` runs altogether, of which `elapsed` is over: at least that.
-    fn run_time(&mut self, job: &Job, elapsed: Span) -> Span;
+    fn run_time(&mut self, cluster: &Cluster, job: &Job, elapsed: Span) -> Span;
 
     /// `event` has just become part of the state.
     fn saw(&mut self, cluster: &Cluster, now: Time, event: &Event);
@@ -182,7 +182,7 @@ impl<S: Story> Forward<S> {
     /// An attempt that has run since `started` goes on from `now`.
     fn end_later(&mut self, id: JobId, attempt: AttemptNumber, started: Time, now: Time) {
         let Some(job) = self.cluster.job(id) else { return };
-        let span = self.story.run_time(job, now.since(started));
+        let span = self.story.run_time(&self.cluster, job, now.since(started));
         // The agent ends it at its limit.
         let limit = job.spec.time_limit;
         let end = started + span.min(limit);

@@ -4,7 +4,8 @@
 //!   time limits where a file states none; `division`: quotas; `faults`, `breakage`: what breaks, and what that does;
 //! - `forward`: virtual time around a cluster; `drive`: a trace against it; `baseline`: what others would do;
 //! - `measure`: rows -> figures; `report`: the figures of a replay;
-//! - `learned`: run times of what has ended.
+//! - `learned`: run times of what has ended; `forecast`: start estimates and what-if, a copy of the state run forward;
+//! - `generate`: synthetic workloads with published shapes.
 //!
 //! There is no clock in here, and chance only by a seed: the same input gives the same rows.
 
@@ -13,7 +14,9 @@ mod breakage;
 pub mod division;
 pub mod drive;
 pub mod faults;
+pub mod forecast;
 pub mod forward;
+pub mod generate;
 pub mod learned;
 pub mod limits;
 pub mod measure;
