@@ -9,6 +9,7 @@ use crate::{
     context::Flags,
     dev::DevArgs,
     explain::ExplainArgs,
+    generate::GenerateArgs,
     jobs::{ActionArgs, JobArgs, QueueArgs},
     logs::LogsArgs,
     nodes::{NodeCommand, NodesArgs},
@@ -93,6 +94,7 @@ pub(crate) enum Command {
     /// Run the agent of this node
     Agent(ServeArgs),
     Dev(Box<DevArgs>),
+    Generate(GenerateArgs),
     /// Replay jobs in virtual time: the same core, another division
     Replay(Box<Shown<ReplayArgs>>),
     /// Measure the scheduler on this machine
@@ -145,6 +147,7 @@ impl Cli {
             | Command::Scheduler(_)
             | Command::Agent(_)
             | Command::Dev(_)
+            | Command::Generate(_)
             | Command::Backup(_)
             | Command::Restore(_)
             | Command::Store(_)

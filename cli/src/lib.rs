@@ -15,6 +15,7 @@ mod dev;
 mod draft;
 mod explain;
 mod failure;
+mod generate;
 mod jobid;
 mod jobs;
 mod logs;
@@ -76,6 +77,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Scheduler(SchedulerArgs { command: None, config: Some(config), .. }) => serve::scheduler(&config),
         Command::Agent(args) => serve::agent(args),
         Command::Dev(args) => dev::run(*args, Out::new(format)),
+        Command::Generate(args) => generate::run(args),
         Command::Replay(with) => replay::run(with.args, Out::new(format)),
         Command::Bench { view: _, command } => bench::run(command, Out::new(format)),
         Command::Backup(args) => offline::backup(args),
@@ -122,6 +124,7 @@ async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Fail
         | Command::Agent(_)
         | Command::Dev(_)
         | Command::Replay(_)
+        | Command::Generate(_)
         | Command::Bench { .. }
         | Command::Backup(_)
         | Command::Restore(_)

@@ -77,6 +77,9 @@ pub(crate) struct ReplayArgs {
     /// Seed of what is drawn from rates
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Tell waiting jobs so often when they will start, and compare: after the first half of the time
+    #[arg(long, value_name = "SPAN")]
+    estimates: Option<UserSpan>,
     /// Write who ran where and when
     #[arg(long, value_name = "CSV")]
     placements: Option<PathBuf>,

@@ -17,7 +17,8 @@ use crate::{dev::paced::create, failure::Failure, show::Out, span};
 pub(super) fn write(args: &ReplayArgs, input: &Input, played: &Played, out: Out) -> Result<(), Failure> {
     let (quotas, step) = (division::quotas(&input.missions), args.timeline.as_ref().map(|_| Span(args.step.0)));
     let settings = settings(args);
-    let (report, measured) = report(&played.replayed, &input.jobs, &input.nodes, &quotas, settings, step);
+    let (mut report, measured) = report(&played.replayed, &input.jobs, &input.nodes, &quotas, settings, step);
+    report.estimates = played.fared;
     let failed = |path: &Path, err: csv::Error| Failure::Failed(format!("{}: {err}", path.display()));
     if let Some(path) = &args.placements {
         let rows = &played.replayed.rows;
@@ -141,6 +142,19 @@ fn table(report: &Report, played: &Played, out: Out) -> String {
     ));
     if let Some(part) = report.gangs_in_one_leaf {
         text.push_str(&format!("{} of {} gangs on several nodes inside one leaf\n", percent(part), report.all.gangs));
+    }
+    if let Some(fared) = &report.estimates {
+        text.push_str(&format!(
+            "{} jobs were told when they would start: {} did by their P90, {} by their P50; median error {}, by limits alone {} \
+             (median wait {}); {} were told nothing\n",
+            fared.promises,
+            percent(fared.by_p90),
+            percent(fared.by_p50),
+            time(fared.p50_median_error_s),
+            time(fared.limits_median_error_s),
+            time(fared.median_wait_s),
+            fared.untold,
+        ));
     }
     if report.refused_jobs > 0 {
         let named: Vec<&str> = report.refused.iter().take(5).map(|(job, _)| job.as_str()).collect();

@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
+use dure_core::units::Span;
 use dure_replay::{
     baseline,
+    calibrate::{self, Calibration, Fared},
     drive::{Drive, DriveError, DriveOptions, Replayed, RunTimes, Without},
 };
 
@@ -17,6 +19,8 @@ const SHOW_EVERY: u64 = 2_000;
 pub(super) struct Played {
     /// The rows.
     pub(super) replayed: Replayed,
+    /// How start estimates fared, where they were asked for.
+    pub(super) fared: Option<Fared>,
     /// Real seconds of the replay itself, without reading and writing.
     pub(super) seconds: f64,
 }
@@ -31,14 +35,14 @@ pub(super) fn play(args: &ReplayArgs, input: &Input) -> Result<Played, Failure> 
         PolicyChoice::Sjf => Some(baseline::Rule::Sjf),
         PolicyChoice::FifoBackfill => Some(baseline::Rule::FifoBackfill),
     };
-    let replayed = match rule {
-        Some(rule) => baseline::run(&input.nodes, &input.jobs, rule, args.partitioned).map_err(failed)?,
+    let (replayed, fared) = match rule {
+        Some(rule) => (baseline::run(&input.nodes, &input.jobs, rule, args.partitioned).map_err(failed)?, None),
         None => drive(args, input).map_err(failed)?,
     };
-    Ok(Played { replayed, seconds: started.elapsed().as_secs_f64() })
+    Ok(Played { replayed, fared, seconds: started.elapsed().as_secs_f64() })
 }
 
-fn drive(args: &ReplayArgs, input: &Input) -> Result<Replayed, DriveError> {
+fn drive(args: &ReplayArgs, input: &Input) -> Result<(Replayed, Option<Fared>), DriveError> {
     let off = |rule| args.without.contains(&rule);
     let options = DriveOptions {
         run_times: match args.run_times {
@@ -56,13 +60,24 @@ fn drive(args: &ReplayArgs, input: &Input) -> Result<Replayed, DriveError> {
     };
     let mut drive = Drive::with(&input.nodes, &input.jobs, input.missions.clone(), options)?;
     let mut progress = Progress::new();
-    while drive.turn()? {
+    let mut shown = |drive: &Drive<'_>| {
         if drive.turns().is_multiple_of(SHOW_EVERY) {
             show(&mut progress, drive.done(), input.jobs.len());
         }
+    };
+    let mut promises = Vec::new();
+    if let Some(every) = args.estimates {
+        let (first, last) = (input.jobs[0].submit, input.jobs[input.jobs.len() - 1].submit);
+        let learn_until = first + Span(last.since(first).0 / 2);
+        promises = calibrate::run(&mut drive, Calibration { learn_until, every: Span(every.0) }, &mut shown)?;
+    }
+    while drive.turn()? {
+        shown(&drive);
     }
     progress.done();
-    Ok(drive.finish())
+    let replayed = drive.finish();
+    let fared = args.estimates.map(|_| calibrate::fared(&promises, &replayed.rows));
+    Ok((replayed, fared))
 }
 
 fn show(progress: &mut Progress, done: usize, all: usize) {

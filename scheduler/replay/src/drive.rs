@@ -221,6 +221,7 @@ pub struct Drive<'t> {
     refused: Vec<(usize, Rejected)>,
     breakage: Breakage,
     idle_instants: u32,
+    now: Time,
     turns: u64,
 }
 
@@ -268,8 +269,8 @@ impl<'t> Drive<'t> {
         };
         let forward = Forward::new(Cluster::new(policy(options.without)), Time(0), notes);
         let breakage = Breakage::new(options.faults, nodes.len());
-        let (next, refused, idle_instants, turns) = (0, Vec::new(), 0, 0);
-        let mut drive = Self { forward, largest, jobs, missions, next, refused, breakage, idle_instants, turns };
+        let (next, refused, idle_instants, turns, now) = (0, Vec::new(), 0, 0, Time(0));
+        let mut drive = Self { forward, largest, jobs, missions, next, refused, breakage, idle_instants, now, turns };
         drive.install(nodes, options.without)?;
         Ok(drive)
     }
@@ -304,6 +305,23 @@ impl<'t> Drive<'t> {
     /// What happened so far.
     pub fn rows(&self) -> &[Row] {
         &self.forward.story().rows
+    }
+
+    /// The last instant.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// The place in the trace of a job of the core.
+    pub fn place(&self, job: JobId) -> usize {
+        self.forward.story().place(job)
+    }
+
+    /// What the job at `place` is told apart by, as the core knows it, and how long it runs.
+    pub fn kind(&self, place: usize) -> (Kind<'_>, Span) {
+        let job = &self.jobs[place];
+        let (tenant, user) = (or(&job.tenant, NOBODY), or(&job.user, SOMEONE));
+        (Kind { tenant, user, name: &job.name, gpus: job.gpus }, job.duration)
     }
 
     /// Instants so far.
@@ -352,6 +370,7 @@ impl<'t> Drive<'t> {
             return Err(self.stuck());
         }
         self.turns += 1;
+        self.now = now;
         self.forward.pass(now);
         if fault.is_some_and(|time| time <= now) {
             self.breakage.pass(&mut self.forward, now);

@@ -4,13 +4,15 @@
 //!   time limits where a file states none; `division`: quotas; `faults`, `breakage`: what breaks, and what that does;
 //! - `forward`: virtual time around a cluster; `drive`: a trace against it; `baseline`: what others would do;
 //! - `measure`: rows -> figures; `report`: the figures of a replay;
-//! - `learned`: run times of what has ended; `forecast`: start estimates and what-if, a copy of the state run forward;
+//! - `learned`: run times of what has ended; `forecast`: start estimates and what-if, a copy of the state run forward; `calibrate`: how
+//!   the estimates fared;
 //! - `generate`: synthetic workloads with published shapes.
 //!
 //! There is no clock in here, and chance only by a seed: the same input gives the same rows.
 
 pub mod baseline;
 mod breakage;
+pub mod calibrate;
 pub mod division;
 pub mod drive;
 pub mod faults;

@@ -7,6 +7,7 @@ use dure_core::units::{GpuTime, Gpus, Span};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::calibrate::Fared;
 use crate::drive::Replayed;
 use crate::measure::{Measured, Tally, measure};
 use crate::trace::{self, TraceJob, TraceNode};
@@ -88,6 +89,9 @@ pub struct Report {
     /// Part of the gangs on several nodes that lay inside one leaf; absent where the nodes name no leaf.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gangs_in_one_leaf: Option<f64>,
+    /// How start estimates fared, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimates: Option<Fared>,
     /// Jobs that were refused, up to a number of them, each with the reason.
     pub refused: Vec<(String, String)>,
     /// Jobs that were refused.
@@ -142,6 +146,7 @@ pub fn report(
             .iter()
             .any(|node| !node.location.leaf.is_empty())
             .then(|| ratio(all.gangs_in_one_leaf, all.gangs)),
+        estimates: None,
         refused: replayed.refused.iter().take(NAMED_REFUSALS).map(named).collect(),
         refused_jobs: replayed.refused.len() as u64,
         all,
