@@ -187,8 +187,41 @@ pub(super) fn pack(pool: &Pool, ask: &Ask, height: usize, domain: usize, members
     spots.candidates.truncate(base);
 }
 
-/// Puts `members` onto nodes of one of the lowest domains, which has room for them: tightest nodes first.
+/// Puts `members` onto nodes of one of the lowest domains, which has room for them: tightest nodes first, but those on
+/// which a member would lie across NVLink islands last.
 fn fill(pool: &Pool, ask: &Ask, domain: usize, members: u32, spots: &mut Spots) {
+    let from = spots.list.len();
+    let mut left = members;
+    if pool.has_islands && ask.gpus > 1 {
+        left = fill_from(pool, ask, domain, left, spots, |at, fit| fit.min(pool.island_slots(at, ask.gpus)));
+        if left == 0 {
+            return;
+        }
+        // What islands have taken stays; the rest of each node is what the others may have.
+        let taken = spots.list[from..].to_vec();
+        let rest = |at: usize, fit: u32| match taken.iter().find(|spot| spot.at as usize == at) {
+            Some(spot) => fit - spot.members,
+            None => fit,
+        };
+        left = fill_from(pool, ask, domain, left, spots, rest);
+        merge(&mut spots.list, from);
+    } else {
+        left = fill_from(pool, ask, domain, left, spots, |_, fit| fit);
+    }
+    assert!(left == 0, "the domain was chosen because it has room for {members} members, but {left} found no node");
+}
+
+/// Puts members onto nodes of one of the lowest domains, tightest nodes first, as many on each as `bound` allows of those
+/// that fit; how many are left.
+#[inline]
+fn fill_from(
+    pool: &Pool,
+    ask: &Ask,
+    domain: usize,
+    members: u32,
+    spots: &mut Spots,
+    bound: impl Fn(usize, u32) -> u32,
+) -> u32 {
     let positions = pool.levels[0].positions(domain);
     let mut left = members;
     let mut sizes = pool.mask_of(domain) >> ask.gpus << ask.gpus;
@@ -196,17 +229,27 @@ fn fill(pool: &Pool, ask: &Ask, domain: usize, members: u32, spots: &mut Spots) 
         let gpus = sizes.trailing_zeros() as usize;
         let mut next = pool.next_with(gpus, positions.start, positions.end);
         while let Some(at) = next {
-            let fit = ask.fit(pool, at, ask.gpus).min(left);
+            let fit = bound(at, ask.fit(pool, at, ask.gpus)).min(left);
             if fit > 0 {
                 spots.list.push(Spot { at: at as u32, members: fit });
                 left -= fit;
                 if left == 0 {
-                    return;
+                    return 0;
                 }
             }
             next = pool.next_with(gpus, at + 1, positions.end);
         }
         sizes &= sizes - 1;
     }
-    unreachable!("the domain was chosen because it has room for {members} members, but {left} found no node");
+    left
+}
+
+/// Makes one spot of several on the same node.
+fn merge(list: &mut Vec<Spot>, from: usize) {
+    list[from..].sort_unstable_by_key(|spot| spot.at);
+    list.dedup_by(|next, kept| {
+        let is_same = next.at == kept.at;
+        kept.members += if is_same { next.members } else { 0 };
+        is_same
+    });
 }

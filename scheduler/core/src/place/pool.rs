@@ -89,6 +89,8 @@ pub(super) struct Pool {
     pub(super) counted: bool,
     /// The labels of the nodes.
     pub(super) labels: LabelRows,
+    /// Some node has several NVLink islands of more than one GPU.
+    pub(super) has_islands: bool,
 }
 
 impl Pool {
@@ -153,6 +155,8 @@ impl Pool {
             });
             self.island_list_of.push(list as u32);
         }
+        let joins = |list: &Vec<GpuSet>| list.len() > 1 && list.iter().any(|island| island.len() > 1);
+        self.has_islands = self.island_lists.iter().any(joins);
     }
 
     /// The place in `levels` of a level; `None` for single nodes.
@@ -197,12 +201,26 @@ impl Pool {
     }
 
     /// The node with the fewest free GPUs, `need` at least, that can take `members` members; between equal ones that in
-    /// the lowest domain with the least room, so that empty domains stay whole.
+    /// the lowest domain with the least room, so that empty domains stay whole. Where nodes have several NVLink islands,
+    /// one on which no member lies across them comes first, however tight the others are.
     #[inline]
     pub(super) fn tightest(&self, need: usize, members: u32, ask: &Ask) -> Option<usize> {
         if need > self.width {
             return None;
         }
+        let prefers_islands = self.has_islands && ask.gpus > 1 && ask.total == ask.members * ask.gpus as u32;
+        let whole = prefers_islands.then(|| self.tightest_of(need, members, ask, true)).flatten();
+        whole.or_else(|| self.tightest_of(need, members, ask, false))
+    }
+
+    /// Members of `gpus` each that a node has room for without one that lies across NVLink islands.
+    pub(super) fn island_slots(&self, at: usize, gpus: usize) -> u32 {
+        let free = self.rooms[at].free;
+        self.islands(at).iter().map(|island| free.and(*island).len() / gpus as u32).sum()
+    }
+
+    #[inline]
+    fn tightest_of(&self, need: usize, members: u32, ask: &Ask, on_islands: bool) -> Option<usize> {
         let mut sizes = self.mask >> need << need;
         while sizes != 0 {
             let gpus = sizes.trailing_zeros() as usize;
@@ -211,7 +229,7 @@ impl Pool {
             while let Some(number) = class {
                 let mut domain = buckets.next(number, 0);
                 while let Some(inside) = domain {
-                    let found = self.accepting(self.levels[0].positions(inside), gpus, members, ask);
+                    let found = self.accepting(self.levels[0].positions(inside), gpus, members, ask, on_islands);
                     if found.is_some() {
                         return found;
                     }
@@ -224,12 +242,21 @@ impl Pool {
         None
     }
 
-    /// The first of the positions with exactly `gpus` free that can take `members` members beside their GPUs.
+    /// The first of the positions with exactly `gpus` free that can take `members` members beside their GPUs, and on whole
+    /// islands where that is asked for.
     #[inline]
-    fn accepting(&self, positions: Range<usize>, gpus: usize, members: u32, ask: &Ask) -> Option<usize> {
+    fn accepting(
+        &self,
+        positions: Range<usize>,
+        gpus: usize,
+        members: u32,
+        ask: &Ask,
+        on_islands: bool,
+    ) -> Option<usize> {
         let mut next = self.next_with(gpus, positions.start, positions.end);
         while let Some(at) = next {
-            if !ask.narrow || ask.has_beside(self, at, members) {
+            let fits = !ask.narrow || ask.has_beside(self, at, members);
+            if fits && (!on_islands || self.island_slots(at, ask.gpus) >= members) {
                 return Some(at);
             }
             next = self.next_with(gpus, at + 1, positions.end);

@@ -1,6 +1,7 @@
 //! The core by example: a cluster in one text, what became of it in the other.
 
 mod arrays;
+mod constraints;
 mod deadlines;
 mod division;
 mod evictions;
