@@ -131,6 +131,11 @@ fn node_text(node: &Node, now_ms: u64, out: Out) -> String {
         when::age(node.last_heard_ms, now_ms),
         node.boot_id,
     );
+    if !node.labels.is_empty() {
+        let mut labels: Vec<String> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        labels.sort_unstable();
+        text.push_str(&format!("labels:     {}\n", labels.join(" ")));
+    }
     if let Some(telemetry) = &node.telemetry {
         let mut rows = out.table(&[
             "gpu>",

@@ -117,8 +117,8 @@ fn nodes(cluster: &Cluster, names: &[Box<str>]) -> Result<Vec<NodeIndex>, Refusa
     if names.len() > MAX_NAMED_NODES {
         return Err(refuse("nodelist", names.len(), "a job names at most 4096 nodes"));
     }
-    let known = |name: &Box<str>| cluster.find_node(name).ok_or_else(|| Refusal::UnknownNode { name: name.clone() });
-    let mut found = names.iter().map(known).collect::<Result<Vec<_>, _>>()?;
+    let known = |name: &str| cluster.find_node(name).ok_or_else(|| Refusal::UnknownNode { name: name.into() });
+    let mut found = names.iter().map(|name| known(name)).collect::<Result<Vec<_>, _>>()?;
     found.sort_unstable();
     found.dedup();
     Ok(found)
