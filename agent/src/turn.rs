@@ -107,8 +107,8 @@ impl Agent {
         self.identity.heartbeat_ms
     }
 
-    /// A stream is being opened: the hello goes first.
-    pub fn open(&mut self, inventory: Inventory) -> Vec<Effect> {
+    /// A stream is being opened, `said_us` microseconds after the node's boot: the hello goes first.
+    pub fn open(&mut self, inventory: Inventory, said_us: u64) -> Vec<Effect> {
         self.is_open = true;
         self.welcomed = false;
         let mark = self.leases.mark();
@@ -121,6 +121,7 @@ impl Agent {
             highest_epoch: mark.epoch.0,
             highest_seq: mark.seq.0,
             store_id: mark.store_id,
+            said_us,
         };
         vec![say(agent_message::Kind::Hello(hello))]
     }

@@ -14,8 +14,8 @@ pub enum Effect {
     Tell(NodeIndex, Box<SchedulerMessage>),
     /// As `Tell`, an order; a launch still lacks its payload.
     Order(NodeIndex, Box<Order>, Option<BlobId>),
-    /// As `Tell`, the answer to a Hello; the orders that it is to carry come beside it.
-    Welcome(NodeIndex, Box<Welcome>, Vec<(Order, Option<BlobId>)>),
+    /// The answer to the Hello of this session and of no later one; the orders that it is to carry come beside it.
+    Welcome(NodeIndex, u64, Box<Welcome>, Vec<(Order, Option<BlobId>)>),
     /// Close a session whose place another has taken.
     Hang(NodeIndex, Outgoing),
     /// Show watchers what happened.

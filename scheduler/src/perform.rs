@@ -84,7 +84,10 @@ impl Performer {
                         tell(scheduler, node, say(Kind::Order(order)));
                     }
                 }
-                Effect::Welcome(node, mut welcome, wanted) => {
+                // A later session of the node has said another Hello, and this answers an earlier one: what is wanted may
+                // have changed with it, and the agent would obey.
+                Effect::Welcome(node, session, ..) if scheduler.session(node) != Some(session) => {}
+                Effect::Welcome(node, _, mut welcome, wanted) => {
                     let complete = |(order, payload)| self.complete(order, payload);
                     welcome.wanted = wanted.into_iter().filter_map(complete).collect();
                     tell(scheduler, node, say(Kind::Welcome(*welcome)));

@@ -3,7 +3,7 @@
 //! A turn decides, applies and remembers what to do outside; nothing leaves before `durable` says that the turn's
 //! position is on disk. No clock, no IO, no await: `run` pumps it, and so does the simulator.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use dure_core::cycle::cycle;
 use dure_core::event::Event;
@@ -120,6 +120,10 @@ pub struct Scheduler {
     settings: Settings,
     liveness: Liveness,
     sessions: BTreeMap<NodeIndex, Session>,
+    /// Boots that are over: a Hello of one was under way for long, and says nothing of the node as it is.
+    past_boots: BTreeSet<(NodeIndex, Box<str>)>,
+    /// When, since its boot, each node said its last Hello, in microseconds.
+    last_hello: BTreeMap<NodeIndex, u64>,
     head: Seq,
     durable: Seq,
     /// Effects by the position that they wait for, in order.
@@ -138,6 +142,8 @@ impl Scheduler {
             liveness: Liveness::new(settings.deadlines, now),
             settings,
             sessions: BTreeMap::new(),
+            past_boots: BTreeSet::new(),
+            last_hello: BTreeMap::new(),
             head,
             durable: head,
             waiting: VecDeque::new(),
@@ -170,6 +176,11 @@ impl Scheduler {
     /// The way to the agent of a node, if it has a session.
     pub fn outgoing(&self, node: NodeIndex) -> Option<&Outgoing> {
         self.sessions.get(&node).map(|session| &session.outgoing)
+    }
+
+    /// The number of a node's session, if it has one.
+    pub fn session(&self, node: NodeIndex) -> Option<u64> {
+        self.sessions.get(&node).map(|session| session.number)
     }
 
     /// Ends the session of a node whose agent does not read; it comes back and is told everything anew.
@@ -361,6 +372,9 @@ impl Scheduler {
         if self.fatal.is_some() {
             return refuse("this scheduler has stopped leading".into());
         }
+        if let Err(why) = self.check_order(hello) {
+            return refuse(why);
+        }
         let from = turn.events.len();
         let decided = decide(&mut self.cluster, Input::NodeHello(draft.clone()), None, turn.now, &mut turn.events);
         if let Err(rejected) = decided {
@@ -375,6 +389,26 @@ impl Scheduler {
         let gpus = hello.inventory.as_ref().map(|inventory| inventory.gpus.clone()).unwrap_or_default();
         self.sessions.insert(node, Session { number, draft, gpus, quarantined: BTreeMap::new(), outgoing });
         self.greet(node, hello, turn);
+    }
+
+    /// Whether this Hello is the newest that the node has said. One that was under way for long says nothing of the node as
+    /// it is, and what has started since would be taken for gone.
+    fn check_order(&mut self, hello: &v1::Hello) -> Result<(), String> {
+        let Some(node) = self.cluster.find_node(&hello.node) else { return Ok(()) };
+        let current = self.cluster.node(node).boot_id.clone();
+        if self.past_boots.contains(&(node, hello.boot_id.as_str().into())) {
+            return Err(format!("node {} has been restarted since its boot {}", hello.node, hello.boot_id));
+        }
+        if *current != *hello.boot_id {
+            self.past_boots.insert((node, current));
+            self.last_hello.remove(&node);
+        }
+        let last = self.last_hello.entry(node).or_default();
+        if hello.said_us != 0 && hello.said_us < *last {
+            return Err(format!("node {} has said a later Hello since", hello.node));
+        }
+        *last = hello.said_us;
+        Ok(())
     }
 
     /// Takes what the leases report and answers with everything that is wanted on the node.
@@ -406,7 +440,8 @@ impl Scheduler {
         let residents = &self.cluster.node(node).residents;
         let of_resident = |at: &Resident| orders::of_member(&self.cluster, &self.live, at.job, at.member, term);
         let wanted = residents.iter().filter_map(of_resident).collect();
-        turn.effects.push(Effect::Welcome(node, Box::new(welcome), wanted));
+        let session = self.session(node).expect("it was just opened");
+        turn.effects.push(Effect::Welcome(node, session, Box::new(welcome), wanted));
     }
 
     /// Fences the GPUs of unknown leases until they are gone.

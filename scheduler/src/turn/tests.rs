@@ -139,7 +139,9 @@ impl World {
 
 fn welcome(effects: Vec<Effect>) -> (v1::Welcome, Vec<v1::Order>) {
     let mut found = effects.into_iter().filter_map(|effect| match effect {
-        Effect::Welcome(_, welcome, wanted) => Some((*welcome, wanted.into_iter().map(|(order, _)| order).collect())),
+        Effect::Welcome(_, _, welcome, wanted) => {
+            Some((*welcome, wanted.into_iter().map(|(order, _)| order).collect()))
+        }
         _ => None,
     });
     found.next().expect("a Hello is answered with a Welcome")
@@ -286,4 +288,40 @@ fn after_a_restore_the_agents_may_be_ahead() {
     let ahead = v1::Hello { highest_epoch: 7, highest_seq: 500, ..hello("n0", Vec::new()) };
     welcome(world.join(1, ahead));
     assert_eq!(world.scheduler.fatal(), None);
+}
+
+#[test]
+fn a_welcome_is_for_the_session_whose_hello_it_answers() {
+    let mut world = World::new();
+    let mut opened = |session| {
+        let (outgoing, stream) = Outgoing::new();
+        world.streams.push(stream);
+        FromAgent::Opened { session, hello: Box::new(hello("n0", Vec::new())), outgoing }
+    };
+    let both = vec![opened(1), opened(2)];
+    world.scheduler.turn(Vec::new(), both, world.now);
+    let effects = world.settle();
+    let node = world.scheduler.cluster().find_node("n0").expect("it has joined");
+    let answers: Vec<u64> = effects
+        .iter()
+        .filter_map(|effect| if let Effect::Welcome(_, session, ..) = effect { Some(*session) } else { None })
+        .collect();
+    assert_eq!(
+        (answers, world.scheduler.session(node)),
+        (vec![1, 2], Some(2)),
+        "the first is for a session that is over"
+    );
+}
+
+#[test]
+fn a_hello_that_was_under_way_for_long_is_refused() {
+    let mut world = World::new();
+    let said = |said_us, boot: &str| v1::Hello { said_us, boot_id: boot.into(), ..hello("n0", Vec::new()) };
+    world.join(1, said(20, BOOT));
+    world.join(2, said(10, BOOT));
+    let node = world.scheduler.cluster().find_node("n0").expect("it has joined");
+    assert_eq!(world.scheduler.session(node), Some(1), "an earlier Hello takes no place");
+    world.join(3, said(5, "boot-2"));
+    world.join(4, said(30, BOOT));
+    assert_eq!(world.scheduler.session(node), Some(3), "a boot that is over takes no place");
 }
