@@ -7,6 +7,7 @@ mod gang;
 mod input;
 mod nodes;
 mod several;
+mod sim;
 mod tidy;
 mod tls;
 

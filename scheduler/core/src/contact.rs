@@ -13,6 +13,7 @@ use crate::ids::{JobId, NodeIndex, PoolIndex};
 use crate::input::NodeDraft;
 use crate::job::{MemberPhase, Phase, StopReason};
 use crate::node::{Contact, Node, Resident};
+use crate::policy::Flaw;
 use crate::rejected::{Refusal, Rejected};
 use crate::reply::Reply;
 use crate::topology;
@@ -108,6 +109,9 @@ pub(crate) fn lost(cluster: &mut Cluster, node: NodeIndex, now: Time, out: &mut 
         return;
     }
     emit(cluster, now, Event::NodeContact { node, contact: Contact::Lost }, out);
+    if cluster.policy.flaw == Some(Flaw::NoProofOfDeath) {
+        return prove_dead(cluster, node, now, out);
+    }
     for job in jobs_on(cluster, node) {
         let Some(entry) = cluster.job(job) else { continue };
         let Some(attempt) = entry.live_attempt() else { continue };

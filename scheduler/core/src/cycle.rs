@@ -11,6 +11,7 @@ use crate::job::{Job, JobSpec};
 use crate::order::Order;
 use crate::placement::Members;
 use crate::plan;
+use crate::policy::Flaw;
 use crate::promise;
 use crate::units::{Gpus, Time};
 
@@ -39,7 +40,9 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
     if !cluster.policy.remember_refusals {
         cluster.refused = crate::refused::Refused::fresh(cluster.tenants.len());
     }
-    cluster.refused.begin(cluster.free_version, cluster.division_version, cluster.tenants.len());
+    let sees_freed = cluster.policy.flaw != Some(Flaw::LostWakeUp);
+    let free_version = if sees_freed { cluster.free_version } else { 0 };
+    cluster.refused.begin(free_version, cluster.division_version, cluster.tenants.len());
     fill(cluster, Pay::FromBudget, now, &mut cycled, out);
     if !cycled.more {
         plan::make_room(cluster, now, &mut cycled, out);

@@ -11,6 +11,7 @@ use crate::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex};
 use crate::input::MemberReport;
 use crate::job::{Attempt, Job, MemberPhase, Outcome, Phase, StopReason};
 use crate::node::Contact;
+use crate::policy::Flaw;
 use crate::promise;
 use crate::units::{Span, Time};
 
@@ -77,7 +78,7 @@ pub(crate) fn settle(cluster: &mut Cluster, id: JobId, now: Time, out: &mut Even
             } else if let Some(broken) = attempt.broken {
                 let reason = if broken == Outcome::NodeLost { StopReason::NodeLost } else { StopReason::GangBroken };
                 stop(cluster, id, reason, now, out);
-            } else if is_ready(attempt) {
+            } else if is_ready(attempt, cluster.policy.flaw) {
                 emit(cluster, now, Event::GangReleased { job: id, attempt: number }, out);
             }
         }
@@ -97,8 +98,9 @@ pub(crate) fn settle(cluster: &mut Cluster, id: JobId, now: Time, out: &mut Even
 }
 
 /// Whether the barrier opens: every member is prepared.
-fn is_ready(attempt: &Attempt) -> bool {
-    !attempt.released && attempt.members.iter().all(|member| member.phase >= MemberPhase::Prepared)
+fn is_ready(attempt: &Attempt, flaw: Option<Flaw>) -> bool {
+    let missing = attempt.members.iter().filter(|member| member.phase < MemberPhase::Prepared).count();
+    !attempt.released && missing <= usize::from(flaw == Some(Flaw::GangCountOffByOne))
 }
 
 /// Whether nothing of it is left but what lies on lost nodes.

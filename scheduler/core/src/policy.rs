@@ -9,6 +9,17 @@ pub struct PriorityClass {
     pub name: Box<str>,
 }
 
+/// A mistake made on purpose, so that a search for mistakes can prove that it finds them. Only the simulator makes any.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flaw {
+    /// What was freed wakes nobody who waits for room.
+    LostWakeUp,
+    /// A gang's barrier opens when all members but one are prepared.
+    GangCountOffByOne,
+    /// A lost node is taken for a dead one.
+    NoProofOfDeath,
+}
+
 /// Limits and rules. A change of policy never changes what the journal means, only what is decided next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
@@ -85,6 +96,8 @@ pub struct Policy {
     pub max_users: u32,
     /// Largest quota or limit that may be set: guards against slips of the pen.
     pub max_quota: Gpus,
+    /// None, everywhere but in the simulator.
+    pub flaw: Option<Flaw>,
 }
 
 impl Policy {
@@ -128,6 +141,7 @@ impl Policy {
             max_tenants: 10_000,
             max_users: 100_000,
             max_quota: Gpus::whole(10_000_000),
+            flaw: None,
         }
     }
 }

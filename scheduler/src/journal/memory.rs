@@ -28,6 +28,8 @@ pub enum Fault {
 #[derive(Default)]
 struct State {
     epoch: u64,
+    /// Epochs below this one belong to what a restore gave up.
+    floor: u64,
     rows: Vec<Row>,
     anchor: Option<Head>,
     blobs: BTreeMap<BlobId, Vec<u8>>,
@@ -77,6 +79,37 @@ impl MemoryStore {
         let mut state = self.state();
         let left = state.rows.len().saturating_sub(batches);
         state.rows.truncate(left);
+    }
+
+    /// As [`Self::cut_tail`], and never into the newest snapshot; how many were lost.
+    pub fn lose_tail(&self, batches: usize) -> usize {
+        let mut state = self.state();
+        let snapshot = state.snapshots.last().map_or(0, |stored| stored.info.seq);
+        let kept = state.rows.iter().filter(|row| row.batch.last_seq() <= snapshot).count();
+        let left = state.rows.len().saturating_sub(batches).max(kept);
+        let lost = state.rows.len() - left;
+        state.rows.truncate(left);
+        lost
+    }
+
+    /// Another engine may lead from now on; the one that does can write nothing more.
+    pub fn depose(&self) {
+        self.state().led = false;
+    }
+
+    /// Takes what is left for the whole, as a restore of a backup that ends here does.
+    pub fn restore(&self) {
+        let mut state = self.state();
+        let head =
+            state.rows.last().map(|row| Head { seq: row.batch.last_seq(), hash: row.hash, epoch: row.batch.epoch });
+        state.anchor = head;
+        state.epoch += super::backup::EPOCH_JUMP;
+        state.floor = state.epoch + 1;
+    }
+
+    /// The content of a blob.
+    pub fn blob(&self, id: BlobId) -> Option<Vec<u8>> {
+        self.state().blobs.get(&id).cloned()
     }
 
     /// Flips one bit of the payload of the batch with this index.
@@ -154,6 +187,11 @@ impl MemoryEngine {
             self.store.state().slow.get_or_insert(wait);
         }
         let mut state = self.store.state();
+        if !state.led || state.epoch != self.epoch {
+            let (dir, detail) = (self.store.dir().to_owned(), format!("epoch {} is over", self.epoch));
+            drop(state);
+            return Err(self.poison(JournalError::LeadershipLost { dir, detail }));
+        }
         let fault = match state.faults.front_mut() {
             Some((0, fault)) => Some(*fault),
             Some((left, _)) => {
@@ -334,7 +372,7 @@ impl Engine for MemoryEngine {
     }
 
     fn restore_floor(&self) -> u64 {
-        0
+        self.store.state().floor
     }
 
     fn close(self: Box<Self>) -> Result<Head, JournalError> {
@@ -347,6 +385,9 @@ impl Engine for MemoryEngine {
 
 impl Drop for MemoryEngine {
     fn drop(&mut self) {
-        self.store.state().led = false;
+        let mut state = self.store.state();
+        if state.epoch == self.epoch {
+            state.led = false;
+        }
     }
 }

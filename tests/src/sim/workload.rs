@@ -1,0 +1,272 @@
+//! Clients: what they ask for, how they ask again, and what they remember of the answers.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dure_core::Input;
+use dure_core::ids::{BlobId, JobId};
+use dure_core::input::{ConstraintsDraft, DependencyOn, JobDraft, QuotaDraft, RequestKey, TenantDraft};
+use dure_core::job::{ArraySpec, DependencyKind};
+use dure_core::rejected::Rejected;
+use dure_core::reply::Reply;
+use dure_core::request::Shape;
+use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span};
+use dure_proto::v1;
+use dure_scheduler::handle::{Call, Mutation};
+use dure_scheduler::journal::Blob;
+use prost::Message as _;
+
+use super::clock::Ms;
+use super::world::{Event, World};
+
+const MISSIONS: [&str; 3] = ["fusion", "solar", "genome"];
+const USERS: [&str; 4] = ["kim", "lee", "park", "choi"];
+/// How long a client waits before it asks again.
+const PATIENCE_MS: (Ms, Ms) = (3_000, 6_000);
+
+/// What a request came to: an answer of the core, or the word that there is none.
+pub(super) type Answer = Result<Result<Reply, Rejected>, String>;
+
+/// Where the closures of the calls leave their answers.
+pub(super) type Answers = Arc<Mutex<Vec<(usize, Answer)>>>;
+
+/// One request of a client, sent until it is answered.
+pub(super) struct Request {
+    input: Input,
+    key: RequestKey,
+    blobs: Vec<Blob>,
+    pub(super) done: bool,
+    tries: u64,
+}
+
+/// All clients together.
+#[derive(Default)]
+pub(super) struct Clients {
+    pub(super) requests: Vec<Request>,
+    pub(super) answers: Answers,
+    /// Requests of the set-up: each waits for the one before it.
+    setup: Vec<usize>,
+    pub(super) jobs: Vec<JobId>,
+    held: BTreeSet<JobId>,
+}
+
+impl World {
+    fn request(&mut self, input: Input, blobs: Vec<Blob>) -> usize {
+        let at = self.clients.requests.len();
+        let user = USERS[at % USERS.len()];
+        let key = RequestKey { user: user.into(), id: format!("r{at}").into(), digest: at as u64 };
+        self.clients.requests.push(Request { input, key, blobs, done: false, tries: 0 });
+        at
+    }
+
+    /// Asks for something at a time.
+    pub(super) fn ask(&mut self, input: Input, at: Ms) -> usize {
+        let request = self.request(input, Vec::new());
+        self.agenda.put(at, Event::Send(request));
+        request
+    }
+
+    fn quota_of(&self, mission: usize) -> TenantDraft {
+        let total = self.swarm.nodes * self.swarm.gpus;
+        let quota = [total / 2, total / 4, total / 8][mission];
+        let quota = QuotaDraft { quota: Gpus::whole(quota as u32), ..QuotaDraft::default() };
+        TenantDraft { name: MISSIONS[mission].into(), create: true, quotas: vec![quota], ..TenantDraft::default() }
+    }
+
+    /// The pool and the missions, one after the other, then the jobs.
+    pub(super) fn begin_work(&mut self) {
+        let gpus_per_node = self.swarm.gpus as u8;
+        let pool = Input::DefinePool { name: "main".into(), model: "G".into(), gpus_per_node };
+        let mut setup = vec![self.request(pool, Vec::new())];
+        for mission in 0..MISSIONS.len() {
+            let draft = self.quota_of(mission);
+            setup.push(self.request(Input::SetTenant(draft), Vec::new()));
+        }
+        setup.reverse();
+        self.clients.setup = setup;
+        self.next_setup();
+    }
+
+    fn next_setup(&mut self) {
+        let now = self.agenda.now();
+        if let Some(request) = self.clients.setup.pop() {
+            return self.agenda.put(now, Event::Send(request));
+        }
+        for _ in 0..self.swarm.jobs {
+            let at = now + self.dice.below(self.swarm.safety_ms);
+            self.agenda.put(at, Event::Submit);
+        }
+    }
+
+    /// A client submits a job or a few.
+    pub(super) fn submit(&mut self) {
+        let count = if self.dice.chance(150) { self.dice.between(2, 4) } else { 1 };
+        let (mut drafts, mut blobs) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let (draft, blob) = self.draft();
+            drafts.push(draft);
+            blobs.push(blob);
+        }
+        let request = self.request(Input::Submit(drafts), blobs);
+        self.agenda.put(self.agenda.now(), Event::Send(request));
+    }
+
+    fn draft(&mut self) -> (JobDraft, Blob) {
+        let longest = *self.dice.pick(&[500, 5_000, 30_000]).unwrap_or(&5_000);
+        let (run, limit) = (self.dice.below(longest), self.dice.between(2_000, 40_000));
+        let code = if self.dice.chance(self.swarm.exits_badly) { 1 } else { 0 };
+        let env = [("DURE_SIM_DURATION_MS", run), ("DURE_SIM_EXIT_CODE", code)];
+        let env = env.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect();
+        let payload = v1::Payload { args: vec!["work".to_owned()], env, ..Default::default() };
+        let blob = Blob::new(payload.encode_to_vec()).expect("a small payload");
+        let gpus = self.dice.between(1, self.swarm.gpus);
+        let distinct_nodes = self.dice.chance(300);
+        // More would wait for nodes that never come: before the first node has joined nobody can tell.
+        let slots = self.swarm.nodes * if distinct_nodes { 1 } else { self.swarm.gpus / gpus };
+        let members = if slots > 1 && self.dice.chance(450) { self.dice.between(2, slots.min(6)) } else { 1 };
+        let mission = self.dice.below(MISSIONS.len() as u64) as usize;
+        let array = self.dice.chance(100).then(|| ArraySpec { size: 3, cap: self.dice.below(3) as u32 });
+        let kinds = [DependencyKind::AfterAny, DependencyKind::AfterOk, DependencyKind::AfterNotOk];
+        let after = if self.dice.chance(150) { self.dice.pick(&self.clients.jobs).copied() } else { None };
+        let kind = self.dice.pick(&kinds).copied().unwrap_or(DependencyKind::AfterAny);
+        let draft = JobDraft {
+            tenant: MISSIONS[mission].into(),
+            user: USERS[self.dice.below(4) as usize].into(),
+            name: "j".into(),
+            shape: Shape::Equal { members: members as u32, gpus: gpus as u8 },
+            gpu_models: Vec::new(),
+            cpu: CpuMilli::ZERO,
+            memory: MemoryMib::ZERO,
+            required: None,
+            preferred: None,
+            distinct_nodes,
+            priority: (*self.dice.pick(&["", "low", "high"]).unwrap_or(&"")).into(),
+            preemptible: true,
+            time_limit: Span(limit),
+            grace: Some(Span(self.dice.below(5_000))),
+            array,
+            after: after.map(|job| (kind, DependencyOn::Job(job))).into_iter().collect(),
+            held: false,
+            not_before: None,
+            max_retries: self.dice.below(3) as u32,
+            only: ConstraintsDraft::default(),
+            payload: BlobId(blob.id().0),
+        };
+        (draft, blob)
+    }
+
+    /// A request goes on its way, once more unless it was answered.
+    pub(super) fn send_request(&mut self, at: usize) {
+        let now = self.agenda.now();
+        if self.clients.requests[at].done {
+            return;
+        }
+        self.clients.requests[at].tries += 1;
+        let patience = self.dice.between(PATIENCE_MS.0, PATIENCE_MS.1);
+        self.agenda.put(now + patience, Event::Send(at));
+        let copies = if !self.calm && self.dice.chance(self.swarm.repeated) { 2 } else { 1 };
+        for _ in 0..copies {
+            let lives: Vec<u64> = self.processes.iter().map(|process| process.life).collect();
+            let to = self.dice.pick(&lives).copied();
+            let is_lost = !self.calm && self.dice.chance(self.swarm.lost);
+            let delay = self.delay();
+            if let Some(to) = to.filter(|_| !is_lost) {
+                self.agenda.put(now + delay, Event::Arrive(at, to));
+            }
+        }
+    }
+
+    /// It arrives at a scheduler.
+    pub(super) fn arrive(&mut self, at: usize, life: u64) {
+        let Request { input, key, blobs, .. } = &self.clients.requests[at];
+        let (input, key, blobs) = (input.clone(), Some(key.clone()), blobs.clone());
+        let answers = self.clients.answers.clone();
+        let Some(process) = self.process(life) else { return };
+        let then = Box::new(move |_: &_, decided: Result<Reply, Rejected>| {
+            let when_durable = move |durable: Result<_, String>| {
+                let answer = durable.map(|_| decided);
+                answers.lock().unwrap_or_else(PoisonError::into_inner).push((at, answer));
+            };
+            Box::new(when_durable) as _
+        });
+        process.calls.push(Call::Mutate(Box::new(Mutation { input, key, blobs, then })));
+        self.wake(life);
+    }
+
+    /// Answers that have left a scheduler go on their way.
+    pub(super) fn drain_answers(&mut self) {
+        let answers = std::mem::take(&mut *self.clients.answers.lock().unwrap_or_else(PoisonError::into_inner));
+        for (at, answer) in answers {
+            let is_lost = !self.calm && self.dice.chance(self.swarm.lost);
+            let delay = self.delay();
+            if !is_lost {
+                self.agenda.put(self.agenda.now() + delay, Event::Answered(at, Box::new(answer)));
+            }
+        }
+    }
+
+    /// A client hears an answer.
+    pub(super) fn answered(&mut self, at: usize, answer: Answer) {
+        // Without one it asks again, with the same id.
+        let Ok(decided) = answer else { return };
+        let was_done = std::mem::replace(&mut self.clients.requests[at].done, true);
+        if let Ok(reply) = decided
+            && let Err(why) = self.oracle.acknowledged(at, reply)
+        {
+            return self.broken(why);
+        }
+        if was_done {
+            return;
+        }
+        self.note(|| format!("request {at} is answered: {decided:?}"));
+        if let Ok(Reply::Submitted { first, count }) = decided {
+            self.seen.jobs += u64::from(count);
+            for job in first.0..first.0 + u64::from(count) {
+                self.clients.jobs.push(JobId(job));
+                self.and_then(JobId(job));
+            }
+        }
+        if at <= MISSIONS.len() {
+            self.next_setup();
+        }
+    }
+
+    /// Some jobs are cancelled, some are held and released.
+    fn and_then(&mut self, job: JobId) {
+        let at = self.agenda.now() + self.dice.below(20_000);
+        match self.dice.below(20) {
+            0 | 1 => drop(self.ask(Input::Cancel(job), at)),
+            2 if !self.calm => {
+                self.clients.held.insert(job);
+                self.ask(Input::Hold(job), at);
+                let later = at + self.dice.below(10_000);
+                self.ask(Input::Release(job), later);
+            }
+            3 if !self.calm => {
+                let mission = self.dice.below(MISSIONS.len() as u64) as usize;
+                let mut draft = self.quota_of(mission);
+                let most = self.swarm.nodes * self.swarm.gpus / 2;
+                draft.quotas[0].quota = Gpus::whole(self.dice.below(most + 1) as u32);
+                self.ask(Input::SetTenant(draft), at);
+            }
+            _ => {}
+        }
+    }
+
+    /// The faults are over: what was changed for a while is set right.
+    pub(super) fn set_right(&mut self) {
+        // After what is still under way has arrived.
+        let at = self.agenda.now() + 30_000;
+        for job in std::mem::take(&mut self.clients.held) {
+            self.ask(Input::Release(job), at);
+        }
+        for mission in 0..MISSIONS.len() {
+            let draft = self.quota_of(mission);
+            self.ask(Input::SetTenant(draft), at);
+        }
+        for node in 0..self.nodes.len() {
+            let name = self.nodes[node].name.as_str().into();
+            self.ask(Input::Resume { node: name }, at);
+        }
+    }
+}
