@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long one scheduler may take to begin its answer, where there are others.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 /// Waits between tries: the first and the longest; each is cut at random, so that callers do not come together.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(400));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(160));
 
 /// A way to the leader. Cheap to clone; clones learn from each other.
 #[derive(Clone, Debug)]

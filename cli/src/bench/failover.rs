@@ -345,6 +345,10 @@ async fn watch(mut client: JobsClient<Authed>, ledger: Arc<Ledger>) {
 }
 
 fn note(ledger: &Ledger, event: &JobEvent) {
+    // A watcher that fell behind is told so by an event of no job.
+    if event.job_id == 0 {
+        return;
+    }
     let mut seen = lock(&ledger.seen);
     let seen = seen.entry(event.job_id).or_default();
     match event.kind.as_str() {
