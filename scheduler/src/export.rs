@@ -183,7 +183,7 @@ fn end_word(outcome: Outcome, goes_on: bool) -> &'static str {
             "end"
         }
         Outcome::Evicted | Outcome::Drained => "preempt",
-        Outcome::NodeLost | Outcome::LaunchFailed => "fail",
+        Outcome::NodeLost | Outcome::GpuFault | Outcome::LaunchFailed => "fail",
     }
 }
 

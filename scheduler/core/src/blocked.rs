@@ -151,6 +151,13 @@ pub enum Blocked {
         /// What the gang needs.
         want: Gpus,
     },
+    /// It has failed so often by itself that nobody is evicted for it any more: it waits for what becomes free.
+    RetryBudget {
+        /// Attempts that failed by the job's own fault.
+        failures: u32,
+        /// From so many on.
+        limit: u32,
+    },
     /// A job that must not be evicted starts inside quota only.
     NonPreemptibleOverQuota {
         /// Whose quota.

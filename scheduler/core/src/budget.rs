@@ -62,7 +62,7 @@ impl Budget {
     pub fn used(&self, job: &Job, attempt: &Attempt, now: Time, outcome: Outcome) -> (GpuTime, GpuTime) {
         let gpus = attempt.gpus();
         let used = gpus.over(now.since(attempt.placed_at.max(self.began_at)));
-        let is_hardware = matches!(outcome, Outcome::NodeLost | Outcome::LaunchFailed);
+        let is_hardware = matches!(outcome, Outcome::NodeLost | Outcome::GpuFault | Outcome::LaunchFailed);
         let lost =
             if is_hardware { gpus.over(now.since(job.kept_until(attempt).max(self.began_at))) } else { GpuTime::ZERO };
         (used.less(lost), lost.min(used))

@@ -143,13 +143,16 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
             again(false, back_off(job.failures + 1), None, true)
         }
         Outcome::LaunchFailed if more => again(false, back_off(tries), suspect, false),
-        Outcome::NodeLost | Outcome::Drained | Outcome::Evicted if more => again(true, None, None, false),
+        Outcome::NodeLost | Outcome::GpuFault | Outcome::Drained | Outcome::Evicted if more => {
+            again(true, None, None, false)
+        }
         Outcome::Completed
         | Outcome::Failed
         | Outcome::Cancelled
         | Outcome::TimedOut
         | Outcome::LaunchFailed
         | Outcome::NodeLost
+        | Outcome::GpuFault
         | Outcome::Evicted
         | Outcome::Drained
         | Outcome::DependencyFailed => return end_job(cluster, id, outcome, now, out),

@@ -106,6 +106,8 @@ pub enum Outcome {
     Drained,
     /// A job that it depends on ended in the other way: it never ran.
     DependencyFailed,
+    /// A member ended badly while a GPU under it was fenced for its health.
+    GpuFault,
 }
 
 /// Why an attempt is being stopped.

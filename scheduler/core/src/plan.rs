@@ -143,6 +143,10 @@ fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
         if cluster.promises.len() >= cluster.policy.max_promises as usize {
             break;
         }
+        if has_failed_too_often(cluster, id) {
+            order.skip(cluster, id);
+            continue;
+        }
         if is_held_back(cluster, id) {
             order.refused(cluster);
             continue;
@@ -166,6 +170,11 @@ fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
     cluster.refused = refused;
     cluster.refused.keep_only(&cluster.classes);
     is_cut_off
+}
+
+/// Whether a job has failed so often by itself that it takes nothing from others any more.
+pub(crate) fn has_failed_too_often(cluster: &Cluster, id: JobId) -> bool {
+    cluster.job(id).is_some_and(|job| job.failures >= cluster.policy.max_evicting_failures)
 }
 
 /// Whether a cap or a budget refuses a job: then no eviction helps it. What is refused is passed over from here on.

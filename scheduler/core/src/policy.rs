@@ -80,6 +80,8 @@ pub struct Policy {
     pub max_plans_per_cycle: u32,
     /// Promises at once; 0: nothing is taken back.
     pub max_promises: u32,
+    /// After so many failures of its own a job waits for free GPUs: nobody is evicted for it any more.
+    pub max_evicting_failures: u32,
     /// How long an evicted attempt may take beyond its grace: then other GPUs are looked for.
     pub kill_bound: Span,
     /// How long an attempt runs before it may be evicted, where no tenant above states it.
@@ -133,6 +135,7 @@ impl Policy {
             plan_interval: Span(200),
             max_plans_per_cycle: 8,
             max_promises: 1000,
+            max_evicting_failures: 3,
             kill_bound: Span::seconds(120),
             default_min_run: Span::ZERO,
             min_budget_period: Span::seconds(3600),

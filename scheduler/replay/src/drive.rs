@@ -175,7 +175,9 @@ impl Story for Notes<'_> {
                 let moment = match outcome {
                     Outcome::Completed | Outcome::Failed | Outcome::Cancelled | Outcome::TimedOut => Moment::End,
                     Outcome::Evicted | Outcome::Drained => Moment::Preempt,
-                    Outcome::NodeLost | Outcome::LaunchFailed | Outcome::DependencyFailed => Moment::Fail,
+                    Outcome::NodeLost | Outcome::GpuFault | Outcome::LaunchFailed | Outcome::DependencyFailed => {
+                        Moment::Fail
+                    }
                 };
                 if moment == Moment::End && self.run_times == RunTimes::Learned {
                     // What is learned is how long it really ran.

@@ -112,6 +112,6 @@ fn launch(cluster: &Cluster, live: &Live, job: &Job, attempt: &Attempt, member: 
         cpu_milli: job.spec.request.cpu.0,
         memory_mib: job.spec.request.memory.0,
         start_at_once: attempt.members.len() == 1,
-        resume_step: None,
+        resume_step: job.checkpoint.map(|checkpoint| checkpoint.step),
     }
 }

@@ -47,6 +47,7 @@ pub(super) struct PolicyConfig {
     #[serde(deserialize_with = "span::optional")]
     half_life: Option<Span>,
     search_steps: Option<u32>,
+    max_evicting_failures: Option<u32>,
     #[serde(deserialize_with = "span::optional")]
     min_budget_period: Option<Span>,
     #[serde(deserialize_with = "span::optional")]
@@ -103,6 +104,7 @@ impl PolicyConfig {
             max_requests,
             half_life,
             search_steps,
+            max_evicting_failures,
             min_budget_period,
             default_min_run,
             default_reclaim_within,

@@ -11,7 +11,7 @@ use dure_core::units::{GpuTime, Gpus, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
-pub const CODES: [&str; 24] = [
+pub const CODES: [&str; 25] = [
     "HELD",
     "DEPENDENCY",
     "NOT_BEFORE",
@@ -30,6 +30,7 @@ pub const CODES: [&str; 24] = [
     "OVER_USER_JOBS",
     "OVER_BUDGET",
     "LENT_TOO_LONG",
+    "RETRY_BUDGET",
     "FRAGMENTED",
     "MINIMUM_RUN",
     "RECLAIM_PENDING",
@@ -62,6 +63,7 @@ pub fn code(blocker: &Blocker) -> &'static str {
             Blocked::OverUserJobs { .. } => "OVER_USER_JOBS",
             Blocked::OverBudget { .. } => "OVER_BUDGET",
             Blocked::LentTooLong { .. } => "LENT_TOO_LONG",
+            Blocked::RetryBudget { .. } => "RETRY_BUDGET",
             Blocked::Fragmented { .. } => "FRAGMENTED",
             Blocked::MinimumRun { .. } => "MINIMUM_RUN",
             Blocked::ReclaimPending { .. } => "RECLAIM_PENDING",
@@ -188,6 +190,9 @@ fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
             hours(left),
             moment(until)
         ),
+        Blocked::RetryBudget { failures, limit } => {
+            format!("it has failed {failures} times by itself; from {limit} on nobody is evicted for it any more")
+        }
         Blocked::LentTooLong { pool, deadline, lendable, lent, want } => format!(
             "with its {}, {} in pool {} would be lent to jobs that may keep them longer than the {} s within which a lender \
              is to have its own back; those who can wait longer lend {lendable}",
@@ -239,6 +244,7 @@ fn blocked_remedy(blocked: Blocked) -> &'static str {
         Blocked::NonPreemptibleOverQuota { .. } => {
             "submit it as preemptible to run on lent GPUs, or wait for the others to end"
         }
+        Blocked::RetryBudget { .. } => "it starts when GPUs are free; mend it, and submit it anew",
         Blocked::LentTooLong { .. } => {
             "nothing for a job inside its quota: slow borrowers are taken back for it; a borrower starts with a shorter grace, \
              or in a tenant with a shorter minimum run"
@@ -293,6 +299,7 @@ fn blocked_numbers(blocked: Blocked) -> Vec<(&'static str, u64)> {
         Blocked::OverUserGpus { limit, used, want, .. } => {
             vec![("limit", n(limit.rounded_up())), ("used", n(used.rounded_up())), ("want", n(want.rounded_up()))]
         }
+        Blocked::RetryBudget { failures, limit } => vec![("failures", n(failures)), ("limit", n(limit))],
         Blocked::LentTooLong { deadline, lendable, lent, want, .. } => vec![
             ("deadline_ms", deadline.0),
             ("lendable", n(lendable.rounded_up())),

@@ -104,6 +104,13 @@ pub(crate) fn is_slow(cluster: &Cluster, job: &Job, deadline: Span) -> bool {
     stays && is_borrowed && return_time(cluster, job.spec.tenant, job.spec.grace) > deadline
 }
 
+/// Whether an attempt borrows for longer than some lender can wait.
+pub(crate) fn is_late(cluster: &Cluster, job: &Job) -> bool {
+    let Some(attempt) = job.live_attempt().filter(|attempt| attempt.borrowed) else { return false };
+    let returns = return_time(cluster, job.spec.tenant, job.spec.grace);
+    cluster.has_deadlines && deadlines(cluster, attempt.pool).iter().any(|deadline| returns > *deadline)
+}
+
 /// How soon a mission is to have back what it lent; none where it was promised nothing.
 pub(crate) fn deadline_of(cluster: &Cluster, mission: &Tenant) -> Option<Span> {
     let within = mission.reclaim_within.unwrap_or(cluster.policy.default_reclaim_within);

@@ -73,13 +73,19 @@ impl Cluster {
     }
 
     pub(super) fn end_member(&mut self, id: JobId, member: MemberIndex, exit: Option<&Exit>, now: Time) {
+        let placed = self.member_mut(id, member).placed;
+        let is_fenced = !self.nodes[placed.node.at()].bad.and(placed.gpus).is_empty();
         let job = self.job_mut(id);
         let phase = job.phase;
         let attempt = job.attempt.as_deref_mut().expect("a member has its attempt");
         let entry = &mut attempt.members[member.at()];
         entry.phase = MemberPhase::Gone;
         entry.exit = exit.cloned();
-        let outcome = exit.map_or(Outcome::NodeLost, Exit::outcome);
+        let outcome = match exit.map_or(Outcome::NodeLost, Exit::outcome) {
+            // Its GPU is at fault, not the job.
+            Outcome::Failed if is_fenced => Outcome::GpuFault,
+            outcome => outcome,
+        };
         if outcome != Outcome::Completed && attempt.broken.is_none() {
             attempt.broken = Some(outcome);
             attempt.broken_by = Some(member);

@@ -124,7 +124,12 @@ impl Cluster {
         let (mut index, mut scratch) = (self.fresh_index(), Scratch::default());
         let trial = &mut TrialIndex { index: &mut index, scratch: &mut scratch };
         let asked = Asked::of(job);
-        let planned = plan::find_plan(self, trial, &asked, now);
+        let is_worn = plan::has_failed_too_often(self, job.id);
+        let planned = if is_worn { Err(NoPlan::default()) } else { plan::find_plan(self, trial, &asked, now) };
+        if is_worn {
+            let (failures, limit) = (job.failures, self.policy.max_evicting_failures);
+            told.blockers.push(Blocker::Blocked(Blocked::RetryBudget { failures, limit }));
+        }
         if let Err(NoPlan { why: Some(why), .. }) = &planned {
             told.blockers.push(Blocker::Blocked(*why));
         }
@@ -137,7 +142,7 @@ impl Cluster {
             told.holders = holders::of_victims(self, &victims, now);
         }
         if !told.blockers.iter().any(|blocker| matches!(blocker, Blocker::Gate(_))) {
-            told.helps = helps::of(self, trial, &asked, is_planned, now);
+            told.helps = helps::of(self, trial, &asked, is_planned || is_worn, now);
         }
     }
 

@@ -4,6 +4,7 @@
 //! Source: design 5.2, "freed GPUs are held for the beneficiary, who is named on every eviction".
 
 use super::{Check, ensure};
+use crate::admit::lending;
 use crate::cluster::Cluster;
 use crate::event::Event;
 use crate::gpu::GpuSet;
@@ -59,8 +60,8 @@ fn on_node(job: &Job, node: crate::ids::NodeIndex) -> GpuSet {
     members.filter(|member| member.placed.node == node).fold(GpuSet::EMPTY, |all, member| all.with(member.placed.gpus))
 }
 
-/// Whether the beneficiary gets something of what a victim leaves: GPUs, CPU or memory beside them, or room in the quota of
-/// the mission that both are in.
+/// Whether the beneficiary gets something of what a victim leaves: GPUs, CPU or memory beside them, room in the quota of
+/// the mission that both are in, or room in what may be lent for longer than some lender can wait.
 fn frees(cluster: &Cluster, victim: JobId, beneficiary: JobId, promise: &Promise) -> bool {
     let (Some(victim), Some(job)) = (cluster.job(victim), cluster.job(beneficiary)) else { return false };
     let request = &job.spec.request;
@@ -69,5 +70,5 @@ fn frees(cluster: &Cluster, victim: JobId, beneficiary: JobId, promise: &Promise
         let left = on_node(victim, placed.node);
         !left.and(placed.gpus).is_empty() || (is_narrow && !left.is_empty())
     });
-    gets || cluster.mission(job.spec.tenant) == cluster.mission(victim.spec.tenant)
+    gets || lending::is_late(cluster, victim) || cluster.mission(job.spec.tenant) == cluster.mission(victim.spec.tenant)
 }

@@ -563,3 +563,122 @@ fn nobody_is_evicted_to_let_a_borrower_come_inside() {
             blocked next: NotEnoughGpus { gpu, want: 4, free: 0 }"#]],
     );
 }
+
+#[test]
+fn gangs_that_do_not_fit_beside_fixed_jobs_are_told_the_bound() {
+    check(
+        "
+        node   n0 n1 n2 n3 n4 n5 n6 n7 gpus=8
+        tenant prod quota=8 | dev quota=56
+        tenant big quota=0
+        run    dev/a 1x7 on n0 fixed limit=1h | dev/b 1x7 on n1 fixed limit=2h | dev/c 1x7 on n2 fixed limit=3h
+        run    dev/d 1x7 on n3 fixed limit=4h | dev/e 1x7 on n4 fixed limit=5h | dev/f 1x7 on n5 fixed limit=6h
+        run    dev/g 1x7 on n6 fixed limit=7h | dev/h 1x7 on n7 fixed limit=8h
+        quota  dev quota=0
+        quota  prod quota=64
+        queued prod/gang 8x8
+        cycle                  # eight GPUs are idle and all of them prod's, but on no node are there eight
+        explain gang
+        ",
+        expect![[r#"
+            changed dev
+            changed prod
+            blocked gang: Fragmented { gpu, want: 64, reclaimable: 0, until +28890s }
+            explain gang:
+              Fragmented { gpu, want: 64, reclaimable: 0, until +28890s }
+              NotEnoughGpus { gpu, want: 64, free: 8 }
+              rank prod 1/1 (0 of 64), normal, user 1/1 (0), age 0s
+              waits for dev/a (7) ToItsEnd until +3690s
+              waits for dev/b (7) ToItsEnd until +7290s
+              waits for dev/c (7) ToItsEnd until +10890s
+              waits for dev/d (7) ToItsEnd until +14490s
+              waits for dev/e (7) ToItsEnd until +18090s
+              waits for dev/f (7) ToItsEnd until +21690s
+              waits for dev/g (7) ToItsEnd until +25290s
+              waits for dev/h (7) ToItsEnd until +28890s
+              room by +28890s
+              starts now with 1 GPUs per member"#]],
+    );
+}
+
+#[test]
+fn a_job_that_fails_again_and_again_takes_from_nobody() {
+    check(
+        "
+        node   n0 gpus=8
+        tenant prod quota=8 | dev quota=0
+        run    prod/p 1x8 on n0 retries=9
+        exit   p 1
+        tick   1h
+        cycle
+        prepared p
+        started p
+        exit   p 1
+        tick   1h
+        cycle
+        prepared p
+        started p
+        exit   p 1
+        run    dev/d 1x8 on n0
+        tick   1h
+        cycle                  # three failures of its own: d is left in peace
+        explain p
+        exit   d 0
+        cycle
+        ",
+        expect![[r#"
+            over prod/p: Failed
+            again prod/p +2s, own fault
+            eligible prod/p
+            place prod/p -> n0[0-7] (attempt 2)
+            over prod/p: Failed
+            again prod/p +4s, own fault
+            eligible prod/p
+            place prod/p -> n0[0-7] (attempt 3)
+            over prod/p: Failed
+            again prod/p +8s, own fault
+            eligible prod/p
+            blocked p: NotEnoughGpus { gpu, want: 8, free: 0 }
+            explain p:
+              RetryBudget { 3 of 3 }
+              NotEnoughGpus { gpu, want: 8, free: 0 }
+              rank prod 1/1 (0 of 8), normal, user 1/1 (0), age 10800s
+              waits for dev/d (8) ToItsEnd until +82890s
+              room by +82890s
+            over dev/d: Completed
+            end dev/d: Completed
+            place prod/p -> n0[0-7] (attempt 4)"#]],
+    );
+}
+
+#[test]
+fn a_gpu_at_fault_is_not_the_jobs_failure() {
+    check(
+        "
+        node   n0 n1 gpus=8
+        tenant a quota=16 budget=100/24h
+        queued a/p 1x4 limit=2h | a/q 1x4 limit=2h
+        cycle
+        prepared p
+        started p
+        prepared q
+        started q
+        tick   1h
+        bad    n0 3
+        exit   p 134
+        exit   q 134
+        budget a               # p's hour is refunded and p goes to the front; q failed by itself
+        cycle
+        ",
+        expect![[r#"
+            place a/p -> n0[0-3]
+            place a/q -> n0[4-7]
+            fenced n0[3]
+            over a/p: GpuFault
+            again a/p at the front
+            over a/q: Failed
+            end a/q: Failed
+            budget a: 100 GPU-hours until +82800s: spent 4, committed 0, left 96, refunded 4, carried 0, unspent 0
+            place a/p -> n0[0-2,4] (attempt 2)"#]],
+    );
+}

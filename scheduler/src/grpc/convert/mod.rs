@@ -46,9 +46,12 @@ pub fn ended_phase(outcome: Outcome) -> v1::JobPhase {
         Outcome::Completed => v1::JobPhase::Completed,
         Outcome::Cancelled | Outcome::DependencyFailed => v1::JobPhase::Cancelled,
         Outcome::TimedOut => v1::JobPhase::TimedOut,
-        Outcome::Failed | Outcome::LaunchFailed | Outcome::NodeLost | Outcome::Evicted | Outcome::Drained => {
-            v1::JobPhase::Failed
-        }
+        Outcome::Failed
+        | Outcome::LaunchFailed
+        | Outcome::NodeLost
+        | Outcome::GpuFault
+        | Outcome::Evicted
+        | Outcome::Drained => v1::JobPhase::Failed,
     }
 }
 
@@ -61,6 +64,7 @@ pub fn outcome_word(outcome: Outcome) -> &'static str {
         Outcome::TimedOut => "timed_out",
         Outcome::LaunchFailed => "launch_failed",
         Outcome::NodeLost => "node_lost",
+        Outcome::GpuFault => "gpu_fault",
         Outcome::Evicted => "evicted",
         Outcome::Drained => "drained",
         Outcome::DependencyFailed => "dependency_failed",

@@ -40,6 +40,7 @@ fn all() -> Vec<Blocker> {
         Blocked::NotEnoughCpuOrMemory { pool, want: 4, fit: 1 },
         Blocked::SearchLimit { pool, steps: 20_000 },
         Blocked::OverUserGpus { tenant, limit, used, want },
+        Blocked::RetryBudget { failures: 4, limit: 3 },
         Blocked::LentTooLong { pool, deadline: dure_core::units::Span(300_000), lendable: used, lent: limit, want },
         Blocked::OverUserJobs { tenant, limit: 4, running: 4 },
         Blocked::OverBudget {
@@ -88,6 +89,7 @@ fn every_reason_says_what_is_in_the_way_and_what_would_help() {
         NOT_ENOUGH_CPU_OR_MEMORY: it needs CPU and memory beside the GPUs for 4 members, pool h200 has room for 1 | ask for less CPU or memory per member | {"fit": 1, "want": 4}
         SEARCH_LIMIT: the search for a place in pool h200 was ended after 20000 steps | make the members more alike; it is searched for again when something is freed | {"steps": 20000}
         OVER_USER_GPUS: its user holds 7 of the 12 GPUs that one user may hold in tenant fusion; this job needs 16 | wait for another job of the same user to end, or have the cap raised: dure quota set | {"limit": 12, "used": 7, "want": 16}
+        RETRY_BUDGET: it has failed 4 times by itself; from 3 on nobody is evicted for it any more | it starts when GPUs are free; mend it, and submit it anew | {"failures": 4, "limit": 3}
         LENT_TOO_LONG: with its 16 GPUs, 12 GPUs in pool h200 would be lent to jobs that may keep them longer than the 300 s within which a lender is to have its own back; those who can wait longer lend 7 | nothing for a job inside its quota: slow borrowers are taken back for it; a borrower starts with a shorter grace, or in a tenant with a shorter minimum run | {"deadline_ms": 300000, "lendable": 7, "lent": 12, "want": 16}
         OVER_USER_JOBS: 4 jobs of its user run in tenant fusion, at most 4 of one user may | wait for another job of the same user to end, or have the cap raised: dure quota set | {"limit": 4, "running": 4}
         OVER_BUDGET: it could use 2.5 GPU-hours by its time limit, of the budget of tenant fusion 1.0 are left until 2027-01-15T08:00:00Z | ask for a shorter time limit; if it may be evicted it runs on what nobody else wants; an operator can bring over what was left of the last period: dure quota carry | {"left_gpu_ms": 3600000, "until_ms": 1800000000000, "want_gpu_ms": 9000000}
