@@ -14,7 +14,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tonic::transport::Uri;
 
-use crate::isolation::IsolationConfig;
+use crate::{
+    checks::ChecksConfig, inventory::health::HealthConfig, isolation::IsolationConfig, launch::rendezvous::Network,
+};
 
 /// The longest name of a node.
 pub const MAX_NODE_NAME: usize = 128;
@@ -64,6 +66,18 @@ pub struct AgentConfig {
     /// How members are kept apart.
     #[serde(default)]
     pub isolation: IsolationConfig,
+    /// Programs of the site around every member.
+    #[serde(default)]
+    pub hooks: HooksConfig,
+    /// Checks of the node before its first use.
+    #[serde(default)]
+    pub checks: ChecksConfig,
+    /// How verdicts on GPUs are found.
+    #[serde(default)]
+    pub health: HealthConfig,
+    /// What NCCL and Gloo are told about the networks.
+    #[serde(default)]
+    pub network: Network,
     /// CPU to offer, in thousandths; what the kernel shows when absent.
     #[serde(default)]
     pub cpu_milli: Option<u64>,
@@ -73,6 +87,24 @@ pub struct AgentConfig {
     /// What jobs may ask of a node: names and values.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+/// Programs of the site, run with the agent's rights and a clean environment.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct HooksConfig {
+    /// Before a member begins, with its arguments; a failure is a failed launch, which is tried elsewhere. Empty: none.
+    pub prolog: Vec<String>,
+    /// After all of a member has ended and before its GPUs are free.
+    pub epilog: Vec<String>,
+    /// How long each may take.
+    pub limit_s: u64,
+}
+
+impl Default for HooksConfig {
+    fn default() -> Self {
+        Self { prolog: Vec::new(), epilog: Vec::new(), limit_s: 60 }
+    }
 }
 
 /// Where a node stands, when the scheduler's topology file does not say.
@@ -187,6 +219,10 @@ impl AgentConfig {
             boot_id: None,
             log_limit_bytes: None,
             isolation: IsolationConfig::default(),
+            network: Network::default(),
+            health: HealthConfig::default(),
+            hooks: HooksConfig::default(),
+            checks: ChecksConfig::default(),
             cpu_milli: None,
             memory_mib: None,
             labels: BTreeMap::new(),
@@ -222,6 +258,9 @@ impl AgentConfig {
             && ms < MIN_HEARTBEAT_MS
         {
             return Err(bad("heartbeat_ms", ms.to_string(), "use 10 or more, or leave it to the scheduler"));
+        }
+        if let Some(code) = self.health.xids.keys().find(|code| code.parse::<u64>().is_err()) {
+            return Err(bad("health.xids", code.clone(), "name XIDs by number, as in 79 = \"reset-gpu\""));
         }
         if self.log_limit_bytes == Some(0) {
             return Err(bad("log_limit_bytes", "0", "use 1 or more; to keep no log let the job write to /dev/null"));

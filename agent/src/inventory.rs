@@ -5,6 +5,7 @@
 //! This part must never invent a GPU: a driver that does not answer is an error, not a node without GPUs.
 
 pub mod health;
+mod kernel_log;
 pub mod links;
 mod node;
 mod nvml;
@@ -13,14 +14,17 @@ mod tests;
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use dure_proto::v1::{GpuInventory, GpuTelemetry, Inventory, Telemetry};
 
 pub use self::health::{Health, Verdict};
-use crate::config::{AgentConfig, GpuSource};
+use crate::{
+    checks::{self, ChecksConfig},
+    config::{AgentConfig, GpuSource},
+};
 
 /// A sample older than this means that NVML hangs.
 pub const STALE: Duration = Duration::from_secs(10);
@@ -89,7 +93,9 @@ pub struct GpuSample {
 
 /// The GPUs of a node.
 pub struct Gpus {
-    facts: Vec<GpuFacts>,
+    facts: Arc<Vec<GpuFacts>>,
+    /// What is wrong with the node as a whole: no GPU of it may be used then.
+    node_faults: Arc<Mutex<Vec<String>>>,
     driver_version: String,
     feed: Feed,
 }
@@ -114,12 +120,13 @@ impl Gpus {
                 Some(written.map_err(|source| InventoryError::Fake { path: dir, source })?)
             }
         };
-        let (sampler, facts, driver_version) = nvml::Sampler::start(library).await?;
-        Ok(Self { facts, driver_version, feed: Feed::Nvml(sampler) })
+        let (sampler, facts, driver_version) = nvml::Sampler::start(library, config.health.clone()).await?;
+        Ok(Self { driver_version, feed: Feed::Nvml(sampler), ..Self::without_library(facts) })
     }
 
     fn without_library(facts: Vec<GpuFacts>) -> Self {
-        Self { facts, driver_version: String::new(), feed: Feed::Simulated }
+        let (facts, node_faults) = (Arc::new(facts), Arc::default());
+        Self { facts, node_faults, driver_version: String::new(), feed: Feed::Simulated }
     }
 
     /// The GPUs, in the order of their indices.
@@ -127,8 +134,45 @@ impl Gpus {
         &self.facts
     }
 
+    /// Runs the node's checks, and runs them again from time to time as long as something is wrong.
+    pub async fn check_node(&self, checks: &ChecksConfig) {
+        let (config, facts, faults) = (checks.clone(), self.facts.clone(), self.node_faults.clone());
+        let round = move || {
+            let wrong = checks::run(&config, &facts);
+            wrong.iter().for_each(|fault| tracing::error!(fault, "the node fails a check: its GPUs are not used"));
+            let well = wrong.is_empty();
+            *faults.lock().unwrap_or_else(PoisonError::into_inner) = wrong;
+            well
+        };
+        let again = Duration::from_secs(checks.again_s.max(1));
+        let later = round.clone();
+        if tokio::task::spawn_blocking(round).await.unwrap_or(false) {
+            return;
+        }
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(again).await;
+                let round = later.clone();
+                if tokio::task::spawn_blocking(round).await.unwrap_or(false) {
+                    return;
+                }
+            }
+        });
+    }
+
     /// The last sample of every GPU; `busy` are those that members run on, for GPUs that exist only as numbers.
     pub fn sample(&self, busy: &[u32]) -> Arc<Vec<GpuSample>> {
+        let sample = self.measured(busy);
+        let faults = self.node_faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(fault) = faults.first() else { return sample };
+        let mut sample = Vec::clone(&sample);
+        for gpu in &mut sample {
+            gpu.health = Health { verdict: Verdict::Bad, reason: format!("the node: {fault}") };
+        }
+        Arc::new(sample)
+    }
+
+    fn measured(&self, busy: &[u32]) -> Arc<Vec<GpuSample>> {
         match &self.feed {
             Feed::Simulated => Arc::new(self.facts.iter().map(|gpu| simulated_sample(gpu, busy)).collect()),
             Feed::Nvml(sampler) => {

@@ -7,6 +7,7 @@
 pub mod env;
 mod paths;
 pub mod process;
+pub mod rendezvous;
 mod simulated;
 
 use std::sync::Arc;

@@ -8,9 +8,11 @@
 
 #![warn(missing_docs)]
 
+pub mod checks;
 pub mod config;
 pub mod convert;
 pub mod durable;
+pub mod exec;
 pub mod fake;
 pub mod inventory;
 pub mod isolation;

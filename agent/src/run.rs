@@ -86,6 +86,9 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
         lock = Some(lock_state_dir(&config)?);
     }
     let gpus = Gpus::find(&config).await?;
+    if on_disk {
+        gpus.check_node(&config.checks).await;
+    }
     let isolation = match config.launcher {
         LauncherKind::Process => Isolation::find(&config.isolation, &config.state_dir, gpus.facts())?,
         LauncherKind::Simulated => Isolation::off(&config.state_dir),
@@ -97,10 +100,13 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     let boot_id = boot_id(&config)?;
     let store: Arc<dyn LeaseStore> =
         if on_disk { Arc::new(DiskStore::open(&config.state_dir)?) } else { Arc::new(MemoryStore::default()) };
+    let mut process = None;
     let launcher: Box<dyn Launcher> = match config.launcher {
         LauncherKind::Simulated => Box::new(SimulatedLauncher::new(facts)),
         LauncherKind::Process => {
-            Box::new(ProcessLauncher::new(process_settings(&config, &gpus, &boot_id, &isolation)?, facts))
+            let settings = process_settings(&config, &gpus, &boot_id, &isolation)?;
+            process = Some(Arc::new(settings.clone()));
+            Box::new(ProcessLauncher::new(settings, facts))
         }
     };
     let stored = store.load()?;
@@ -126,6 +132,8 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
         hang_up,
         outgoing: None,
         log_reads: HashMap::new(),
+        process,
+        execs: HashMap::new(),
         started: Instant::now(),
         again: VecDeque::new(),
     };
@@ -149,6 +157,8 @@ fn process_settings(
         gpu_uuids: gpus.facts().iter().map(|gpu| gpu.uuid.clone()).collect(),
         log_limit_bytes: config.log_limit_bytes.unwrap_or(DEFAULT_LOG_LIMIT_BYTES),
         isolation: isolation.clone(),
+        network: config.network.clone(),
+        hooks: config.hooks.clone(),
     })
 }
 

@@ -11,6 +11,7 @@ mod account;
 pub(crate) mod cgroup;
 pub(crate) mod enter;
 pub(crate) mod files;
+pub(crate) mod hooks;
 mod output;
 pub(crate) mod proc;
 mod report;
@@ -56,6 +57,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     {
         return enter::main(fd.clone(), dir.clone());
     }
+    if let [word, dir] = &args[..]
+        && word == enter::STEP
+    {
+        return enter::step(dir.clone());
+    }
     let mut args = args.into_iter();
     let (Some(dir), None) = (args.next(), args.next()) else {
         eprintln!("dure shim: expected one argument, the member's folder; the agent calls this, not you");
@@ -93,6 +99,9 @@ fn run(dir: &Path) -> Result<(), ShimError> {
         Err(why) => {
             cgroup::kill(&spec.entry.confinement.cgroups);
             cgroup::is_gone(&spec.entry.confinement.cgroups);
+            if let Err(err) = spec.hooks.after() {
+                eprintln!("dure shim: {err}");
+            }
             ExitFile::never_ran(why)
         }
     };
@@ -104,6 +113,7 @@ fn begin(files: &MemberFiles, spec: &ShimSpec) -> Result<(Started, Output, Optio
     if let Some(stop) = files.read_stop() {
         return Err(format!("stopped before it was started ({})", stop.reason));
     }
+    spec.hooks.before()?;
     let confinement = &spec.entry.confinement;
     cgroup::make(confinement)?;
     let (output, stdout, stderr) = Output::open(spec).map_err(|err| format!("log files: {err}"))?;

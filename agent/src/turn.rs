@@ -9,7 +9,8 @@ mod changes;
 use std::sync::Arc;
 
 use dure_proto::v1::{
-    AgentMessage, Heartbeat, Hello, Inventory, LogRead, SchedulerMessage, Telemetry, agent_message, scheduler_message,
+    AgentMessage, ExecOrder, Heartbeat, Hello, Inventory, LogRead, SchedulerMessage, Telemetry, agent_message,
+    scheduler_message,
 };
 use tracing::{debug, error, info, warn};
 
@@ -61,9 +62,11 @@ pub enum Effect {
     HangUp,
     /// Somebody reads a log.
     ReadLog(LogRead),
+    /// Something for a program beside a member.
+    Exec(Box<ExecOrder>),
     /// Nobody reads it any more.
     StopLog(u64),
-    /// Nobody reads any log any more.
+    /// Nobody reads any log any more, nor listens to any program beside a member.
     StopLogs,
 }
 
@@ -167,6 +170,7 @@ impl Agent {
             Some(scheduler_message::Kind::Order(order)) => convert::order_from_wire(order).map(Input::Order),
             Some(scheduler_message::Kind::ReportAck(ack)) => Ok(Input::Acked(ack.report_ids)),
             Some(scheduler_message::Kind::LogRead(read)) => return vec![Effect::ReadLog(read)],
+            Some(scheduler_message::Kind::ExecOrder(order)) => return vec![Effect::Exec(Box::new(order))],
             Some(scheduler_message::Kind::LogStop(stop)) => return vec![Effect::StopLog(stop.read_id)],
             // The session has acted on it; an unknown kind is of a newer version and asks nothing of this one.
             Some(scheduler_message::Kind::Refusal(_)) | None => return Vec::new(),

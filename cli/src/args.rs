@@ -8,6 +8,7 @@ use crate::{
     bench::BenchCommand,
     context::Flags,
     dev::DevArgs,
+    exec::{ExecArgs, ShellArgs},
     explain::ExplainArgs,
     generate::GenerateArgs,
     jobs::{ActionArgs, JobArgs, QueueArgs},
@@ -52,6 +53,10 @@ pub(crate) struct Shown<T: Args> {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Submit(Box<SubmitArgs>),
+    /// Submit a job, stay, show its output, and end with its exit code
+    Run(Box<SubmitArgs>),
+    Exec(ExecArgs),
+    Shell(ShellArgs),
     /// List jobs
     Queue(Shown<QueueArgs>),
     /// Show one job
@@ -144,6 +149,9 @@ impl Cli {
             Command::Pause(with) | Command::Resume(with) => with.view,
             Command::Replay(with) => with.view,
             Command::Submit(_)
+            | Command::Run(_)
+            | Command::Exec(_)
+            | Command::Shell(_)
             | Command::Scheduler(_)
             | Command::Agent(_)
             | Command::Dev(_)
@@ -194,6 +202,9 @@ mod tests {
             "dure submit -A fusion --gpus 8 --time 2h train.sh",
             "dure submit -A a/b --members 4 --gpus-per-member 8 --array 0-99%10 --depend afterok:12,afterany:13 -- sleep 1",
             "dure submit --file jobs.jsonl --parsable",
+            "dure run -A fusion --gpus 2 --stop-signal USR1@30s --limit-signal USR2@5m -- python train.py",
+            "dure exec 12 --member 3 -- nvidia-smi -L",
+            "dure shell 12_7",
             "dure job 12_7 --why-here",
             "dure queue --phase running,timed-out -A fusion --server http://x:1",
             "dure logs -f 12_7 --member 3 --stderr",

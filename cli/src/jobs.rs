@@ -243,6 +243,19 @@ fn depend_text(dependency: &v1::Dependency) -> String {
 }
 
 /// `dure cancel | hold | release`: all of them, also when one is refused.
+/// One job as it is.
+pub(crate) async fn get(context: &Context, job_id: u64) -> Result<Job, Failure> {
+    let request = v1::GetJobRequest { job_id, with_payload: false };
+    let answer = context.jobs().await?.get(request).await;
+    Ok(answer.map_err(|status| context.refused(status))?.into_inner())
+}
+
+/// Ends one job.
+pub(crate) async fn cancel(context: &Context, job_id: u64) -> Result<(), Failure> {
+    let request = v1::CancelRequest { request_id: submit::request_id()?, job_id };
+    context.jobs().await?.cancel(request).await.map(drop).map_err(|status| context.refused(status))
+}
+
 pub(crate) async fn act(action: Action, args: ActionArgs, context: &Context, out: Out) -> Result<(), Failure> {
     let mut client = context.jobs().await?;
     let mut last = None;

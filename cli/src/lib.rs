@@ -13,6 +13,7 @@ mod context;
 mod demo;
 mod dev;
 mod draft;
+mod exec;
 mod explain;
 mod failure;
 mod generate;
@@ -25,12 +26,14 @@ mod phase;
 mod progress;
 mod replay;
 mod roam;
+mod run;
 mod schedulers;
 mod script;
 mod serve;
 mod show;
 mod signals;
 mod span;
+mod srun;
 mod submit;
 mod tenants;
 mod token;
@@ -53,7 +56,14 @@ use crate::{
 /// Runs the command line of this process and gives its exit code: 0 done, 1 refused or failed, 2 usage, 3 the scheduler
 /// cannot be reached.
 pub fn main() -> ExitCode {
-    let mut words = std::env::args_os().skip(1);
+    let mut words = std::env::args_os();
+    // Inside a member this binary stands in for programs of Slurm, by their names.
+    let own = words.next().unwrap_or_default();
+    match std::path::Path::new(&own).file_name().and_then(|name| name.to_str()) {
+        Some("srun") => return srun::main(words),
+        Some("scontrol") => return srun::scontrol(words),
+        _ => {}
+    }
     // The shim is a small process under every member: it must not pay for a parser or a runtime.
     if words.next().is_some_and(|word| word == "shim") {
         return dure_agent::shim::main(words);
@@ -101,6 +111,9 @@ fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
 async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Failure> {
     match command {
         Command::Submit(args) => submit::run(*args, context, out).await,
+        Command::Run(args) => run::run(*args, context, out).await,
+        Command::Exec(args) => exec::exec(args, context).await,
+        Command::Shell(args) => exec::shell(args, context).await,
         Command::Queue(with) => jobs::queue(with.args, context, out).await,
         Command::Job(with) => jobs::job(with.args, context, out).await,
         Command::Explain(with) => explain::explain(with.args, context, out).await,

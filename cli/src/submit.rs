@@ -71,14 +71,7 @@ pub(crate) async fn run(args: SubmitArgs, context: &Context, out: Out) -> Result
         remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
     }
     let wait = drafts.iter().any(|draft| draft.wait == Some(true));
-    let mut jobs = Vec::with_capacity(drafts.len());
-    for (index, mut draft) in drafts.into_iter().enumerate() {
-        draft.tenant = draft.tenant.or_else(|| context.tenant.clone());
-        let at = if index > 0 { format!("job {index}: ") } else { String::new() };
-        jobs.push(draft.spec().map_err(|why| Failure::Usage(format!("{at}{why}")))?);
-    }
-    let answer = send(context, jobs).await?;
-    let ids: Vec<u64> = (answer.first_job_id..).take(answer.count as usize).collect();
+    let (answer, ids) = accepted(drafts, context).await?;
     if out.is_json() {
         out.answer("SubmitResponse", &answer, String::new)?;
     } else if parsable {
@@ -87,6 +80,28 @@ pub(crate) async fn run(args: SubmitArgs, context: &Context, out: Out) -> Result
         out.line(&submitted(&ids))?;
     }
     if wait { wait_for(context, &ids, out).await } else { Ok(()) }
+}
+
+/// Submits and says nothing but the remarks; the ids.
+pub(crate) async fn only(args: SubmitArgs, context: &Context) -> Result<Vec<u64>, Failure> {
+    let quiet = args.quiet;
+    let (drafts, remarks) = drafts(args)?;
+    if !quiet {
+        remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
+    }
+    accepted(drafts, context).await.map(|(_, ids)| ids)
+}
+
+async fn accepted(drafts: Vec<Draft>, context: &Context) -> Result<(SubmitResponse, Vec<u64>), Failure> {
+    let mut jobs = Vec::with_capacity(drafts.len());
+    for (index, mut draft) in drafts.into_iter().enumerate() {
+        draft.tenant = draft.tenant.or_else(|| context.tenant.clone());
+        let at = if index > 0 { format!("job {index}: ") } else { String::new() };
+        jobs.push(draft.spec().map_err(|why| Failure::Usage(format!("{at}{why}")))?);
+    }
+    let answer = send(context, jobs).await?;
+    let ids = (answer.first_job_id..).take(answer.count as usize).collect();
+    Ok((answer, ids))
 }
 
 fn submitted(ids: &[u64]) -> String {

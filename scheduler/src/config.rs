@@ -24,6 +24,7 @@ pub use etcd::EtcdSettings;
 use ledgers::{BudgetConfig, CapsConfig};
 use policy::PolicyConfig;
 
+use crate::agents::breaker;
 use crate::agents::liveness::Deadlines;
 use crate::auth::AuthPolicy;
 use crate::follower::FollowerConfig;
@@ -173,11 +174,18 @@ pub struct LivenessConfig {
     /// Gangs on a node silent for this long are broken up.
     #[serde(deserialize_with = "span::required")]
     pub lost_after: Span,
+    /// What share of the fleet's GPUs may be fenced by agents' verdicts alone, in percent; two nodes' worth always may.
+    pub fence_percent: u32,
 }
 
 impl Default for LivenessConfig {
     fn default() -> Self {
-        Self { heartbeat: Span::seconds(1), suspect_after: Span::seconds(15), lost_after: Span::seconds(60) }
+        Self {
+            heartbeat: Span::seconds(1),
+            suspect_after: Span::seconds(15),
+            lost_after: Span::seconds(60),
+            fence_percent: breaker::DEFAULT_PERCENT,
+        }
     }
 }
 
@@ -359,7 +367,7 @@ impl Config {
 
     /// When silence means what.
     pub fn deadlines(&self) -> Deadlines {
-        let LivenessConfig { heartbeat, suspect_after, lost_after } = self.liveness;
+        let LivenessConfig { heartbeat, suspect_after, lost_after, fence_percent: _ } = self.liveness;
         Deadlines { heartbeat, suspect_after, lost_after }
     }
 

@@ -309,8 +309,10 @@ impl Ground {
         let Recovered { cluster, head, .. } = recovered;
         let payloads = Payloads::new(Box::new(move |id| reader.read_blob(id)));
         let performer = Performer { payloads, watchers: watchers.clone() };
+        let mut scheduler = Scheduler::new(cluster, head, settings, clock.now());
+        scheduler.set_fence_percent(self.config.liveness.fence_percent);
         let pump = Pump {
-            leader: Leader::new(Scheduler::new(cluster, head, settings, clock.now()), performer, epoch),
+            leader: Leader::new(scheduler, performer, epoch),
             clock,
             writer: writer.clone(),
             reports,

@@ -16,6 +16,7 @@ use dure_core::{Cluster, decide};
 use dure_proto::v1;
 use dure_proto::v1::scheduler_message::Kind;
 
+use crate::agents::breaker::{self, Fleet};
 use crate::agents::liveness::{Deadlines, Liveness};
 use crate::agents::{FromAgent, Outgoing, inventory, orders, report_of, say, welcome};
 use crate::effect::Effect;
@@ -100,6 +101,8 @@ struct Session {
     gpus: Vec<v1::GpuInventory>,
     /// Leases that the scheduler does not know, and their GPUs: something may run there, so nothing else does.
     quarantined: BTreeMap<LeaseKey, GpuSet>,
+    /// Bad ones that the circuit breaker does not let be fenced.
+    held_back: GpuSet,
     outgoing: Outgoing,
 }
 
@@ -109,7 +112,8 @@ type LeaseKey = (u64, u32, u32);
 impl Session {
     /// GPUs on which nothing may start: bad ones, and those of unknown leases.
     fn fenced(&self) -> GpuSet {
-        self.quarantined.values().fold(inventory::bad_gpus(&self.gpus), |all, gpus| all.with(*gpus))
+        let bad = inventory::bad_gpus(&self.gpus).without(self.held_back);
+        self.quarantined.values().fold(bad, |all, gpus| all.with(*gpus))
     }
 }
 
@@ -124,6 +128,7 @@ pub struct Scheduler {
     past_boots: BTreeSet<(NodeIndex, Box<str>)>,
     /// When, since its boot, each node said its last Hello, in microseconds.
     last_hello: BTreeMap<NodeIndex, u64>,
+    fence_percent: u32,
     head: Seq,
     durable: Seq,
     /// Effects by the position that they wait for, in order.
@@ -144,6 +149,7 @@ impl Scheduler {
             sessions: BTreeMap::new(),
             past_boots: BTreeSet::new(),
             last_hello: BTreeMap::new(),
+            fence_percent: breaker::DEFAULT_PERCENT,
             head,
             durable: head,
             waiting: VecDeque::new(),
@@ -351,6 +357,12 @@ impl Scheduler {
                 *gpu = change;
             }
         }
+        let asked = inventory::bad_gpus(&session.gpus);
+        let told = session.held_back;
+        let held_back = asked.without(self.through_breaker(Some(node), asked));
+        self.say_held_back(self.cluster.node(node).name.as_ref(), held_back.without(told));
+        let Some(session) = self.sessions.get_mut(&node) else { return };
+        session.held_back = held_back;
         session.draft.bad = session.fenced();
         let (draft, bad) = (session.draft.clone(), session.draft.bad);
         let known = self.cluster.node(node);
@@ -361,20 +373,52 @@ impl Scheduler {
         }
     }
 
+    /// What of an agent's bad GPUs may be fenced; no node: one that was never seen.
+    fn through_breaker(&self, node: Option<NodeIndex>, asked: GpuSet) -> GpuSet {
+        let fenced = node.map_or(GpuSet::EMPTY, |node| self.cluster.node(node).bad);
+        if asked.without(fenced).is_empty() {
+            return asked;
+        }
+        let nodes = self.cluster.nodes().iter();
+        let gpus = nodes.clone().map(|node| node.capacity.gpus.len()).sum();
+        let bad: u32 = nodes.map(|node| node.bad.len()).sum();
+        let fleet = Fleet { gpus, bad_elsewhere: bad - fenced.len() };
+        breaker::let_through(fleet, self.fence_percent, fenced, asked)
+    }
+
+    /// Bad GPUs that are not fenced need a person.
+    fn say_held_back(&self, node: &str, gpus: GpuSet) {
+        if !gpus.is_empty() {
+            let limit_percent = self.fence_percent;
+            let words = "too much of the fleet is called bad: nothing more is fenced before somebody has looked";
+            tracing::error!(node, limit_percent, ?gpus, "{words}");
+        }
+    }
+
+    /// What share of the fleet agents' verdicts may fence, in percent.
+    pub fn set_fence_percent(&mut self, percent: u32) {
+        self.fence_percent = percent;
+    }
+
     fn open(&mut self, number: u64, hello: &v1::Hello, outgoing: Outgoing, turn: &mut Turn) {
         let refuse = |reason: String| {
             outgoing.refuse(v1::Refusal { reason, retry_after_ms: 30_000 });
         };
-        let draft = match self.check_hello(hello).and_then(|()| inventory::node_draft(hello, &self.settings.topology)) {
-            Ok(draft) => draft,
-            Err(why) => return refuse(why),
-        };
+        let mut draft =
+            match self.check_hello(hello).and_then(|()| inventory::node_draft(hello, &self.settings.topology)) {
+                Ok(draft) => draft,
+                Err(why) => return refuse(why),
+            };
         if self.fatal.is_some() {
             return refuse("this scheduler has stopped leading".into());
         }
         if let Err(why) = self.check_order(hello) {
             return refuse(why);
         }
+        let asked = draft.bad;
+        draft.bad = self.through_breaker(self.cluster.find_node(&hello.node), asked);
+        let held_back = asked.without(draft.bad);
+        self.say_held_back(&hello.node, held_back);
         let from = turn.events.len();
         let decided = decide(&mut self.cluster, Input::NodeHello(draft.clone()), None, turn.now, &mut turn.events);
         if let Err(rejected) = decided {
@@ -387,7 +431,7 @@ impl Scheduler {
             turn.effects.push(Effect::Hang(node, old.outgoing));
         }
         let gpus = hello.inventory.as_ref().map(|inventory| inventory.gpus.clone()).unwrap_or_default();
-        self.sessions.insert(node, Session { number, draft, gpus, quarantined: BTreeMap::new(), outgoing });
+        self.sessions.insert(node, Session { number, draft, gpus, quarantined: BTreeMap::new(), held_back, outgoing });
         self.greet(node, hello, turn);
     }
 

@@ -1,6 +1,7 @@
 //! Dure from outside, in one binary: rules of the tree, and whole clusters of real processes.
 
 mod api;
+mod beside;
 mod crash;
 mod faults;
 mod gang;

@@ -23,6 +23,17 @@ pub const UNKNOWN: Return = 999;
 pub const EVENT_XID: c_ulonglong = 8;
 /// NVML_FI_DEV_GET_GPU_RECOVERY_ACTION.
 pub const FIELD_RECOVERY_ACTION: c_uint = 230;
+/// NVML_FI_DEV_RETIRED_PENDING.
+pub const FIELD_RETIRED_PENDING: c_uint = 31;
+/// NVML_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL: where all NVLink errors of the file are counted.
+pub const FIELD_NVLINK_ERRORS: c_uint = 38;
+/// The other counters of NVLink errors (data, replay, recovery).
+pub const FIELDS_NVLINK_OTHERS: [c_uint; 3] = [45, 52, 59];
+/// NVML_FI_DEV_REMAPPED_COR, _UNC, _PENDING and _FAILURE.
+pub const FIELD_REMAPPED: c_uint = 142;
+pub const FIELD_REMAPPED_UNCORRECTABLE: c_uint = 143;
+pub const FIELD_REMAP_PENDING: c_uint = 144;
+pub const FIELD_REMAP_FAILED: c_uint = 145;
 /// NVML_VALUE_TYPE_UNSIGNED_INT.
 pub const VALUE_UNSIGNED_INT: c_uint = 1;
 /// No GPU or compute instance.

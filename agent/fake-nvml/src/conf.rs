@@ -50,6 +50,11 @@ pub struct Gpu {
     pub numa: u32,
     pub mig: u32,
     pub recovery: u32,
+    pub remapped: u32,
+    pub remap_pending: u32,
+    pub remap_failed: u32,
+    pub retired_pending: u32,
+    pub nvlink_errors: u64,
     /// Process id, MiB.
     pub processes: Vec<(u32, u64)>,
 }
@@ -183,6 +188,11 @@ fn set(gpu: &mut Gpu, setting: &str) -> Result<(), String> {
         "numa" => gpu.numa = number(value)?,
         "mig" => gpu.mig = number(value)?,
         "recovery" => gpu.recovery = number(value)?,
+        "remapped" => gpu.remapped = number(value)?,
+        "remap_pending" => gpu.remap_pending = number(value)?,
+        "remap_failed" => gpu.remap_failed = number(value)?,
+        "retired_pending" => gpu.retired_pending = number(value)?,
+        "nvlink_errors" => gpu.nvlink_errors = number(value)?,
         _ => return Err(format!("a GPU has no \"{name}\"")),
     }
     Ok(())

@@ -177,6 +177,13 @@ about_gpu! {
             value.value_type = VALUE_UNSIGNED_INT;
             (value.nvml_return, value.value) = match value.field_id {
                 FIELD_RECOVERY_ACTION => (SUCCESS, gpu.recovery.into()),
+                FIELD_RETIRED_PENDING => (SUCCESS, gpu.retired_pending.into()),
+                FIELD_NVLINK_ERRORS => (SUCCESS, gpu.nvlink_errors),
+                FIELD_REMAPPED => (SUCCESS, gpu.remapped.into()),
+                FIELD_REMAP_PENDING => (SUCCESS, gpu.remap_pending.into()),
+                FIELD_REMAP_FAILED => (SUCCESS, gpu.remap_failed.into()),
+                FIELD_REMAPPED_UNCORRECTABLE => (SUCCESS, 0),
+                id if FIELDS_NVLINK_OTHERS.contains(&id) => (SUCCESS, 0),
                 _ => (NOT_SUPPORTED, 0),
             };
         }

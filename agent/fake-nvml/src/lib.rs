@@ -15,6 +15,7 @@
 //!                                          # nvlink = switch (all reach all) | none | islands:N (groups of N)
 //! gpu 3 util=97 used_mib=40000 power_mw=512000 temp_c=61 sm_mhz=1980 mem_mhz=2619 numa=1 mig=1
 //! gpu 4 ecc_corrected=2 ecc_uncorrected=1 throttle=0x8 recovery=1 uuid=GPU-x model=A100 memory_mib=40960
+//! gpu 5 remapped=2 remap_pending=1 remap_failed=0 retired_pending=1 nvlink_errors=300
 //! process 3 4242 39000                     # GPU, process id, MiB
 //! lost 2                                   # every call about GPU 2 says: GPU is lost
 //! xid 5 79 1                               # GPU, code, how often in all: raising it later delivers more

@@ -1,22 +1,21 @@
-//! The verdict on a GPU: ok, suspect or bad, with the reason.
+//! The verdict on a GPU: ok, suspect or bad, with the reason and what is to be done.
 //!
-//! Comes in: one observation per sample. Goes out: the verdict. Bad comes at once and stays; suspect passes when
-//! nothing was seen for a while. Pure: counts samples, reads no clock.
-//! The codes are those of NVIDIA's XID catalogue, by its immediate action.
+//! Comes in: one observation per sample. Goes out: the verdict. Bad comes at once and stays until the agent is started
+//! again, after a reset or a restart; suspect passes when nothing was seen for a while, and comes back as bad when it
+//! comes too often. Pure: counts samples, reads no clock.
 
-/// Samples without any sign after which a suspect GPU is ok again.
-pub const CLEAN_SAMPLES: u32 = 60;
+mod config;
+pub mod xid;
 
-/// XIDs after which a GPU must be reset, or its node restarted, before it is used again: RESET_GPU, RESTART_BM and the
-/// workflows for double-bit errors and NVLink.
-const FATAL_XIDS: &[u64] =
-    &[46, 48, 62, 64, 74, 79, 95, 109, 110, 119, 120, 136, 140, 143, 151, 155, 156, 158, 167, 169, 171, 172];
-/// XIDs that an application brings on itself (RESTART_APP) or that only inform (IGNORE).
-const HARMLESS_XIDS: &[u64] = &[
-    8, 11, 13, 14, 25, 31, 32, 37, 38, 39, 40, 41, 43, 44, 60, 63, 66, 67, 68, 69, 70, 71, 72, 75, 76, 77, 80, 82, 83,
-    84, 85, 86, 88, 89, 92, 93, 94, 96, 97, 98, 99, 100, 101, 102, 103, 104, 105, 106, 107, 108, 121, 126, 127, 128,
-    129, 130, 131, 132, 133, 134, 135, 137, 139, 141, 152, 153, 157, 160, 161,
-];
+use std::collections::VecDeque;
+
+pub use self::{
+    config::HealthConfig,
+    xid::{Overrides, XidAction},
+};
+
+/// NVML's reasons for slow clocks that are the hardware's own: slowdown, thermal slowdown, power brake.
+const HARDWARE_SLOWDOWN: u64 = 0x8 | 0x40 | 0x80;
 
 /// How good a GPU is, worse is greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,89 +54,124 @@ pub struct Health {
 pub struct Observation {
     /// NVML says that the GPU is lost, or refuses every call about it: its words.
     pub lost: Option<String>,
-    /// XIDs since the last sample.
+    /// XIDs since the last sample, by event or by the kernel's log.
     pub xids: Vec<u64>,
     /// Uncorrectable memory errors since the driver came up.
     pub uncorrected: u64,
+    /// What the driver wants done (field 230); 0: nothing.
+    pub recovery_action: u32,
+    /// Rows wait to be remapped, or pages to be retired.
+    pub repair_pending: bool,
+    /// There are no rows left to remap to.
+    pub repair_failed: bool,
+    /// NVLink errors since the driver came up.
+    pub nvlink_errors: u64,
+    /// NVML's reasons for slow clocks.
+    pub throttle_reasons: u64,
 }
 
 /// Follows one GPU.
 #[derive(Clone, Debug, Default)]
 pub struct Judge {
     health: Health,
-    /// Uncorrectable errors of the last sample; what was there before the first is no news.
-    uncorrected: Option<u64>,
-    clean: u32,
+    /// Counters of the last sample; what was there before the first is no news.
+    last: Option<(u64, u64)>,
+    samples: u64,
+    clean: u64,
+    slow: u64,
+    /// When it became suspect, in samples.
+    suspected: VecDeque<u64>,
 }
 
 impl Judge {
     /// Takes one observation and gives the verdict.
-    pub fn judge(&mut self, seen: &Observation) -> &Health {
-        let grown = seen.uncorrected.saturating_sub(self.uncorrected.unwrap_or(seen.uncorrected));
-        self.uncorrected = Some(seen.uncorrected);
-        let xid = seen.xids.iter().map(|xid| (of_xid(*xid), *xid)).max();
-        let sign = match (&seen.lost, xid) {
-            (Some(why), _) => Some((Verdict::Bad, format!("lost: {why}"))),
-            (None, Some((verdict, xid))) if verdict > Verdict::Ok => Some((verdict, format!("XID {xid}"))),
-            _ if grown > 0 => Some((Verdict::Suspect, format!("{grown} uncorrectable memory errors"))),
-            _ => None,
-        };
+    pub fn judge(&mut self, config: &HealthConfig, seen: &Observation) -> &Health {
+        self.samples += 1;
+        let sign = self.worst_sign(config, seen);
+        self.last = Some((seen.uncorrected, seen.nvlink_errors));
         match sign {
             Some((verdict, reason)) => {
                 self.clean = 0;
-                if verdict >= self.health.verdict {
-                    self.health = Health { verdict, reason };
+                let sign = self.escalate(config, verdict, reason);
+                if sign.verdict >= self.health.verdict {
+                    self.health = sign;
                 }
             }
-            None => self.clean = self.clean.saturating_add(1),
+            None => self.clean += 1,
         }
-        if self.health.verdict == Verdict::Suspect && self.clean >= CLEAN_SAMPLES {
+        if self.health.verdict == Verdict::Suspect && self.clean >= config.samples(config.suspect_for_s) {
             self.health = Health::default();
         }
         &self.health
     }
+
+    /// The worst of what this sample shows; the first of equals.
+    fn worst_sign(&mut self, config: &HealthConfig, seen: &Observation) -> Option<(Verdict, String)> {
+        let (uncorrected, nvlink) = self.last.unwrap_or((seen.uncorrected, seen.nvlink_errors));
+        let grown = seen.uncorrected.saturating_sub(uncorrected);
+        let linked = seen.nvlink_errors.saturating_sub(nvlink);
+        self.slow = if seen.throttle_reasons & HARDWARE_SLOWDOWN == 0 { 0 } else { self.slow + 1 };
+        let mut signs = Vec::new();
+        if let Some(why) = &seen.lost {
+            signs.push((Verdict::Bad, format!("lost: {why}")));
+        }
+        signs.extend(of_recovery_action(seen.recovery_action));
+        if seen.repair_failed {
+            signs.push((Verdict::Bad, "no memory rows are left to remap to: have the GPU inspected".to_owned()));
+        }
+        for xid in &seen.xids {
+            let action = xid::action(&config.xids, *xid);
+            signs.push((action.verdict(), format!("XID {xid}: {}", action.remedy())));
+        }
+        if seen.repair_pending {
+            signs.push((Verdict::Suspect, "memory waits to be remapped: reset the GPU when it is idle".to_owned()));
+        }
+        if grown > 0 {
+            signs.push((Verdict::Suspect, format!("{grown} uncorrectable memory errors")));
+        }
+        if linked >= config.nvlink_errors.max(1) {
+            signs.push((Verdict::Suspect, format!("{linked} NVLink errors in a sample")));
+        }
+        if self.slow >= config.samples(config.slowdown_for_s) {
+            signs
+                .push((Verdict::Suspect, format!("slowed down by its hardware: reasons {:#x}", seen.throttle_reasons)));
+        }
+        let worst = signs.iter().map(|(verdict, _)| *verdict).max().filter(|verdict| *verdict > Verdict::Ok)?;
+        signs.into_iter().find(|(verdict, _)| *verdict == worst)
+    }
+
+    /// A GPU that is suspect again and again is bad.
+    fn escalate(&mut self, config: &HealthConfig, verdict: Verdict, reason: String) -> Health {
+        if verdict != Verdict::Suspect || self.health.verdict != Verdict::Ok || config.repeat_limit == 0 {
+            return Health { verdict, reason };
+        }
+        let oldest = self.samples.saturating_sub(config.samples(config.repeat_within_s));
+        self.suspected.push_back(self.samples);
+        self.suspected.retain(|at| *at > oldest || oldest == 0);
+        let times = self.suspected.len();
+        if times >= config.repeat_limit as usize {
+            let reason = format!("{reason}, and suspect {times} times within {} s", config.repeat_within_s);
+            return Health { verdict: Verdict::Bad, reason };
+        }
+        Health { verdict, reason }
+    }
 }
 
-/// The verdict on a GPU that has just shown this XID. Codes that the catalogue does not rate are suspect.
-pub fn of_xid(xid: u64) -> Verdict {
-    if FATAL_XIDS.contains(&xid) {
-        Verdict::Bad
-    } else if HARMLESS_XIDS.contains(&xid) {
-        Verdict::Ok
-    } else {
-        Verdict::Suspect
-    }
+/// NVML's recovery actions, by number.
+fn of_recovery_action(action: u32) -> Option<(Verdict, String)> {
+    let (verdict, words) = match action {
+        0 => return None,
+        1 => (Verdict::Bad, "reset the GPU"),
+        2 => (Verdict::Bad, "restart the node"),
+        3 => (Verdict::Suspect, "drain jobs that speak over NVLink"),
+        4 => (Verdict::Bad, "drain and reset the GPU"),
+        5 => (Verdict::Suspect, "restart the IMEX daemon"),
+        6 => (Verdict::Bad, "reset the GPU's bus"),
+        7 => (Verdict::Bad, "restart the system"),
+        _ => (Verdict::Suspect, "an action that this version does not know"),
+    };
+    Some((verdict, format!("the driver asks: {words} (recovery action {action})")))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn xid(code: u64) -> Observation {
-        Observation { xids: vec![code], ..Observation::default() }
-    }
-
-    #[test]
-    fn bad_stays_suspect_passes_and_an_applications_fault_is_none() {
-        let mut judge = Judge::default();
-        assert_eq!(judge.judge(&xid(31)).verdict, Verdict::Ok);
-        assert_eq!(judge.judge(&xid(54)), &Health { verdict: Verdict::Suspect, reason: "XID 54".to_owned() });
-        for _ in 1..CLEAN_SAMPLES {
-            assert_eq!(judge.judge(&Observation::default()).verdict, Verdict::Suspect);
-        }
-        assert_eq!(judge.judge(&Observation::default()), &Health::default());
-        assert_eq!(judge.judge(&Observation { xids: vec![13, 79, 54], ..Observation::default() }).reason, "XID 79");
-        for _ in 0..2 * CLEAN_SAMPLES {
-            assert_eq!(judge.judge(&Observation::default()).verdict, Verdict::Bad);
-        }
-        assert_eq!(judge.judge(&xid(54)).reason, "XID 79", "a lesser sign does not hide the reason");
-    }
-
-    #[test]
-    fn only_new_memory_errors_count() {
-        let mut judge = Judge::default();
-        let errors = |uncorrected| Observation { uncorrected, ..Observation::default() };
-        assert_eq!(judge.judge(&errors(7)).verdict, Verdict::Ok);
-        assert_eq!(judge.judge(&errors(9)).reason, "2 uncorrectable memory errors");
-    }
-}
+mod tests;

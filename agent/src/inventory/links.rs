@@ -28,7 +28,7 @@ pub fn peers(gpus: &[Ends]) -> Vec<Vec<u32>> {
 }
 
 /// NVML writes the domain with four digits or with eight, and letters in either case.
-fn same_bus(a: &str, b: &str) -> bool {
+pub(super) fn same_bus(a: &str, b: &str) -> bool {
     fn tail(id: &str) -> String {
         let (domain, rest) = id.split_once(':').unwrap_or(("0", id));
         format!("{}:{}", domain.trim_start_matches('0'), rest.to_ascii_lowercase())

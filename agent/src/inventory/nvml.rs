@@ -17,20 +17,23 @@ use nvml_wrapper::{
     Device, Nvml,
     bitmasks::event::EventTypes,
     enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor},
+    enums::device::SampleValue,
     enums::{device::UsedGpuMemory, event::XidError},
     error::NvmlError,
     event::EventSet,
+    structs::device::FieldId,
 };
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     GpuFacts, GpuSample, InventoryError,
-    health::{Judge, Observation},
+    health::{HealthConfig, Judge, Observation},
+    kernel_log::KernelLog,
     links::{self, Ends},
 };
 
-/// Between two samples.
-const EVERY: Duration = Duration::from_secs(1);
+/// Samples may not come faster than this, in milliseconds.
+const MIN_SAMPLE_MS: u64 = 50;
 /// How long NVML may take to come up; the first call wakes the driver.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// NVLinks of one GPU (NVML_NVLINK_MAX_LINKS).
@@ -59,14 +62,17 @@ type Found = (Vec<GpuFacts>, String);
 
 impl Sampler {
     /// Starts the thread and waits for the facts and the first sample.
-    pub(super) async fn start(library: Option<PathBuf>) -> Result<(Self, Vec<GpuFacts>, String), InventoryError> {
+    pub(super) async fn start(
+        library: Option<PathBuf>,
+        health: HealthConfig,
+    ) -> Result<(Self, Vec<GpuFacts>, String), InventoryError> {
         let name = library.as_ref().map_or("libnvidia-ml.so.1".to_owned(), |path| path.display().to_string());
         let no_driver = |why: String| InventoryError::NoDriver { library: name.clone(), why };
         let latest = Mutex::new(Latest { sample: Arc::default(), at: Instant::now() });
         let shared = Arc::new(Shared { latest });
         let (found, answer) = oneshot::channel();
         let weak = Arc::downgrade(&shared);
-        let run = move || sample_for_ever(library, found, &weak);
+        let run = move || sample_for_ever(library, &health, found, &weak);
         thread::Builder::new().name("dure-nvml".to_owned()).spawn(run).map_err(|err| no_driver(err.to_string()))?;
         match timeout(START_DEADLINE, answer).await {
             Ok(Ok(Ok((facts, driver)))) => Ok((Self { shared }, facts, driver)),
@@ -88,7 +94,12 @@ impl Shared {
     }
 }
 
-fn sample_for_ever(library: Option<PathBuf>, found: oneshot::Sender<Result<Found, NvmlError>>, shared: &Weak<Shared>) {
+fn sample_for_ever(
+    library: Option<PathBuf>,
+    health: &HealthConfig,
+    found: oneshot::Sender<Result<Found, NvmlError>>,
+    shared: &Weak<Shared>,
+) {
     let opened = match &library {
         Some(path) => Nvml::builder().lib_path(path.as_os_str()).init(),
         None => Nvml::init(),
@@ -100,22 +111,28 @@ fn sample_for_ever(library: Option<PathBuf>, found: oneshot::Sender<Result<Found
             return;
         }
     };
-    let facts = match facts(&nvml) {
-        Ok(facts) => facts,
+    let (facts, bus_ids) = match facts(&nvml) {
+        Ok(found) => found,
         Err(err) => {
             let _ = found.send(Err(err));
             return;
         }
     };
     let events = register(&nvml, facts.len());
+    let mut kernel_log = KernelLog::open(&health.kernel_log);
     let mut judges = vec![Judge::default(); facts.len()];
     let mut found = Some((found, nvml.sys_driver_version().unwrap_or_default()));
     loop {
         let mut xids = take_xids(events.as_ref());
         let sample = facts.iter().zip(&mut judges);
-        let sample = sample.map(|(facts, judge)| {
-            let xids = xids.remove(&facts.uuid).unwrap_or_default();
-            measure(&nvml, facts, xids, judge)
+        let mut told = kernel_log.take(&bus_ids);
+        let sample = sample.enumerate().map(|(place, (facts, judge))| {
+            let mut xids = xids.remove(&facts.uuid).unwrap_or_default();
+            // One fault, told twice, is one.
+            xids.extend(told.remove(&place).unwrap_or_default());
+            xids.sort_unstable();
+            xids.dedup();
+            measure(&nvml, health, facts, xids, judge)
         });
         let sample = Arc::new(sample.collect());
         let Some(shared) = shared.upgrade() else { return };
@@ -124,11 +141,12 @@ fn sample_for_ever(library: Option<PathBuf>, found: oneshot::Sender<Result<Found
         if let Some((found, driver)) = found.take() {
             let _ = found.send(Ok((facts.clone(), driver)));
         }
-        thread::sleep(EVERY);
+        thread::sleep(Duration::from_millis(health.sample_ms.max(MIN_SAMPLE_MS)));
     }
 }
 
-fn facts(nvml: &Nvml) -> Result<Vec<GpuFacts>, NvmlError> {
+/// The GPUs, and the bus of each.
+fn facts(nvml: &Nvml) -> Result<(Vec<GpuFacts>, Vec<String>), NvmlError> {
     let mut all = Vec::new();
     let mut ends = Vec::new();
     for index in 0..nvml.device_count()? {
@@ -151,7 +169,7 @@ fn facts(nvml: &Nvml) -> Result<Vec<GpuFacts>, NvmlError> {
     for (facts, peers) in all.iter_mut().zip(links::peers(&ends)) {
         facts.nvlink_peers = peers;
     }
-    Ok(all)
+    Ok((all, ends.into_iter().map(|end| end.bus_id).collect()))
 }
 
 fn remote_ends(gpu: &Device<'_>) -> Vec<Option<String>> {
@@ -188,7 +206,7 @@ fn take_xids(events: Option<&EventSet<'_>>) -> HashMap<String, Vec<u64>> {
     xids
 }
 
-fn measure(nvml: &Nvml, facts: &GpuFacts, xids: Vec<u64>, judge: &mut Judge) -> GpuSample {
+fn measure(nvml: &Nvml, health: &HealthConfig, facts: &GpuFacts, xids: Vec<u64>, judge: &mut Judge) -> GpuSample {
     let mut telemetry = GpuTelemetry {
         index: facts.index,
         uuid: facts.uuid.clone(),
@@ -206,10 +224,49 @@ fn measure(nvml: &Nvml, facts: &GpuFacts, xids: Vec<u64>, judge: &mut Judge) -> 
         Ok(gpu) => {
             seen.lost = read(&gpu, &mut telemetry);
             seen.uncorrected = telemetry.ecc_uncorrected;
+            seen.throttle_reasons = telemetry.throttle_reasons;
+            fields(&gpu, &mut telemetry, &mut seen);
         }
         Err(err) => seen.lost = Some(err.to_string()),
     }
-    GpuSample { telemetry, health: judge.judge(&seen).clone() }
+    GpuSample { telemetry, health: judge.judge(health, &seen).clone() }
+}
+
+/// NVML's fields that have no call of their own, all in one: the driver's recovery action, memory under repair, links.
+fn fields(gpu: &Device<'_>, into: &mut GpuTelemetry, seen: &mut Observation) {
+    use nvml_wrapper_sys::bindings::field_id as id;
+    const LINKS: [u32; 4] = [
+        id::NVML_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL,
+        id::NVML_FI_DEV_NVLINK_CRC_DATA_ERROR_COUNT_TOTAL,
+        id::NVML_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL,
+        id::NVML_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL,
+    ];
+    const OTHERS: [u32; 6] = [
+        id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION,
+        id::NVML_FI_DEV_REMAPPED_PENDING,
+        id::NVML_FI_DEV_REMAPPED_FAILURE,
+        id::NVML_FI_DEV_REMAPPED_COR,
+        id::NVML_FI_DEV_REMAPPED_UNC,
+        id::NVML_FI_DEV_RETIRED_PENDING,
+    ];
+    let asked: Vec<FieldId> = OTHERS.into_iter().chain(LINKS).map(FieldId).collect();
+    // A driver without such fields, or without one of them, leaves zeros.
+    let values = gpu.field_values_for(&asked).unwrap_or_default();
+    let value = |place: usize| match values.get(place).and_then(|value| value.as_ref().ok()?.value.as_ref().ok()) {
+        Some(SampleValue::U32(value)) => u64::from(*value),
+        Some(SampleValue::U64(value)) => *value,
+        _ => 0,
+    };
+    into.recovery_action = u32::try_from(value(0)).unwrap_or(u32::MAX);
+    into.remap_pending = value(1) != 0;
+    into.remap_failed = value(2) != 0;
+    into.remapped_rows = value(3) + value(4);
+    into.retired_pending = value(5) != 0;
+    into.nvlink_errors = (OTHERS.len()..asked.len()).map(value).sum();
+    seen.recovery_action = into.recovery_action;
+    seen.repair_pending = into.remap_pending || into.retired_pending;
+    seen.repair_failed = into.remap_failed;
+    seen.nvlink_errors = into.nvlink_errors;
 }
 
 /// Reads what the driver gives; the words of NVML when it says that the GPU is lost.

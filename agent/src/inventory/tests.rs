@@ -143,7 +143,7 @@ async fn the_inventory_shows_links_and_a_lost_gpu_is_bad_while_the_others_stay()
     let sample = wait_for(&gpus, |sample| sample[2].health.verdict == Verdict::Bad).await;
     assert_eq!(sample[2].health.reason, "lost: device fell off the bus or has otherwise become inacessible");
     let sample = wait_for(&gpus, |sample| sample[0].health.verdict == Verdict::Bad).await;
-    assert_eq!(sample[0].health.reason, "XID 48");
+    assert_eq!(sample[0].health.reason, "XID 48: follow NVIDIA's workflow for it");
     assert_eq!((sample[1].health.verdict, sample[1].telemetry.utilisation), (Verdict::Ok, 88));
     let telemetry = telemetry(&sample);
     assert_eq!((telemetry.gpus[2].health.as_str(), telemetry.gpus[1].health.as_str()), ("bad", "ok"));

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use super::rendezvous::{self, Network};
 use crate::{
     isolation::account::Account,
     model::{Launch, MemberId},
@@ -35,6 +36,12 @@ pub struct Place<'a> {
     pub workdir: &'a Path,
     /// The pipe for its reports.
     pub report: &'a Path,
+    /// The host file of its gang.
+    pub hostfile: &'a Path,
+    /// The folder of the programs that stand in for Slurm's.
+    pub bin: &'a Path,
+    /// What the site knows about its networks.
+    pub network: &'a Network,
     /// The account it runs as; none: the agent's own.
     pub(crate) account: Option<&'a Account>,
     /// The agent's own environment, from which `INHERITED` is taken.
@@ -51,6 +58,7 @@ pub fn master_port(id: MemberId) -> u16 {
 /// All variables of a member.
 pub fn environment(place: &Place<'_>) -> BTreeMap<String, String> {
     let mut env: BTreeMap<String, String> = place.inherited.iter().cloned().collect();
+    rendezvous::hints(place.network, &mut |name, value| drop(env.insert(name.to_owned(), value)));
     if let Some(payload) = &place.launch.payload {
         env.extend(payload.env.clone());
     }
@@ -59,11 +67,15 @@ pub fn environment(place: &Place<'_>) -> BTreeMap<String, String> {
         let own = [("HOME", &home), ("USER", &account.name), ("LOGNAME", &account.name), ("SHELL", &account.shell)];
         env.extend(own.map(|(name, value)| (name.to_owned(), value.clone())));
     }
+    let path = env.get("PATH").map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
+    env.insert("PATH".to_owned(), format!("{}:{path}", place.bin.display()));
     let mut set = |name: &str, value: String| {
         env.insert(name.to_owned(), value);
     };
     gpus(place, &mut set);
     ranks(place, &mut set);
+    rendezvous::frameworks(place, &mut set);
+    rendezvous::mpi(place, &mut set);
     names(place, &mut set);
     array(place, &mut set);
     env
@@ -108,21 +120,26 @@ fn ranks(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
     for name in ["RANK", "SLURM_PROCID", "DURE_MEMBER"] {
         set(name, rank.clone());
     }
-    for name in ["WORLD_SIZE", "SLURM_NTASKS"] {
+    for name in ["WORLD_SIZE", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_STEP_NUM_TASKS"] {
         set(name, size.clone());
     }
     for name in ["NODE_RANK", "SLURM_NODEID"] {
         set(name, node_rank.clone());
     }
-    let master = peers
-        .first()
-        .map_or("127.0.0.1", |peer| if peer.address.is_empty() { peer.node.as_str() } else { peer.address.as_str() });
-    set("MASTER_ADDR", master.to_owned());
+    set("DURE_MEMBERS", size.clone());
+    set("MASTER_ADDR", rendezvous::master(place).to_owned());
     set("MASTER_PORT", master_port(place.id).to_string());
-    for name in ["DURE_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST"] {
+    let on = |node: &str| u32::try_from(peers.iter().filter(|peer| peer.node == node).count().max(1)).unwrap_or(1);
+    let tasks: Vec<u32> = nodes.iter().map(|node| on(node)).collect();
+    for name in ["SLURM_TASKS_PER_NODE", "SLURM_STEP_TASKS_PER_NODE"] {
+        set(name, rendezvous::per_node(&tasks));
+    }
+    set("SLURM_STEP_ID", "0".to_owned());
+    set("SLURM_STEPID", "0".to_owned());
+    for name in ["DURE_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST", "SLURM_STEP_NODELIST"] {
         set(name, nodes.join(","));
     }
-    for name in ["SLURM_NNODES", "SLURM_JOB_NUM_NODES"] {
+    for name in ["SLURM_NNODES", "SLURM_JOB_NUM_NODES", "SLURM_STEP_NUM_NODES"] {
         set(name, nodes.len().to_string());
     }
 }
@@ -143,7 +160,12 @@ fn names(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
     set("SLURMD_NODENAME", place.node.to_owned());
     set("SLURM_RESTART_COUNT", id.attempt.saturating_sub(1).to_string());
     set("SLURM_SUBMIT_DIR", place.workdir.display().to_string());
-    set("SLURM_CPUS_ON_NODE", launch.cpu_milli.div_ceil(1_000).max(1).to_string());
+    let cpus = launch.cpu_milli.div_ceil(1_000).max(1).to_string();
+    for name in ["SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK", "SLURM_JOB_CPUS_PER_NODE"] {
+        set(name, cpus.clone());
+    }
+    set("SLURM_CLUSTER_NAME", "dure".to_owned());
+    set("SLURM_GPUS", launch.peers.iter().map(|peer| peer.gpus).sum::<u32>().max(1).to_string());
     set("SLURM_MEM_PER_NODE", launch.memory_mib.to_string());
     set("DURE_REPORT", place.report.display().to_string());
     if let Some(step) = launch.resume_step {
@@ -181,6 +203,9 @@ mod tests {
             member_dir: Path::new("/state/members/m"),
             workdir: Path::new("/work"),
             report: Path::new("/run/report"),
+            hostfile: Path::new("/run/hostfile"),
+            bin: Path::new("/run/bin"),
+            network: &Network { socket_ifname: "ib0".to_owned(), ..Network::default() },
             account: None,
             inherited: &[("PATH".to_owned(), "/bin".to_owned())],
         });
@@ -218,28 +243,54 @@ mod tests {
                 CUDA_VISIBLE_DEVICES=GPU-a,GPU-b
                 DURE_ATTEMPT=2
                 DURE_GPUS=4,6
+                DURE_HOSTFILE=/run/hostfile
                 DURE_JOB_ID=17
                 DURE_JOB_NAME=train
                 DURE_MEMBER=2
+                DURE_MEMBERS=3
                 DURE_MEMBER_DIR=/state/members/m
                 DURE_NODE=n1
                 DURE_NODELIST=n0,n1
                 DURE_REPORT=/run/report
                 DURE_TENANT=fusion/edge
+                GLOO_SOCKET_IFNAME=ib0
+                HYDRA_HOST_FILE=/run/hostfile
+                I_MPI_HYDRA_HOST_FILE=/run/hostfile
+                JAX_COORDINATOR_ADDRESS=n0.cluster:23568
+                JAX_NUM_PROCESSES=3
+                JAX_PROCESS_ID=2
                 LOCAL_RANK=0
                 LOCAL_WORLD_SIZE=1
                 LR=0.1
                 MASTER_ADDR=n0.cluster
                 MASTER_PORT=23568
+                NCCL_SOCKET_IFNAME=ib0
                 NODE_RANK=1
                 NVIDIA_VISIBLE_DEVICES=GPU-a,GPU-b
-                PATH=/bin
+                OMPI_MCA_orte_default_hostfile=/run/hostfile
+                OMPI_MCA_plm=^slurm
+                OMPI_MCA_ras=^slurm
+                PATH=/run/bin:/bin
+                PET_NNODES=3
+                PET_NODE_RANK=2
+                PET_NPROC_PER_NODE=2
+                PET_RDZV_BACKEND=c10d
+                PET_RDZV_CONF=is_host=false
+                PET_RDZV_ENDPOINT=n0.cluster:23568
+                PET_RDZV_ID=dure-17-2
+                PRTE_MCA_plm=^slurm
+                PRTE_MCA_prte_default_hostfile=/run/hostfile
+                PRTE_MCA_ras=^slurm
                 RANK=2
                 SLURMD_NODENAME=n1
+                SLURM_CLUSTER_NAME=dure
                 SLURM_CPUS_ON_NODE=2
+                SLURM_CPUS_PER_TASK=2
+                SLURM_GPUS=6
                 SLURM_GPUS_ON_NODE=2
                 SLURM_JOBID=17
                 SLURM_JOB_ACCOUNT=fusion/edge
+                SLURM_JOB_CPUS_PER_NODE=2
                 SLURM_JOB_GPUS=4,6
                 SLURM_JOB_ID=17
                 SLURM_JOB_NAME=train
@@ -251,10 +302,18 @@ mod tests {
                 SLURM_NNODES=2
                 SLURM_NODEID=1
                 SLURM_NODELIST=n0,n1
+                SLURM_NPROCS=3
                 SLURM_NTASKS=3
                 SLURM_PROCID=2
                 SLURM_RESTART_COUNT=1
+                SLURM_STEPID=0
+                SLURM_STEP_ID=0
+                SLURM_STEP_NODELIST=n0,n1
+                SLURM_STEP_NUM_NODES=2
+                SLURM_STEP_NUM_TASKS=3
+                SLURM_STEP_TASKS_PER_NODE=2,1
                 SLURM_SUBMIT_DIR=/work
+                SLURM_TASKS_PER_NODE=2,1
                 WORLD_SIZE=3
             "#]],
         );
@@ -271,6 +330,9 @@ mod tests {
             member_dir: Path::new("/m"),
             workdir: Path::new("/w"),
             report: Path::new("/run/report"),
+            hostfile: Path::new("/run/hostfile"),
+            bin: Path::new("/run/bin"),
+            network: &Network { socket_ifname: "ib0".to_owned(), ..Network::default() },
             account: None,
             inherited: &[],
         };

@@ -28,8 +28,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Facts, Launcher};
+use super::{Facts, Launcher, rendezvous::Network};
 use crate::{
+    config::HooksConfig,
     isolation::Isolation,
     model::{Exit, Launch, MemberId, StopRequest},
     reconcile::Input,
@@ -65,6 +66,10 @@ pub struct ProcessSettings {
     pub log_limit_bytes: u64,
     /// How members are kept apart.
     pub isolation: Isolation,
+    /// What the site knows about its networks.
+    pub network: Network,
+    /// The site's own programs around members.
+    pub hooks: HooksConfig,
 }
 
 /// Starts processes under shims.

@@ -6,10 +6,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     pin::pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use dure_proto::v1::{AgentMessage, Inventory, LogRead};
+use dure_proto::v1::{
+    AgentMessage, ExecData, ExecEnd, ExecOrder, ExecOutput, Inventory, LogRead, agent_message, exec_input, exec_output,
+};
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -20,10 +23,11 @@ use tracing::info;
 use super::store::Writer;
 use crate::{
     config::{AgentConfig, LauncherKind},
+    exec::{Exec, MAX_EXECS},
     inventory::{self, Gpus},
-    launch::Launcher,
+    launch::{Launcher, ProcessSettings},
     logs,
-    model::Millis,
+    model::{MemberId, Millis},
     reconcile::Input,
     session::SessionEvent,
     turn::{Agent, Effect},
@@ -44,6 +48,9 @@ pub(super) struct Pump {
     pub(super) hang_up: mpsc::Sender<()>,
     pub(super) outgoing: Option<mpsc::Sender<AgentMessage>>,
     pub(super) log_reads: HashMap<u64, JoinHandle<()>>,
+    /// Programs beside members; none where members are no processes.
+    pub(super) process: Option<Arc<ProcessSettings>>,
+    pub(super) execs: HashMap<u64, Exec>,
     pub(super) started: Instant,
     /// Facts that an effect brought about at once; handled before the turn ends.
     pub(super) again: VecDeque<Input>,
@@ -121,7 +128,11 @@ impl Pump {
                 }
                 Effect::ReadLog(read) => self.read_log(read),
                 Effect::StopLog(read) => self.log_reads.remove(&read).map_or((), |read| read.abort()),
-                Effect::StopLogs => self.log_reads.drain().for_each(|(_, read)| read.abort()),
+                Effect::Exec(order) => self.exec(*order),
+                Effect::StopLogs => {
+                    self.log_reads.drain().for_each(|(_, read)| read.abort());
+                    self.execs.clear();
+                }
             }
         }
     }
@@ -154,6 +165,36 @@ impl Pump {
         if !self.say(*heartbeat) {
             self.agent.heartbeat_lost();
         }
+    }
+
+    fn exec(&mut self, order: ExecOrder) {
+        let Some(outgoing) = self.outgoing.clone() else { return };
+        let id = order.exec_id;
+        let Some(input) = order.input else {
+            // The program is hung up with its handle.
+            self.execs.remove(&id);
+            return;
+        };
+        let Some(exec_input::Kind::Start(start)) = input.kind else {
+            if self.execs.get(&id).is_some_and(|exec| !exec.input(input)) {
+                self.execs.remove(&id);
+            }
+            return;
+        };
+        self.execs.retain(|_, exec| !exec.is_over());
+        let refusal = match &self.process {
+            None => "a simulated member has no processes",
+            Some(_) if self.execs.len() >= MAX_EXECS => "this node runs as many programs beside members as it may",
+            Some(settings) => {
+                let member = MemberId { job: order.job_id, attempt: order.attempt, member: order.member };
+                self.execs.insert(id, Exec::start(settings.clone(), id, member, start, outgoing));
+                return;
+            }
+        };
+        let end = exec_output::Kind::End(ExecEnd { code: 126, error: refusal.to_owned() });
+        let data = ExecData { exec_id: id, output: Some(ExecOutput { kind: Some(end) }) };
+        // Whoever hears nothing asks again.
+        let _ = outgoing.try_send(AgentMessage { kind: Some(agent_message::Kind::ExecData(data)) });
     }
 
     fn read_log(&mut self, read: LogRead) {

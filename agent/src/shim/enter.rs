@@ -39,6 +39,8 @@ use crate::{
 
 /// The word after `shim` that leads here; then come the pipe's number and the folder.
 pub(super) const WORD: &str = "--enter";
+/// As `WORD`, without a pipe: a program beside a member, whose standard error is told why it did not begin.
+pub(crate) const STEP: &str = "--step";
 /// Exit code of a program that could not begin; the pipe says why.
 const NOT_BEGUN: u8 = 126;
 /// A script that was written a moment ago is "busy" while some other child of the agent, between fork and exec, still
@@ -96,6 +98,26 @@ pub(super) fn main(fd: OsString, dir: OsString) -> ExitCode {
     // Nobody listens any more when this fails.
     let _ = File::from(pipe).write_all(why.as_bytes());
     ExitCode::from(NOT_BEGUN)
+}
+
+/// As `main`, for a program beside the member.
+pub(super) fn step(dir: OsString) -> ExitCode {
+    let files = MemberFiles::new(Path::new(&dir));
+    let why = match files.read_entry() {
+        Ok(entry) => own_terminal(&entry).map_or_else(|why| why, |()| run(&entry)),
+        Err(err) => format!("{}: {err}", PathBuf::from(dir).display()),
+    };
+    eprintln!("dure: {why}");
+    ExitCode::from(NOT_BEGUN)
+}
+
+fn own_terminal(entry: &Entry) -> Result<(), String> {
+    if !entry.terminal {
+        return Ok(());
+    }
+    // Fails only for a group leader, and then there is no other session to leave.
+    let _ = rustix::process::setsid();
+    rustix::process::ioctl_tiocsctty(io::stdin()).map_err(|err| format!("a terminal of its own: {err}"))
 }
 
 /// Why the program did not begin.

@@ -16,6 +16,7 @@ use std::{
 use rustix::fs::{CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::hooks::Hooks;
 use crate::{
     durable,
     isolation::plan::Confinement,
@@ -33,6 +34,9 @@ pub(crate) struct Entry {
     /// Takes the mounts of this process of the member instead of making some.
     #[serde(default)]
     pub(crate) mounts_of: Option<i32>,
+    /// Its standard input is a terminal, which becomes its own.
+    #[serde(default)]
+    pub(crate) terminal: bool,
 }
 
 /// What to run and how long.
@@ -55,6 +59,9 @@ pub(crate) struct ShimSpec {
     pub(crate) grace_ms: u64,
     #[serde(default)]
     pub(crate) signals: Signals,
+    /// The site's own programs.
+    #[serde(default)]
+    pub(crate) hooks: Hooks,
     /// The pipe in which the job reports its checkpoints.
     #[serde(default)]
     pub(crate) report: Option<PathBuf>,

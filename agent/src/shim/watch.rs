@@ -76,10 +76,10 @@ pub(super) fn to_the_end(
     watch.until_all_end(&mut output, bell);
     output.drain();
     watch.look_at_reports(Instant::now());
-    let detail = cgroup::refusals(&spec.entry.confinement);
-    if !detail.is_empty() {
-        output.remark(&detail);
-    }
+    let mut details = vec![cgroup::refusals(&spec.entry.confinement)];
+    details.extend(spec.hooks.after().err());
+    details.retain(|detail| !detail.is_empty());
+    details.iter().for_each(|detail| output.remark(detail));
     cgroup::is_gone(&spec.entry.confinement.cgroups);
     let status = watch.status;
     ExitFile {
@@ -89,7 +89,7 @@ pub(super) fn to_the_end(
         timed_out: watch.timed_out,
         started_ms: started.started_ms,
         ended_ms: files::now_ms(),
-        detail,
+        detail: details.join("; "),
     }
 }
 
@@ -228,7 +228,16 @@ impl Watch<'_> {
 
     /// All living processes of the member: descendants, those in sessions of their own included.
     fn family(&self) -> Vec<Pid> {
-        proc::descendants(rustix::process::getpid()).unwrap_or_default()
+        self.look_at_family().unwrap_or_default()
+    }
+
+    /// Where no cgroup holds them together, programs beside the member are known by its mark.
+    fn look_at_family(&self) -> std::io::Result<Vec<Pid>> {
+        let mut family = proc::descendants(rustix::process::getpid())?;
+        if self.status.is_some() && self.spec.entry.confinement.cgroups.is_empty() {
+            family.extend(proc::orphans(None, &self.files.path(""))?);
+        }
+        Ok(family)
     }
 
     /// KILL for everything: the cgroups, the process group, and every descendant that has left both.
@@ -263,7 +272,7 @@ impl Watch<'_> {
         loop {
             self.reap();
             output.pump();
-            let family = proc::descendants(rustix::process::getpid());
+            let family = self.look_at_family();
             if family.is_ok_and(|family| family.is_empty()) && cgroup::is_empty(&self.spec.entry.confinement.cgroups) {
                 return;
             }

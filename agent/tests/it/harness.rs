@@ -146,7 +146,7 @@ impl Session {
             match self.next().await.expect("the stream is open") {
                 agent_message::Kind::Report(report) => return report,
                 agent_message::Kind::Heartbeat(heartbeat) => self.heartbeats.push(heartbeat),
-                agent_message::Kind::Hello(_) | agent_message::Kind::LogData(_) => {}
+                agent_message::Kind::Hello(_) | agent_message::Kind::LogData(_) | agent_message::Kind::ExecData(_) => {}
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The agent with real processes, against a scheduler that is played by the test.
 
+mod gpu;
 mod harness;
 mod identity;
 mod isolation;

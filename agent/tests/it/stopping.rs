@@ -100,3 +100,56 @@ async fn a_warning_comes_before_the_time_limit() {
     let warned = node.config.state_dir.join("work/4.1.0/warned");
     until("the warning is there", || warned.exists()).await;
 }
+
+#[tokio::test]
+async fn the_sites_prolog_and_epilog_run_around_the_member_and_see_nothing_of_the_job() {
+    let mut scheduler = Scheduler::start().await;
+    let mut node = Node::new(&scheduler);
+    let dir = node.dir.path().display().to_string();
+    let sh = |text: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), text];
+    node.config.hooks.prolog =
+        sh(format!("test $DURE_JOB_ID != 6 || exit 4; echo prolog ${{EVIL-clean}} >> {dir}/order"));
+    node.config.hooks.epilog = sh(format!("echo epilog $DURE_JOB_ID >> {dir}/order; test $DURE_JOB_ID != 7"));
+    let _agent = node.start();
+    let mut session = scheduler.welcome().await;
+    let mut wanted = script(&format!("echo member >> {dir}/order"));
+    wanted.payload.as_mut().expect("a script").env.insert("EVIL".to_owned(), "of the job".to_owned());
+    session.order(launch(5, wanted)).await;
+    assert_eq!(how(&session.gone().await), How::Code(0));
+    let order = fs::read_to_string(node.dir.path().join("order")).expect("is there");
+    assert_eq!(order, "prolog clean\nmember\nepilog 5\n");
+    session.order(launch(6, script("true"))).await;
+    let How::LaunchFailure(why) = how(&session.gone().await) else { panic!("it ran") };
+    assert!(why.contains("the node's prolog /bin/sh failed: exit status: 4"), "{why}");
+    session.order(launch(7, script("true"))).await;
+    let exit = session.gone().await;
+    assert!(how(&exit) == How::Code(0) && exit.detail.contains("the node's epilog /bin/sh failed"), "{exit:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_fails_a_check_offers_no_gpu_until_it_passes() {
+    let mut scheduler = Scheduler::start().await;
+    let mut node = Node::new(&scheduler);
+    let checks = node.dir.path().join("checks");
+    fs::create_dir(&checks).expect("makes it");
+    let mended = node.dir.path().join("mended");
+    let check = checks.join("10-fan");
+    fs::write(&check, format!("#!/bin/sh\ntest -e {} || {{ echo no fan; exit 1; }}\n", mended.display()))
+        .expect("writes");
+    fs::set_permissions(&check, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
+    (node.config.checks.dir, node.config.checks.again_s) = (checks, 1);
+    let _agent = node.start();
+    let mut session = scheduler.welcome().await;
+    let gpus = session.hello.inventory.clone().expect("is there").gpus;
+    assert!(gpus.len() == 8 && gpus.iter().all(|gpu| gpu.health == "bad"), "{gpus:?}");
+    assert!(
+        gpus[0].health_reason.contains("the node: check 10-fan failed") && gpus[0].health_reason.contains("no fan")
+    );
+    fs::write(&mended, "").expect("writes");
+    loop {
+        let well = session.heartbeat().await.health_changes;
+        if well.iter().any(|gpu| gpu.health == "ok") {
+            break;
+        }
+    }
+}

@@ -29,9 +29,11 @@ pub enum LogError {
 }
 
 #[derive(Default)]
-struct Desk {
-    agents: BTreeMap<String, (u64, Outgoing)>,
+pub(super) struct Desk {
+    pub(super) agents: BTreeMap<String, (u64, Outgoing)>,
     reads: BTreeMap<u64, mpsc::Sender<v1::LogData>>,
+    /// Programs beside members: the node, and the way to who listens.
+    pub(super) execs: BTreeMap<u64, (String, mpsc::Sender<v1::ExecOutput>)>,
 }
 
 /// The desk. Cheap to clone.
@@ -51,8 +53,12 @@ pub struct LogReading {
 }
 
 impl LogDesk {
-    fn lock(&self) -> MutexGuard<'_, Desk> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        self.next_read.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// A session has begun.
@@ -65,6 +71,8 @@ impl LogDesk {
         let mut desk = self.lock();
         if desk.agents.get(node).is_some_and(|(current, _)| *current == session) {
             desk.agents.remove(node);
+            // The agent ends the programs of a session with it; dropping the senders tells who listens.
+            desk.execs.retain(|_, (of, _)| of != node);
         }
     }
 
@@ -83,7 +91,7 @@ impl LogDesk {
     /// # Errors
     /// `NotConnected` or `TooMany`.
     pub fn open(&self, node: &str, mut read: v1::LogRead) -> Result<LogReading, LogError> {
-        let read_id = self.next_read.fetch_add(1, Ordering::Relaxed) + 1;
+        let read_id = self.next_id();
         read.read_id = read_id;
         let (sender, chunks) = mpsc::channel(MAX_WAITING_CHUNKS);
         let mut desk = self.lock();

@@ -4,6 +4,8 @@
 //! has, `liveness` counts silence, `session` is the gRPC stream that pumps messages, `logs` the desk where output is read.
 //! Nothing in here decides: who is lost, what runs where, is the core's to say.
 
+pub mod breaker;
+pub mod exec;
 pub mod inventory;
 pub mod liveness;
 pub mod logs;

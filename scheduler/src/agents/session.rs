@@ -227,6 +227,10 @@ impl AgentService {
                 self.desk.arrived(data);
                 return true;
             }
+            Some(Kind::ExecData(data)) => {
+                self.desk.exec_arrived(&node, data);
+                return true;
+            }
             // A second Hello, or a kind that this version does not know.
             Some(Kind::Hello(_)) | None => return true,
         };

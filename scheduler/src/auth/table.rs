@@ -15,6 +15,8 @@ pub enum Verb {
     ReadLogs,
     /// Cancel, hold and release jobs.
     ControlJobs,
+    /// Run programs beside the members of jobs, as their users.
+    Enter,
     /// See tenants, their quotas and usage.
     ReadTenants,
     /// Define tenants, set quotas, limits and weights.
@@ -37,12 +39,13 @@ pub enum Verb {
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Verb; 14] = [
+    pub const ALL: [Verb; 15] = [
         Verb::Submit,
         Verb::ReadJobs,
         Verb::ReadPayload,
         Verb::ReadLogs,
         Verb::ControlJobs,
+        Verb::Enter,
         Verb::ReadTenants,
         Verb::SetTenants,
         Verb::Pause,
@@ -62,6 +65,7 @@ impl Verb {
             Verb::ReadPayload => "see the script and environment of",
             Verb::ReadLogs => "read the output of",
             Verb::ControlJobs => "cancel, hold or release",
+            Verb::Enter => "run programs beside",
             Verb::ReadTenants => "see quota and usage of",
             Verb::SetTenants => "define or change",
             Verb::Pause => "pause or resume",
@@ -103,6 +107,7 @@ pub fn grant(role: Role, verb: Verb) -> Scope {
         Verb::ReadPayload => [OwnMission,      OwnJobs,    Any,     Any,     Nothing],
         Verb::ReadLogs    => [OwnMission,      OwnMission, Any,     Any,     Nothing],
         Verb::ControlJobs => [OwnMission,      OwnJobs,    Any,     Nothing, Nothing],
+        Verb::Enter       => [OwnJobs,         OwnJobs,    Any,     Nothing, Nothing],
         Verb::ReadTenants => [OwnMission,      OwnMission, Any,     Any,     Nothing],
         Verb::SetTenants  => [BelowOwnMission, Nothing,    Any,     Nothing, Nothing],
         Verb::Pause       => [OwnMission,      Nothing,    Any,     Nothing, Nothing],
@@ -142,6 +147,7 @@ pub fn access(path: &str) -> Option<Access> {
             Needs(Verb::ReadJobs)
         }
         "/dure.v1.Jobs/Logs" => Needs(Verb::ReadLogs),
+        "/dure.v1.Jobs/Exec" => Needs(Verb::Enter),
         "/dure.v1.Jobs/Cancel" | "/dure.v1.Jobs/Hold" | "/dure.v1.Jobs/Release" => Needs(Verb::ControlJobs),
         "/dure.v1.Tenants/List" | "/dure.v1.Tenants/Usage" => Needs(Verb::ReadTenants),
         "/dure.v1.Tenants/Set" | "/dure.v1.Tenants/CarryBudget" => Needs(Verb::SetTenants),

@@ -70,7 +70,7 @@ impl Config {
     }
 
     fn check_liveness(&self) -> Result<(), ConfigError> {
-        let LivenessConfig { heartbeat, suspect_after, lost_after } = self.liveness;
+        let LivenessConfig { heartbeat, suspect_after, lost_after, fence_percent: _ } = self.liveness;
         if heartbeat < MIN_HEARTBEAT {
             return Err(bad("liveness.heartbeat", heartbeat, "use 10ms or more"));
         }

@@ -10,8 +10,9 @@ use dure_core::{Cluster, job};
 use dure_proto::v1;
 use dure_proto::v1::jobs_server::Jobs;
 use prost::Message as _;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
+use super::exec::ExecOutputs;
 use super::logs::LogChunks;
 use super::server::Services;
 use super::watch::Events;
@@ -103,6 +104,13 @@ impl Jobs for Services {
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<LogChunks>, Status> {
         let identity = auth::of(&request)?;
         super::logs::logs(self, identity, request.into_inner()).await.map(Response::new)
+    }
+
+    type ExecStream = ExecOutputs;
+
+    async fn exec(&self, request: Request<Streaming<v1::ExecInput>>) -> Result<Response<ExecOutputs>, Status> {
+        let identity = auth::of(&request)?;
+        super::exec::exec(self, identity, request.into_inner()).await.map(Response::new)
     }
 }
 

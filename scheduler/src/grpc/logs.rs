@@ -8,12 +8,14 @@ use std::task::{Context, Poll};
 use dure_core::Cluster;
 use dure_core::job::Job;
 use dure_proto::v1;
+use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::Status;
 
 use super::jobs::seen;
 use super::server::Services;
 use super::status::{Violation, busy};
+use crate::agents::exec::ExecSession;
 use crate::agents::logs::{LogDesk, LogError, LogReading};
 use crate::auth::{Identity, Verb};
 
@@ -27,11 +29,24 @@ pub trait LogSource: Send + Sync + 'static {
     /// # Errors
     /// Why the read did not begin.
     fn open(&self, node: &str, read: v1::LogRead) -> Result<LogStream, LogError>;
+
+    /// Starts a program beside a member on `node`.
+    ///
+    /// # Errors
+    /// Why it did not begin.
+    fn exec(&self, node: &str, order: v1::ExecOrder) -> Result<Started, LogError>;
 }
+
+/// A program beside a member: the way to it, and what it says.
+pub type Started = (ExecSession, mpsc::Receiver<v1::ExecOutput>);
 
 impl LogSource for LogDesk {
     fn open(&self, node: &str, read: v1::LogRead) -> Result<LogStream, LogError> {
         LogDesk::open(self, node, read).map(|reading| Box::pin(Reading(reading)) as LogStream)
+    }
+
+    fn exec(&self, node: &str, order: v1::ExecOrder) -> Result<Started, LogError> {
+        LogDesk::exec(self, node, order)
     }
 }
 

@@ -5,6 +5,7 @@
 //! `text` every reason into a sentence. A service decides nothing but whether its caller may ask, and holds no state.
 
 pub mod convert;
+pub mod exec;
 pub mod jobs;
 pub mod join;
 pub mod limits;

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tonic::Request;
 
 use super::convert::job_event;
-use super::logs::{LogSource, LogStream};
+use super::logs::{LogSource, LogStream, Started};
 use super::server::{Blobs, Services};
 use super::watch::{History, Recorded, Watchers};
 use crate::agents::logs::LogError;
@@ -59,6 +59,10 @@ struct FakeLogs {
 }
 
 impl LogSource for FakeLogs {
+    fn exec(&self, node: &str, _order: v1::ExecOrder) -> Result<Started, LogError> {
+        Err(LogError::NotConnected(node.to_owned()))
+    }
+
     fn open(&self, node: &str, read: v1::LogRead) -> Result<LogStream, LogError> {
         if node == "n1" {
             return Err(LogError::NotConnected(node.to_owned()));

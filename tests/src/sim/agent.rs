@@ -320,7 +320,7 @@ impl World {
                         self.break_link(link, 0, 20);
                     }
                 }
-                Effect::Forget(_) | Effect::ReadLog(_) | Effect::StopLog(_) | Effect::StopLogs => {}
+                Effect::Forget(_) | Effect::ReadLog(_) | Effect::StopLog(_) | Effect::StopLogs | Effect::Exec(_) => {}
             }
         }
     }

@@ -6,7 +6,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown, fchown},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown, fchown, symlink},
     path::PathBuf,
 };
 
@@ -14,15 +14,19 @@ use dure_proto::v1::Payload;
 
 use super::ProcessSettings;
 use crate::{
+    config::HooksConfig,
     durable,
     isolation::{Granted, account::Account},
     launch::{
         env::{Place, environment},
-        paths,
+        paths, rendezvous,
     },
     logs,
     model::{Launch, MemberId},
-    shim::files::{Entry, MemberFiles, ShimSpec, Signals},
+    shim::{
+        files::{Entry, MemberFiles, ShimSpec, Signals},
+        hooks::Hooks,
+    },
 };
 
 pub(super) fn prepare(
@@ -54,7 +58,9 @@ pub(super) fn prepare(
     });
     make_tmp(settings, id).map_err(|err| format!("private /tmp: {err}: free space on this node"))?;
     let report = given.dir.join("report");
-    let env = environment(&Place {
+    let hostfile = given.dir.join("hostfile");
+    let bin = given.dir.join("bin");
+    let place = Place {
         id,
         launch,
         node: &settings.node,
@@ -62,24 +68,55 @@ pub(super) fn prepare(
         member_dir: &dir,
         workdir: &workdir,
         report: &report,
+        hostfile: &hostfile,
+        bin: &bin,
+        network: &settings.network,
         account: account.as_ref(),
         inherited,
-    });
+    };
+    given.put("hostfile", rendezvous::hostfile(&place).as_bytes())?;
+    given.stand_in(settings)?;
+    let env = environment(&place);
     let chosen =
         |pattern: &str| (!pattern.is_empty()).then(|| paths::expand(pattern, id, launch, &settings.node, &workdir));
     let spec = ShimSpec {
         logs: logs::folder(&settings.state_dir, id),
         stdout_copy: chosen(&payload.stdout_path),
         stderr_copy: chosen(&payload.stderr_path),
-        entry: Entry { argv, env: env.into_iter().collect(), workdir, confinement, mounts_of: None },
+        entry: Entry { argv, env: env.into_iter().collect(), workdir, confinement, mounts_of: None, terminal: false },
         log_limit_bytes: settings.log_limit_bytes,
         time_limit_ms: launch.time_limit_ms,
         grace_ms: launch.grace_ms,
         signals: signals(&payload),
+        hooks: hooks(settings, id, launch, &uuids, account.as_ref()),
         report: Some(report),
         boot_id: settings.boot_id.clone(),
     };
     files.write_spec(&spec).map_err(|err| format!("{}: {err}: free space on this node", dir.display()))
+}
+
+/// The site's programs, and what they may know: names and numbers that were checked, and nothing of the job's choice.
+fn hooks(
+    settings: &ProcessSettings,
+    id: MemberId,
+    launch: &Launch,
+    uuids: &[String],
+    account: Option<&Account>,
+) -> Hooks {
+    let mut env = vec![
+        ("DURE_JOB_ID".to_owned(), id.job.to_string()),
+        ("DURE_ATTEMPT".to_owned(), id.attempt.to_string()),
+        ("DURE_MEMBER".to_owned(), id.member.to_string()),
+        ("DURE_NODE".to_owned(), settings.node.clone()),
+        ("DURE_TENANT".to_owned(), launch.tenant.clone()),
+        ("DURE_GPU_UUIDS".to_owned(), uuids.join(",")),
+    ];
+    if let Some(account) = account {
+        env.push(("DURE_ACCOUNT".to_owned(), account.name.clone()));
+        env.push(("DURE_UID".to_owned(), account.uid.to_string()));
+    }
+    let HooksConfig { prolog, epilog, limit_s } = settings.hooks.clone();
+    Hooks { prolog, epilog, limit_ms: limit_s.saturating_mul(1_000), env }
 }
 
 fn signals(payload: &Payload) -> Signals {
@@ -126,7 +163,28 @@ impl<'a> Given<'a> {
         write().map_err(|err| format!("{}: {err}: free space on this node", path.display()))?;
         Ok(path)
     }
+
+    /// Names under which the member finds this binary.
+    fn stand_in(&self, settings: &ProcessSettings) -> Result<(), String> {
+        let bin = self.dir.join("bin");
+        let own = PathBuf::from(settings.shim.first().cloned().unwrap_or_default());
+        let make = || -> io::Result<()> {
+            durable::create_dir(&bin)?;
+            fs::set_permissions(&bin, fs::Permissions::from_mode(0o755))?;
+            for name in STAND_INS {
+                match symlink(&own, bin.join(name)) {
+                    Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(err),
+                    _ => {}
+                }
+            }
+            Ok(())
+        };
+        make().map_err(|err| format!("{}: {err}: free space on this node", bin.display()))
+    }
 }
+
+/// Programs of Slurm that this binary stands in for, inside a member.
+const STAND_INS: [&str; 2] = ["srun", "scontrol"];
 
 fn make_tmp(settings: &ProcessSettings, id: MemberId) -> io::Result<()> {
     let Some(dir) = settings.isolation.tmp_dir(id) else { return Ok(()) };

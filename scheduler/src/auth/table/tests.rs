@@ -38,7 +38,7 @@ fn targets(verb: Verb) -> Vec<(&'static str, Target<'static>)> {
             ("like own", Target::Tenant("fusion2/x")),
             ("all", Target::Tenant("")),
         ],
-        Verb::ReadJobs | Verb::ReadPayload | Verb::ReadLogs | Verb::ControlJobs => vec![
+        Verb::ReadJobs | Verb::ReadPayload | Verb::ReadLogs | Verb::ControlJobs | Verb::Enter => vec![
             ("own job", Target::Job { tenant: "fusion/plasma", user: "ana" }),
             ("own mission", Target::Job { tenant: "fusion/plasma", user: "bo" }),
             ("other", Target::Job { tenant: "solar", user: "bo" }),
@@ -133,6 +133,10 @@ fn who_may_do_what_to_jobs() {
             member: own job, own mission
             operator: own job, own mission, other, own job elsewhere
             auditor: own job, own mission, other, own job elsewhere
+        /dure.v1.Jobs/Exec (Enter)
+            pd: own job
+            member: own job
+            operator: own job, own mission, other, own job elsewhere
     "#]]
     .assert_eq(&reach(|method| method.starts_with("/dure.v1.Jobs/")));
 }

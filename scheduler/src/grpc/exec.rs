@@ -1,0 +1,138 @@
+//! Exec: a program beside a running member, and its streams.
+//!
+//! In: the client's messages, the first of which says what to start. Out: the program's output, then its end. The caller
+//! is checked against the job's owner on every call. What flows is passed on as it is, and never looked into.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use dure_core::Cluster;
+use dure_core::job::{MemberPhase, Phase};
+use dure_proto::v1;
+use dure_proto::v1::exec_input::Kind;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tonic::{Status, Streaming};
+
+use super::jobs::seen;
+use super::server::Services;
+use super::status::Violation;
+use crate::agents::exec::ExecSession;
+use crate::auth::{Identity, Verb};
+
+/// Most bytes of one input.
+const MAX_INPUT: usize = 16 * 1024;
+/// Words of one program.
+const MAX_ARGS: usize = 4_096;
+
+/// What a program says.
+#[derive(Debug)]
+pub struct ExecOutputs {
+    outputs: mpsc::Receiver<v1::ExecOutput>,
+    /// Bytes that the client has taken in, on their way to the program.
+    shown: mpsc::UnboundedSender<u64>,
+    ended: bool,
+}
+
+impl Stream for ExecOutputs {
+    type Item = Result<v1::ExecOutput, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let Poll::Ready(output) = self.outputs.poll_recv(context) else { return Poll::Pending };
+        let Some(output) = output else {
+            self.ended = true;
+            let why = "the program was cut off: its node is gone, or the output was not read";
+            return Poll::Ready(Some(Err(Status::aborted(why))));
+        };
+        match &output.kind {
+            Some(v1::exec_output::Kind::Stdout(bytes) | v1::exec_output::Kind::Stderr(bytes)) => {
+                // The program's window is small: no more than that is ever in this queue.
+                // Nobody passes it on once the call is over.
+                self.shown.send(bytes.len() as u64).ok();
+            }
+            Some(v1::exec_output::Kind::End(_)) => self.ended = true,
+            Some(v1::exec_output::Kind::Taken(_)) | None => {}
+        }
+        Poll::Ready(Some(Ok(output)))
+    }
+}
+
+/// Starts the program and passes on what the client says.
+pub(super) async fn exec(
+    services: &Services,
+    identity: Identity,
+    mut inputs: Streaming<v1::ExecInput>,
+) -> Result<ExecOutputs, Status> {
+    let Some(v1::ExecInput { kind: Some(Kind::Start(start)) }) = inputs.message().await? else {
+        return Err(Violation::new("kind", "the first message says what to start".to_owned()).into());
+    };
+    if start.args.len() > MAX_ARGS {
+        return Err(Violation::new("args", format!("{} words; at most {MAX_ARGS}", start.args.len())).into());
+    }
+    let asked = start.clone();
+    let look = move |cluster: &Cluster| member_of(cluster, &identity, &asked);
+    let (found, _) = services.handle.read(move |cluster, _| look(cluster)).await?;
+    let (node, attempt) = found?;
+    let order = v1::ExecOrder {
+        exec_id: 0,
+        job_id: start.job_id,
+        attempt,
+        member: start.member,
+        input: Some(v1::ExecInput { kind: Some(Kind::Start(start)) }),
+    };
+    let (session, outputs) = services.logs.exec(&node, order)?;
+    let (shown, shows) = mpsc::unbounded_channel();
+    tokio::spawn(pass_on(session, inputs, shows));
+    Ok(ExecOutputs { outputs, shown, ended: false })
+}
+
+/// Ends with the call: then the session is dropped, and the program with it.
+async fn pass_on(session: ExecSession, mut inputs: Streaming<v1::ExecInput>, mut shows: mpsc::UnboundedReceiver<u64>) {
+    let mut open = true;
+    loop {
+        let going = tokio::select! {
+            shown = shows.recv() => match shown {
+                Some(bytes) => session.say(Kind::Shown(bytes)),
+                // The client reads no more.
+                None => return,
+            },
+            input = inputs.message(), if open => match input {
+                Ok(Some(v1::ExecInput { kind: Some(Kind::Stdin(bytes)) })) if bytes.len() > MAX_INPUT => false,
+                Ok(Some(v1::ExecInput { kind: Some(kind @ (Kind::Stdin(_) | Kind::StdinEnd(_) | Kind::Resize(_))) })) => {
+                    session.say(kind)
+                }
+                Ok(Some(_)) => true,
+                Ok(None) => {
+                    open = false;
+                    session.say(Kind::StdinEnd(true))
+                }
+                Err(_) => false,
+            },
+        };
+        if !going {
+            return;
+        }
+    }
+}
+
+/// Where the member runs, if the caller may enter it.
+fn member_of(cluster: &Cluster, identity: &Identity, asked: &v1::ExecStart) -> Result<(String, u32), Status> {
+    let job = seen(cluster, asked.job_id, identity, Verb::Enter)?;
+    if job.progress.is_some() {
+        let why = format!("job {} is an array; name one of its indices, as in {}_0", job.id, job.id);
+        return Err(Violation::new("job_id", why).into());
+    }
+    let not_running = || Status::failed_precondition(format!("job {} does not run: nothing can run beside it", job.id));
+    let attempt = job.live_attempt().filter(|_| matches!(job.phase, Phase::Running)).ok_or_else(not_running)?;
+    let member = attempt.members.get(asked.member as usize).ok_or_else(|| {
+        let why = format!("{}; the members are 0 to {}", asked.member, attempt.members.len() - 1);
+        Status::from(Violation::new("member", why))
+    })?;
+    if member.phase == MemberPhase::Gone {
+        return Err(not_running());
+    }
+    Ok((cluster.node(member.placed.node).name.to_string(), attempt.number.0))
+}
