@@ -74,7 +74,8 @@ fn node(at: usize, fill: Fill, cpu: CpuMilli) -> Node {
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: dure_core::node::Residents::new(),
-        promised: dure_core::node::Promised::default(),
+        promised: dure_core::node::SetAside::default(),
+        reserved: dure_core::node::SetAside::default(),
     }
 }
 

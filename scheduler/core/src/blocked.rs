@@ -1,6 +1,6 @@
 //! "Not now" as a value: why a job that was tried did not start, with the numbers. Text is made in the shell.
 
-use crate::ids::{PoolIndex, TenantIndex};
+use crate::ids::{JobId, PoolIndex, TenantIndex};
 use crate::request::Level;
 use crate::units::{GpuTime, Gpus, Span, Time};
 
@@ -202,6 +202,28 @@ pub enum Blocked {
         free: Gpus,
         /// If the rest is not free by then, others are looked for.
         due: Time,
+    },
+    /// GPUs are set aside for the job: by the limits of what runs it starts there at the latest.
+    Reserved {
+        /// Where they are.
+        pool: PoolIndex,
+        /// All that is set aside.
+        want: Gpus,
+        /// The part of it that is idle now.
+        idle: Gpus,
+        /// When all of it is free.
+        from: Time,
+    },
+    /// GPUs are idle, but set aside for another: only what is over before then may run there.
+    BehindReservation {
+        /// For whom.
+        job: JobId,
+        /// Where they are.
+        pool: PoolIndex,
+        /// How many of them are idle.
+        idle: Gpus,
+        /// When they are wanted.
+        until: Time,
     },
     /// The tenant, one above it, or the cluster is paused.
     Paused {

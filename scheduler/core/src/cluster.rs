@@ -19,6 +19,7 @@ use crate::queue::{QueueKey, Queued};
 use crate::refused::Refused;
 use crate::reply::Reply;
 use crate::request::Level;
+use crate::reserve::Reserved;
 use crate::tenant::Tenant;
 use crate::timers::Timers;
 use crate::topology::Topology;
@@ -158,6 +159,7 @@ pub struct Cluster {
     pub(crate) queue_version: u64,
     pub(crate) refused: Refused,
     pub(crate) plans: Plans,
+    pub(crate) reserved: Reserved,
     pub(crate) scratch: Scratch,
     /// Records of attempts made ahead.
     pub(crate) blank_attempts: Blanks<Box<Attempt>>,
@@ -201,6 +203,7 @@ impl Cluster {
             queue_version: 0,
             refused: Refused::default(),
             plans: Plans::default(),
+            reserved: Reserved::default(),
             scratch: Scratch::default(),
             blank_attempts: Blanks::default(),
             order: Order::default(),
@@ -338,7 +341,7 @@ impl Cluster {
     /// When the next timer is due: then a `Tick` is wanted.
     pub fn next_timer(&self) -> Option<Time> {
         let timer = self.timers.first().map(|(time, _)| time);
-        timer.into_iter().chain(self.plans.wake).min()
+        timer.into_iter().chain(self.plans.wake).chain(self.reserved.wake()).min()
     }
 
     /// Whether a cycle could place something: jobs are queued, or wait for what is promised.
@@ -371,6 +374,8 @@ impl Cluster {
     pub(crate) fn dequeue(&mut self, id: JobId) {
         let job = self.jobs.get_mut(id).expect("only jobs that exist are queued");
         let Some(queued) = job.queued.take() else { return };
+        self.drop_reservation(id);
+        let job = self.jobs.get_mut(id).expect("it was there above");
         let (tenant, priority, user) = (job.spec.tenant, job.spec.priority, job.spec.user);
         self.tenants[tenant.at()].queue.remove(priority, user, queued);
         self.count_queued(tenant, -1);

@@ -13,6 +13,7 @@ use crate::placement::Members;
 use crate::plan;
 use crate::policy::Flaw;
 use crate::promise;
+use crate::reserve;
 use crate::units::{Gpus, Time};
 
 /// What a cycle came to.
@@ -43,6 +44,7 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
     let sees_freed = cluster.policy.flaw != Some(Flaw::LostWakeUp);
     let free_version = if sees_freed { cluster.free_version } else { 0 };
     cluster.refused.begin(free_version, cluster.division_version, cluster.tenants.len());
+    let before = cluster.free_version;
     fill(cluster, Pay::FromBudget, now, &mut cycled, out);
     if !cycled.more {
         plan::make_room(cluster, now, &mut cycled, out);
@@ -50,12 +52,22 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
     if !cycled.more && cluster.refused.lift_budgets() {
         fill(cluster, Pay::IfItFits, now, &mut cycled, out);
     }
+    if !cycled.more && cluster.policy.plan_in_time {
+        reserve::replan(cluster, now, out);
+        reserve::fill(cluster, now, &mut cycled, out);
+    }
+    // A reservation that was not needed any more, or moved, leaves room for what was refused before.
+    cycled.more |= cluster.free_version != before;
+    if cycled.more {
+        // The scavengers' turn did not come: the budgets hold nobody back for good.
+        cluster.refused.lift_budgets();
+    }
     cycled
 }
 
 /// Whether a job must fit into the budgets above it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Pay {
+pub(crate) enum Pay {
     /// It must.
     FromBudget,
     /// What does not fit runs as a scavenger, if it may be evicted.
@@ -86,7 +98,7 @@ fn fill(cluster: &mut Cluster, pay: Pay, now: Time, cycled: &mut Cycled, out: &m
 }
 
 /// Why a job was refused, and for whom that holds.
-enum Refused {
+pub(crate) enum Refused {
     /// For its class in its tenant.
     Admission(Blocked),
     /// For its class everywhere.
@@ -100,14 +112,14 @@ enum Refused {
 }
 
 /// Where a job starts.
-struct Found {
-    pool: PoolIndex,
-    members: Members,
-    scavenger: bool,
+pub(crate) struct Found {
+    pub(crate) pool: PoolIndex,
+    pub(crate) members: Members,
+    pub(crate) scavenger: bool,
 }
 
 /// Whether caps and budgets let a job start, and whether as a scavenger.
-fn may_pay(cluster: &Cluster, job: &Job, pay: Pay) -> Result<bool, Refused> {
+pub(crate) fn may_pay(cluster: &Cluster, job: &Job, pay: Pay) -> Result<bool, Refused> {
     let spec = &job.spec;
     if let Some(why) = caps::of_user(cluster, spec.tenant, spec.user, job.gpus()) {
         return Err(Refused::Cap(why));
@@ -202,7 +214,7 @@ fn refuse(cluster: &mut Cluster, order: &mut Order, id: JobId, why: Refused) {
 }
 
 /// The job, or the next index of the array, gets its GPUs.
-fn start(cluster: &mut Cluster, id: JobId, found: Found, now: Time, out: &mut Events) {
+pub(crate) fn start(cluster: &mut Cluster, id: JobId, found: Found, now: Time, out: &mut Events) {
     let Found { pool, members, scavenger } = found;
     let is_array = cluster.jobs.get(id).expect("the order gives jobs that exist").progress.is_some();
     let started = if is_array { start_index(cluster, id, now, out) } else { id };

@@ -179,6 +179,7 @@ fn phase_name(phase: Phase) -> &'static str {
 fn tick(cluster: &mut Cluster, now: Time, out: &mut Events) {
     // The cycle that follows a tick sets the next one.
     cluster.plans.wake = cluster.plans.wake.filter(|wake| *wake > now);
+    cluster.reserved.sleep(now);
     while let Some((time, timer)) = cluster.timers.first()
         && time <= now
     {

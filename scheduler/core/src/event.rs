@@ -13,6 +13,7 @@ use crate::node::{Capacity, Contact, Location, Node};
 use crate::placement::Members;
 use crate::promise::{DropCause, Promise};
 use crate::reply::Reply;
+use crate::reserve::Reservation;
 use crate::tenant::{Quota, UserLedger};
 use crate::units::{GpuTime, Span, Time};
 
@@ -271,6 +272,11 @@ pub enum Event {
         job: JobId,
         /// Why.
         why: DropCause,
+    },
+    /// The plan in time was made anew: exactly this is set aside from now on.
+    Planned {
+        /// The first in the order of precedence first.
+        reservations: Vec<Reservation>,
     },
     /// An attempt is being stopped.
     AttemptStopping {

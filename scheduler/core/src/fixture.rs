@@ -13,7 +13,7 @@
 //! `cancel|hold|release|why|explain JOB`, `silent|lose|cordon|resume|confirm-dead NODE`, `return NODE boot=b2`, `drain NODE evict`,
 //! `bad NODE 0-1`, `pause|unpause TENANT`, `quota TENANT quota=4`, `usage|budget TENANT`, `carry TENANT hours=4`,
 //! `checkpoint JOB STEP`, and `node` and `submit` as above.
-//! `request ID STEP` gives a step a request id, `policy KEY=N` changes a limit. Jobs are called by the last part of their
+//! `plan` tells what is set aside. `request ID STEP` gives a step a request id, `policy KEY=N` changes a limit. Jobs are called by the last part of their
 //! name, an index of an array `a[0]`.
 //!
 //! Out: the events of the steps in short lines, and after each cycle why the rest waits. After every step all invariants
@@ -50,7 +50,8 @@ pub struct Fixture {
 /// # Panics
 /// When the text cannot be read, or an invariant is broken; says in which line.
 pub fn run(text: &str) -> String {
-    let mut fixture = Fixture::new(Policy { plan_interval: Span::ZERO, ..Policy::standard() });
+    let mut fixture =
+        Fixture::new(Policy { plan_interval: Span::ZERO, reserve_interval: Span::ZERO, ..Policy::standard() });
     for line in text.lines() {
         fixture.line(line);
     }

@@ -48,6 +48,7 @@ mod refused;
 pub mod rejected;
 pub mod reply;
 pub mod request;
+pub mod reserve;
 mod snapshot;
 pub mod sorted;
 pub mod tenant;

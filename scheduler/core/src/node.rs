@@ -61,9 +61,9 @@ pub struct Resident {
 /// The members on one node: without an allocation where it is one for each of 8 GPUs.
 pub type Residents = SmallVec<[Resident; 8]>;
 
-/// What promises hold on one node.
+/// What is kept free, or for one job, on a node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Promised {
+pub struct SetAside {
     /// GPUs, free or not yet.
     pub gpus: GpuSet,
     /// CPU beside them.
@@ -106,7 +106,9 @@ pub struct Node {
     /// Members that hold something here, sorted.
     pub residents: Residents,
     /// What is held for jobs that wait; derived from the promises, and never part of a record.
-    pub promised: Promised,
+    pub promised: SetAside,
+    /// What is set aside from a time on, by reservations; derived from them, and never part of a record.
+    pub reserved: SetAside,
 }
 
 impl Node {

@@ -16,11 +16,14 @@ mod asked;
 mod claim;
 mod ends;
 mod victims;
+mod when;
 
 use std::collections::BTreeMap;
 
 pub(crate) use self::asked::{Asked, TrialIndex};
+pub(crate) use self::claim::would_borrow;
 pub(crate) use self::ends::{by_ends, latest_end};
+pub(crate) use self::when::returns;
 use crate::admit::{budget, caps};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
@@ -32,6 +35,7 @@ use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
 use crate::order::Order;
 use crate::placement::Members;
 use crate::refused::Refused;
+use crate::reserve;
 use crate::units::{Span, Time};
 
 /// What was planned, and what is remembered of it. Derived: no fact depends on it.
@@ -47,6 +51,8 @@ pub(crate) struct Plans {
     without: BTreeMap<(ClassIndex, TenantIndex), Option<Blocked>>,
     /// When one of them may have a plan though nothing happened.
     ripe_at: Option<Time>,
+    /// Since when classes of tenants wait inside their quota.
+    claims: when::Claims,
 }
 
 /// Everything that could lead to another plan.
@@ -60,11 +66,17 @@ struct Versions {
 impl Plans {
     /// No job waits in the class any more: its index may come to mean another.
     pub(crate) fn forget_class(&mut self, class: ClassIndex) {
+        self.claims.forget_class(class);
         while let Some((&(of, tenant), _)) = self.without.range((class, TenantIndex(0))..).next()
             && of == class
         {
             self.without.remove(&(of, tenant));
         }
+    }
+
+    /// What was looked at has changed though nothing was freed.
+    pub(crate) fn look_again(&mut self) {
+        self.seen = None;
     }
 
     /// Why there was no plan for a class of a tenant when it was last looked for.
@@ -112,6 +124,7 @@ pub(crate) fn make_room(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, o
         plans.ripe_at = None;
     }
     let is_cut_off = look(cluster, now, cycled, out);
+    cluster.plans.claims.keep_seen(is_cut_off);
     // What the plans themselves changed is no reason to look again.
     cluster.plans.seen = Some((Versions { division: cluster.division_version, ..versions }, now));
     cluster.plans.is_cut_off = is_cut_off;
@@ -208,9 +221,22 @@ fn note(cluster: &mut Cluster, order: &mut Order, id: JobId, none: NoPlan) {
 
 /// A plan for a job in the queue.
 fn plan_for(cluster: &mut Cluster, id: JobId, now: Time) -> Result<Plan, NoPlan> {
-    let asked = Asked::of(cluster.jobs.get(id).expect("the order gives jobs that exist"));
+    let mut asked = Asked::of(cluster.jobs.get(id).expect("the order gives jobs that exist"));
+    asked.patience = when::patience(cluster, id, &asked, now);
     let (mut index, mut scratch) = (std::mem::take(&mut cluster.index), std::mem::take(&mut cluster.scratch));
-    let found = find_plan(cluster, &mut TrialIndex { index: &mut index, scratch: &mut scratch }, &asked, now);
+    // What is set aside for others inside their quota is left alone where that can be; but what was lent comes back.
+    let mut found = Err(NoPlan::default());
+    for kept in [reserve::Kept::Own, reserve::Kept::Nothing] {
+        let mark = index.checkpoint();
+        let is_lifted = reserve::lift(cluster, &mut index, id, kept);
+        if kept == reserve::Kept::Own || is_lifted {
+            found = find_plan(cluster, &mut TrialIndex { index: &mut index, scratch: &mut scratch }, &asked, now);
+        }
+        index.rollback(mark);
+        if found.as_ref().map_or_else(|none| !none.is_tried, |_| true) {
+            break;
+        }
+    }
     (cluster.index, cluster.scratch) = (index, scratch);
     found
 }

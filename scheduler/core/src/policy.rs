@@ -78,6 +78,18 @@ pub struct Policy {
     pub plan_interval: Span,
     /// Jobs for which room is sought in one cycle: bounds a turn.
     pub max_plans_per_cycle: u32,
+    /// Blocked jobs hold reservations, and reclaim waits for what ends by itself in time.
+    pub plan_in_time: bool,
+    /// Reservations are planned anew at most this often.
+    pub reserve_interval: Span,
+    /// A job that has waited less holds no reservation.
+    pub reserve_after: Span,
+    /// So many of the first blocked jobs hold reservations, beside the first of each mission.
+    pub max_reservations: u32,
+    /// Moments that are looked at for one reservation: bounds a turn.
+    pub max_timeline_steps: u32,
+    /// Jobs that are tried on what is set aside, in one cycle: bounds a turn.
+    pub max_backfill_per_cycle: u32,
     /// Promises at once; 0: nothing is taken back.
     pub max_promises: u32,
     /// After so many failures of its own a job waits for free GPUs: nobody is evicted for it any more.
@@ -134,6 +146,12 @@ impl Policy {
             search_steps: 20_000,
             plan_interval: Span(200),
             max_plans_per_cycle: 8,
+            plan_in_time: false,
+            reserve_interval: Span::seconds(1),
+            reserve_after: Span::ZERO,
+            max_reservations: 8,
+            max_timeline_steps: 20_000,
+            max_backfill_per_cycle: 50,
             max_promises: 1000,
             max_evicting_failures: 3,
             kill_bound: Span::seconds(120),

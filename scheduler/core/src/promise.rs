@@ -147,6 +147,9 @@ impl Cluster {
         if let Some(mission) = self.mission(self.tenant_of(id)) {
             self.tenants[mission.at()].attempts.insert(key);
         }
+        if let Some(left) = self.without_overlapped(&promise.members, |_| true) {
+            self.set_reservations(left);
+        }
         self.promises.insert(id, promise);
         // What the tenant kept back of its quota is promised now: others may get what is idle.
         self.division_version += 1;

@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 use crate::cluster::Cluster;
 use crate::event::{Event, TenantChange};
 use crate::ids::{PoolIndex, UserIndex};
-use crate::node::{Node, Promised};
+use crate::node::{Node, SetAside};
 use crate::tenant::{Quota, UserLedger};
 
 impl Cluster {
@@ -62,7 +62,7 @@ impl Cluster {
 
     fn snapshot_work(&self) -> impl Iterator<Item = Event> {
         // What is promised follows from the promises.
-        let bare = |node: &Node| Node { promised: Promised::default(), ..node.clone() };
+        let bare = |node: &Node| Node { promised: SetAside::default(), reserved: SetAside::default(), ..node.clone() };
         let nodes = self.nodes.iter().map(move |node| Event::NodeRestored { node: Box::new(bare(node)) });
         // Ended jobs in the order of their ends, then the rest by id. What a job waits for is older and not ended.
         let restored = |job: &crate::job::Job| {
@@ -77,7 +77,9 @@ impl Cluster {
         let promises = self.promises();
         let promises =
             promises.map(|(job, promise)| Event::PromiseRestored { job, promise: Box::new(promise.clone()) });
-        nodes.chain(ended).chain(live).chain(promises)
+        let reservations = self.reservations();
+        let planned = (!reservations.is_empty()).then(|| Event::Planned { reservations: reservations.to_vec() });
+        nodes.chain(ended).chain(live).chain(promises).chain(planned)
     }
 
     fn snapshot_ledgers(&self) -> impl Iterator<Item = Event> {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use dure_core::gpu::GpuSet;
 use dure_core::ids::{NodeIndex, PoolIndex};
-use dure_core::node::{Capacity, Contact, Location, Node, Promised};
+use dure_core::node::{Capacity, Contact, Location, Node, SetAside};
 use dure_core::place::{PlaceIndex, Scratch};
 use dure_core::placement::Members;
 use dure_core::rejected::{Refusal, Rejected};
@@ -161,7 +161,8 @@ fn node(place: usize, node: &TraceNode, pool: PoolIndex) -> Result<Node, DriveEr
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: Default::default(),
-        promised: Promised::default(),
+        promised: SetAside::default(),
+        reserved: SetAside::default(),
     })
 }
 

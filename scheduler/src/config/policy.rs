@@ -52,6 +52,7 @@ pub(super) struct PolicyConfig {
     min_budget_period: Option<Span>,
     #[serde(deserialize_with = "span::optional")]
     default_min_run: Option<Span>,
+    plan_in_time: Option<bool>,
     #[serde(deserialize_with = "span::optional")]
     default_reclaim_within: Option<Span>,
     max_tenant_depth: Option<u32>,
@@ -107,6 +108,7 @@ impl PolicyConfig {
             max_evicting_failures,
             min_budget_period,
             default_min_run,
+            plan_in_time,
             default_reclaim_within,
             max_tenant_depth,
             max_tenants,

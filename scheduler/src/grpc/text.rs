@@ -11,7 +11,7 @@ use dure_core::units::{GpuTime, Gpus, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
-pub const CODES: [&str; 25] = [
+pub const CODES: [&str; 27] = [
     "HELD",
     "DEPENDENCY",
     "NOT_BEFORE",
@@ -34,6 +34,8 @@ pub const CODES: [&str; 25] = [
     "FRAGMENTED",
     "MINIMUM_RUN",
     "RECLAIM_PENDING",
+    "RESERVED",
+    "BEHIND_RESERVATION",
     "PAUSED",
     "CYCLE_LIMIT",
     "NOT_TRIED",
@@ -67,6 +69,8 @@ pub fn code(blocker: &Blocker) -> &'static str {
             Blocked::Fragmented { .. } => "FRAGMENTED",
             Blocked::MinimumRun { .. } => "MINIMUM_RUN",
             Blocked::ReclaimPending { .. } => "RECLAIM_PENDING",
+            Blocked::Reserved { .. } => "RESERVED",
+            Blocked::BehindReservation { .. } => "BEHIND_RESERVATION",
             Blocked::Paused { .. } => "PAUSED",
             Blocked::CycleLimit { .. } => "CYCLE_LIMIT",
         },
@@ -223,6 +227,19 @@ fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
             are(free),
             moment(due)
         ),
+        Blocked::Reserved { pool, want, idle, from } => format!(
+            "{} in pool {} are set aside for it, {} idle now; by the limits of what runs it starts at {} at the latest",
+            gpus(want),
+            pool_of(pool),
+            are(idle),
+            moment(from)
+        ),
+        Blocked::BehindReservation { job, pool, idle, until } => format!(
+            "{} idle in pool {} and set aside for job {job} from {} on: only what is over before then may run there",
+            are(idle),
+            pool_of(pool),
+            moment(until)
+        ),
         Blocked::Paused { tenant } => format!("{} is paused", tenant_name(cluster, tenant)),
         Blocked::CycleLimit { limit } => format!("the last cycle placed {}, as many as one may", plural(limit, "job")),
     }
@@ -259,6 +276,8 @@ fn blocked_remedy(blocked: Blocked) -> &'static str {
         Blocked::Fragmented { .. } => "ask for smaller members or fewer in one domain, or wait until then",
         Blocked::MinimumRun { .. } => "nothing: they are taken back then",
         Blocked::ReclaimPending { .. } => "nothing: it starts when the last of them is free",
+        Blocked::Reserved { .. } => "nothing: it starts then, or sooner if what runs ends sooner",
+        Blocked::BehindReservation { .. } => "ask for less time (--time), or say how little would do (--time-min)",
         Blocked::Paused { .. } => "it goes on when new starts are allowed again: dure resume",
         Blocked::CycleLimit { .. } => "nothing: the next cycle goes on where it stopped",
     }
@@ -316,6 +335,12 @@ fn blocked_numbers(blocked: Blocked) -> Vec<(&'static str, u64)> {
         Blocked::MinimumRun { want, until, .. } => vec![("want", n(want.rounded_up())), ("until_ms", until.0)],
         Blocked::ReclaimPending { want, free, due, .. } => {
             vec![("want", n(want.rounded_up())), ("free", n(free.rounded_up())), ("due_ms", due.0)]
+        }
+        Blocked::Reserved { want, idle, from, .. } => {
+            vec![("want", n(want.rounded_up())), ("idle", n(idle.rounded_up())), ("from_ms", from.0)]
+        }
+        Blocked::BehindReservation { job, idle, until, .. } => {
+            vec![("job", job.0), ("idle", n(idle.rounded_up())), ("until_ms", until.0)]
         }
         Blocked::Paused { .. } => Vec::new(),
         Blocked::CycleLimit { limit } => vec![("limit", n(limit))],

@@ -18,7 +18,8 @@ use super::parts::{
     quota_from_wire, reply_from_wire, spec_from_wire, tenant,
 };
 use super::restored::{
-    job_from_wire, ledger_from_wire, meter_from_wire, node_from_wire, promise_from_wire, usage_from_wire,
+    job_from_wire, ledger_from_wire, meter_from_wire, node_from_wire, promise_from_wire, reservation_from_wire,
+    usage_from_wire,
 };
 use super::words::Word;
 
@@ -63,6 +64,7 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::AttemptStopping(_)
         | Wire::Promised(_)
         | Wire::PromiseDropped(_)
+        | Wire::Planned(_)
         | Wire::JobCheckpointed(_)
         | Wire::AttemptEnded(_) => attempt(wire),
         Wire::CountersRestored(_)
@@ -227,6 +229,10 @@ fn attempt(wire: Wire) -> Result<Event, Fault> {
             members: members_from_wire("Promised.members", it.members, |placed| placed_from_wire(&placed))?,
             due: Time(it.due_ms),
         },
+        Wire::Planned(it) => {
+            let reservations = it.reservations.into_iter().map(reservation_from_wire).collect::<Result<_, _>>()?;
+            Event::Planned { reservations }
+        }
         Wire::PromiseDropped(it) => {
             Event::PromiseDropped { job: JobId(it.job), why: DropCause::from_wire("PromiseDropped.why", it.why)? }
         }

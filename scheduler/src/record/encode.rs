@@ -9,7 +9,7 @@ use super::ledgers::{budget_to_wire, caps_to_wire, grant_change_to_wire};
 use super::parts::{
     capacity_to_wire, exit_to_wire, location_to_wire, placed_to_wire, quota_to_wire, reply_to_wire, spec_to_wire,
 };
-use super::restored::{job_to_wire, meter_to_wire, node_to_wire, promise_to_wire, usage_to_wire};
+use super::restored::{job_to_wire, meter_to_wire, node_to_wire, promise_to_wire, reservation_to_wire, usage_to_wire};
 use super::words::Word;
 
 /// The record of an event.
@@ -47,6 +47,7 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::AttemptStopping { .. }
         | Event::Promised { .. }
         | Event::PromiseDropped { .. }
+        | Event::Planned { .. }
         | Event::JobCheckpointed { .. }
         | Event::AttemptEnded { .. } => attempt(event),
         Event::CountersRestored { .. }
@@ -207,6 +208,9 @@ fn attempt(event: &Event) -> Wire {
             members: members.iter().map(placed_to_wire).collect(),
             due_ms: due.0,
         }),
+        Event::Planned { reservations } => {
+            Wire::Planned(v1::Planned { reservations: reservations.iter().map(reservation_to_wire).collect() })
+        }
         Event::PromiseDropped { job, why } => {
             Wire::PromiseDropped(v1::PromiseDropped { job: job.0, why: why.to_wire() })
         }

@@ -6,8 +6,9 @@ use dure_core::decay::Meter;
 use dure_core::gpu::GpuSet;
 use dure_core::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex};
 use dure_core::job::{ArrayProgress, Attempt, Checkpoint, Job, Member, MemberPhase, Outcome, Phase, StopReason, Usage};
-use dure_core::node::{Contact, Node, Promised};
+use dure_core::node::{Contact, Node, SetAside};
 use dure_core::promise::Promise;
+use dure_core::reserve::Reservation;
 use dure_core::tenant::UserLedger;
 use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Time};
 use dure_proto::journal::v1;
@@ -92,7 +93,8 @@ pub(super) fn node_from_wire(wire: v1::NodeRestored) -> Result<Node, Fault> {
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: dure_core::node::Residents::new(),
-        promised: Promised::default(),
+        promised: SetAside::default(),
+        reserved: SetAside::default(),
     })
 }
 
@@ -273,5 +275,33 @@ pub(super) fn promise_from_wire(wire: v1::PromiseRestored) -> Result<Promise, Fa
         made_at: Time(wire.made_at_ms),
         start_order: wire.start_order,
         due: Time(wire.due_ms),
+    })
+}
+
+pub(super) fn reservation_to_wire(reservation: &Reservation) -> v1::Reservation {
+    v1::Reservation {
+        job: reservation.job.0,
+        pool: u32::from(reservation.pool.0),
+        members: reservation.members.iter().map(placed_to_wire).collect(),
+        cpu_milli: reservation.cpu.0,
+        memory_mib: reservation.memory.0,
+        from_ms: reservation.from.0,
+        until_ms: reservation.until.0,
+        is_own: reservation.is_own,
+        reclaims: reservation.reclaims,
+    }
+}
+
+pub(super) fn reservation_from_wire(wire: v1::Reservation) -> Result<Reservation, Fault> {
+    Ok(Reservation {
+        job: JobId(wire.job),
+        pool: pool("Reservation.pool", wire.pool)?,
+        members: members_from_wire("Reservation.members", wire.members, |placed| placed_from_wire(&placed))?,
+        cpu: CpuMilli(wire.cpu_milli),
+        memory: MemoryMib(wire.memory_mib),
+        from: Time(wire.from_ms),
+        until: Time(wire.until_ms),
+        is_own: wire.is_own,
+        reclaims: wire.reclaims,
     })
 }

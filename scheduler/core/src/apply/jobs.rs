@@ -30,6 +30,7 @@ impl Cluster {
     }
 
     pub(super) fn start_index(&mut self, array: JobId, index: u32, id: JobId, now: Time) {
+        self.drop_reservation(array);
         assert_eq!(id, self.next_job, "job ids are given in order");
         self.next_job = JobId(id.0 + 1);
         let parent = self.job_mut(array);

@@ -77,6 +77,7 @@ impl Cluster {
                 self.job_mut(*job).checkpoint = Some(Checkpoint { attempt: *attempt, step: *step, at: now });
             }
             Event::Promised { job, pool, members, due } => self.make_promise(*job, *pool, members, *due, now),
+            Event::Planned { reservations } => self.set_reservations(reservations.clone()),
             Event::PromiseDropped { job, .. } => self.drop_promise(*job, now),
             Event::AttemptStopping { job, reason, .. } => self.stop_attempt(*job, *reason),
             Event::AttemptEnded { job, outcome, .. } => self.end_attempt(*job, *outcome, now),

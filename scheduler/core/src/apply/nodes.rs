@@ -28,7 +28,8 @@ impl Cluster {
                     cpu_taken: CpuMilli::ZERO,
                     memory_taken: MemoryMib::ZERO,
                     residents: Residents::new(),
-                    promised: crate::node::Promised::default(),
+                    promised: crate::node::SetAside::default(),
+                    reserved: crate::node::SetAside::default(),
                 });
                 return;
             }

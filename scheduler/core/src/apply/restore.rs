@@ -40,7 +40,8 @@ impl Cluster {
                     cpu_taken: CpuMilli::ZERO,
                     memory_taken: MemoryMib::ZERO,
                     residents: Residents::new(),
-                    promised: crate::node::Promised::default(),
+                    promised: crate::node::SetAside::default(),
+                    reserved: crate::node::SetAside::default(),
                     ..(**node).clone()
                 };
                 self.add_node(bare);

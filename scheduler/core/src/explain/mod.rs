@@ -16,6 +16,7 @@ use crate::ids::{JobId, PoolIndex};
 use crate::job::{Job, Phase};
 use crate::place::Scratch;
 use crate::plan::{self, Asked, NoPlan, Plan, TrialIndex};
+use crate::reserve;
 use crate::units::Time;
 
 pub use self::factors::{Factors, Standing};
@@ -81,6 +82,7 @@ impl Cluster {
             return Some(told);
         }
         self.try_out(job, now, &mut told);
+        told.blockers.extend(self.set_aside_for(job).map(Blocker::Blocked));
         if told.blockers.is_empty() {
             told.blockers.push(Blocker::NotTried);
         }
@@ -122,6 +124,9 @@ impl Cluster {
     /// Tries the job, and others like it, on a copy of the index.
     fn try_out(&self, job: &Job, now: Time, told: &mut Explanation) {
         let (mut index, mut scratch) = (self.fresh_index(), Scratch::default());
+        for pool in &job.spec.request.pools {
+            reserve::lift_for(self, &mut index, job, *pool, now);
+        }
         let trial = &mut TrialIndex { index: &mut index, scratch: &mut scratch };
         let asked = Asked::of(job);
         let is_worn = plan::has_failed_too_often(self, job.id);

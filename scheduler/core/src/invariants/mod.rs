@@ -17,9 +17,11 @@ mod gpus_held_once;
 mod held_counted;
 mod idle_counted;
 mod lending_rule;
+mod no_reservation_delayed_by_backfill;
 mod phases;
 mod promises;
 mod queue_places;
+mod reservations;
 pub mod skip_is_sound;
 mod started_within;
 mod timers_live;
@@ -35,9 +37,10 @@ pub type Check = Result<(), String>;
 type Property = (&'static str, fn(&Cluster) -> Check);
 
 /// Every property of a state.
-const ALL: [Property; 16] = [
+const ALL: [Property; 17] = [
     ("gpus_held_once", gpus_held_once::check),
     ("promises", promises::check),
+    ("reservations", reservations::check),
     ("gang_whole", gang_whole::check),
     ("phases", phases::check),
     ("held_counted", held_counted::check),
@@ -72,6 +75,8 @@ pub fn check_all(cluster: &Cluster) -> Check {
 pub fn check_cycle(cluster: &Cluster, cycled: Cycled, events: &[Event]) -> Check {
     started_within::check(cluster, events).map_err(|why| format!("started_within: {why}"))?;
     lending_rule::check(cluster, events).map_err(|why| format!("lending_rule: {why}"))?;
+    no_reservation_delayed_by_backfill::check(cluster, events)
+        .map_err(|why| format!("no_reservation_delayed_by_backfill: {why}"))?;
     evictions::check(cluster, events).map_err(|why| format!("evictions: {why}"))?;
     skip_is_sound::check_cycle(cluster, cycled).map_err(|why| format!("skip_is_sound: {why}"))
 }

@@ -9,10 +9,10 @@ use super::{Check, ensure};
 use crate::cluster::Cluster;
 use crate::gpu::GpuSet;
 use crate::ids::NodeIndex;
-use crate::node::Promised;
+use crate::node::SetAside;
 
 pub(super) fn check(cluster: &Cluster) -> Check {
-    let mut sums: BTreeMap<NodeIndex, Promised> = BTreeMap::new();
+    let mut sums: BTreeMap<NodeIndex, SetAside> = BTreeMap::new();
     for (id, promise) in cluster.promises() {
         let Some(job) = cluster.job(id) else { return Err(format!("job {id} is promised GPUs and does not exist")) };
         ensure(job.is_eligible() && job.progress.is_none(), || {

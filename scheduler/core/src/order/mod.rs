@@ -120,6 +120,12 @@ impl Order {
         self.refused(cluster);
     }
 
+    /// Nothing more of this tenant, nor of those below it.
+    pub(crate) fn leave(&mut self, tenant: TenantIndex) {
+        self.current = None;
+        self.exhausted[tenant.at()] = true;
+    }
+
     /// From the root down to the best tenant that is not exhausted: a leaf, or one whose children all are.
     fn descend(&self, cluster: &Cluster) -> TenantIndex {
         let mut at = TenantIndex::ROOT;

@@ -14,7 +14,7 @@ use super::domains::{Change, Domains, Shares};
 use super::eligible::LabelRows;
 use crate::gpu::GpuSet;
 use crate::ids::{NodeIndex, PoolIndex};
-use crate::node::Node;
+use crate::node::{Node, SetAside};
 use crate::request::Level;
 use crate::topology::Topology;
 
@@ -40,12 +40,17 @@ pub(super) struct Room {
 impl Room {
     /// What `node` has now.
     pub(super) fn of(node: &Node) -> Self {
+        Self::beside(node, &node.reserved)
+    }
+
+    /// What `node` has beside what is set aside there.
+    pub(super) fn beside(node: &Node, aside: &SetAside) -> Self {
         let left = |capacity: u64, taken: u64| if capacity == 0 { UNCOUNTED } else { clamp(capacity) - clamp(taken) };
         Self {
-            free: node.free(),
-            usable: node.usable(),
-            cpu: left(node.capacity.cpu.0, node.cpu_taken.0 + node.promised.cpu.0),
-            memory: left(node.capacity.memory.0, node.memory_taken.0 + node.promised.memory.0),
+            free: node.free().without(aside.gpus),
+            usable: node.usable().without(aside.gpus),
+            cpu: left(node.capacity.cpu.0, node.cpu_taken.0 + node.promised.cpu.0 + aside.cpu.0),
+            memory: left(node.capacity.memory.0, node.memory_taken.0 + node.promised.memory.0 + aside.memory.0),
         }
     }
 

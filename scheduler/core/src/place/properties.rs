@@ -54,7 +54,8 @@ prop_compose! {
             cpu_taken: CpuMilli(cpu_taken / 2),
             memory_taken: MemoryMib(memory_taken / 2),
             residents: crate::node::Residents::new(),
-            promised: crate::node::Promised::default(),
+            promised: crate::node::SetAside::default(),
+            reserved: crate::node::SetAside::default(),
         }
     }
 }
@@ -430,7 +431,8 @@ fn wide_nodes(count: usize, leaf: usize, spine: usize, seed: u32) -> Vec<Node> {
                 cpu_taken: CpuMilli(u64::from(below(10))),
                 memory_taken: MemoryMib::ZERO,
                 residents: crate::node::Residents::new(),
-                promised: crate::node::Promised::default(),
+                promised: crate::node::SetAside::default(),
+                reserved: crate::node::SetAside::default(),
             }
         })
         .collect()

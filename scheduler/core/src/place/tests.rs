@@ -73,7 +73,8 @@ fn add_nodes(nodes: &mut Vec<Node>, line: &str) {
             cpu_taken: CpuMilli::ZERO,
             memory_taken: MemoryMib::ZERO,
             residents: crate::node::Residents::new(),
-            promised: crate::node::Promised::default(),
+            promised: crate::node::SetAside::default(),
+            reserved: crate::node::SetAside::default(),
         });
     }
 }

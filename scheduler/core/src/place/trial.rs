@@ -10,7 +10,7 @@ use super::pool::{Room, UNCOUNTED};
 use super::{Home, PlaceIndex};
 use crate::gpu::GpuSet;
 use crate::ids::{NodeIndex, PoolIndex};
-use crate::node::Node;
+use crate::node::{Node, SetAside};
 use crate::placement::Placed;
 use crate::request::Request;
 
@@ -50,6 +50,26 @@ impl PlaceIndex {
             room.cpu = given_back(room.cpu, clamp(request.cpu.0));
             room.memory = given_back(room.memory, clamp(request.memory.0));
         });
+    }
+
+    /// What is free on `node` beside this much of it, whatever is set aside there now. For trial changes.
+    pub fn set_aside(&mut self, node: &Node, aside: &SetAside) {
+        self.set(self.homes[node.index.at()], Room::beside(node, aside));
+    }
+
+    /// The GPUs of a node that are free once nothing runs there.
+    pub fn usable(&self, node: NodeIndex) -> GpuSet {
+        let home = self.homes[node.at()];
+        self.pools[home.pool.at()].rooms[home.at as usize].usable
+    }
+
+    /// Exactly these GPUs are free on `node` at some time to come, and so much more CPU and memory than now. For trial
+    /// changes.
+    pub fn expect(&mut self, node: NodeIndex, free: GpuSet, cpu: i64, memory: i64) {
+        let home = self.homes[node.at()];
+        let now = self.pools[home.pool.at()].rooms[home.at as usize];
+        let (cpu, memory) = (given_back(now.cpu, cpu), given_back(now.memory, memory));
+        self.set(home, Room { free, cpu, memory, ..now });
     }
 
     /// From here on changes can be taken back. Checkpoints nest; the last is the first to end.

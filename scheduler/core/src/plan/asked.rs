@@ -14,7 +14,7 @@ use crate::job::Job;
 use crate::place::{PlaceIndex, Scratch};
 use crate::placement::Members;
 use crate::request::Request;
-use crate::units::{Gpus, Span};
+use crate::units::{Gpus, Span, Time};
 
 /// A job that asks for room, real or only thought of.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub(crate) struct Asked {
     pub(crate) grace: Span,
     pub(crate) request: Arc<Request>,
     pub(crate) avoid: SmallVec<[NodeIndex; 2]>,
+    /// Before these times nothing is taken back for it from others; it may end by itself.
+    pub(crate) patience: SmallVec<[(PoolIndex, Time); 1]>,
 }
 
 impl Asked {
@@ -41,7 +43,13 @@ impl Asked {
             grace: job.spec.grace,
             request: job.spec.request.clone(),
             avoid: job.avoid.clone(),
+            patience: SmallVec::new(),
         }
+    }
+
+    /// Until when nothing is taken back for it in a pool.
+    pub(crate) fn waits_until(&self, pool: PoolIndex) -> Option<Time> {
+        self.patience.iter().find(|(of, _)| *of == pool).map(|(_, time)| *time)
     }
 
     /// As a start that is thought of.

@@ -61,7 +61,9 @@ pub(super) fn find(
     taken_back.sort_unstable();
     taken_back.dedup();
     let mut none = NoPlan::default();
-    if !lenders.is_empty() {
+    if let Some(due) = asked.waits_until(pool).filter(|due| *due > now && !lenders.is_empty()) {
+        none.ripe_at = Some(due);
+    } else if !lenders.is_empty() {
         match attempt(cluster, trial, asked, pool, taken_back, &shortages, now) {
             Ok(plan) => return Ok(plan),
             Err(reclaim) => none = reclaim,
@@ -78,6 +80,30 @@ pub(super) fn find(
         }
     }
     Err(none)
+}
+
+/// Whether the job waits inside every quota above it, and may therefore have lent GPUs taken back.
+pub(super) fn is_claim(cluster: &Cluster, asked: &Asked, pool: PoolIndex) -> bool {
+    let shortages = shortages(cluster, asked, pool);
+    shortages.is_some_and(|shortages| !lenders(cluster, asked.tenant, pool, &shortages).is_empty())
+}
+
+/// Whether a job of a tenant that starts now lies above the quota of its mission.
+pub(crate) fn would_borrow(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex, want: Gpus) -> bool {
+    let mission = cluster.chain(tenant).find(|tenant| tenant.depth == 1);
+    mission.is_some_and(|mission| own(cluster, mission, pool) + want > guaranteed(mission, pool).unwrap_or_default())
+}
+
+/// What may be taken back for a job, each with the time by which it can be gone.
+pub(super) fn returns(cluster: &Cluster, asked: &Asked, pool: PoolIndex, now: Time) -> Vec<(Time, JobId)> {
+    let Some(shortages) = shortages(cluster, asked, pool) else { return Vec::new() };
+    let lenders = lenders(cluster, asked.tenant, pool, &shortages);
+    let gone = |id: JobId| {
+        let candidate = candidate(cluster, id, pool, &shortages, now)?;
+        let grace = cluster.job(id)?.spec.grace;
+        Some((candidate.ripe_at.max(now) + grace + cluster.policy.kill_bound, id))
+    };
+    lent(cluster, asked.tenant, pool, &lenders).into_iter().filter_map(gone).collect()
 }
 
 /// Where the job would pass a quota or a limit; none where no eviction can help.

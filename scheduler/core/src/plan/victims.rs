@@ -16,7 +16,6 @@ use super::ends::latest_end;
 use crate::cluster::Cluster;
 use crate::ids::{JobId, NodeIndex, PoolIndex};
 use crate::job::Job;
-use crate::node::Node;
 use crate::place::{PlaceIndex, Scratch};
 use crate::placement::{Members, Placed};
 use crate::request::{Constraints, Request, Shape};
@@ -98,7 +97,7 @@ pub(super) fn search(
         None => {
             let rest = rest(cluster, place, &candidates);
             for (_, job) in &rest {
-                trial.add(cluster.jobs.get(*job).expect("what holds GPUs exists"), &cluster.nodes);
+                trial.add(cluster.jobs.get(*job).expect("what holds GPUs exists"));
             }
             let all: Vec<usize> = (0..trial.holders.len()).collect();
             let outer = trial.index.checkpoint();
@@ -177,18 +176,19 @@ impl<'c> Trial<'c> {
             missing,
         };
         for candidate in candidates {
-            trial.add(cluster.jobs.get(candidate.job).expect("what holds GPUs exists"), &cluster.nodes);
+            trial.add(cluster.jobs.get(candidate.job).expect("what holds GPUs exists"));
         }
         trial
     }
 
-    /// What becomes free when the job's attempt is over: nothing on closed nodes, and no fenced GPU.
-    fn add(&mut self, job: &Job, nodes: &[Node]) {
+    /// What becomes free when the job's attempt is over: nothing on closed nodes, no fenced GPU, and none
+    /// that is set aside for others.
+    fn add(&mut self, job: &Job) {
         let from = self.placed.len();
         let members = job.live_attempt().into_iter().flat_map(|attempt| attempt.members.iter());
         let usable = members.map(|member| {
             let Placed { node, gpus } = member.placed;
-            Placed { node, gpus: gpus.and(nodes[node.at()].usable()) }
+            Placed { node, gpus: gpus.and(self.index.usable(node)) }
         });
         self.placed.extend(usable.filter(|placed| !placed.gpus.is_empty()));
         self.holders.push(Holder { request: job.spec.request.clone(), placed: from..self.placed.len() });

@@ -11,6 +11,7 @@ mod jobs;
 mod ledgers;
 mod lending;
 mod nodes;
+mod plan;
 mod reclaim;
 
 use expect_test::Expect;

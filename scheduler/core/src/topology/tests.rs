@@ -38,7 +38,8 @@ fn node(index: usize, line: &str) -> Node {
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: crate::node::Residents::new(),
-        promised: crate::node::Promised::default(),
+        promised: crate::node::SetAside::default(),
+        reserved: crate::node::SetAside::default(),
     }
 }
 

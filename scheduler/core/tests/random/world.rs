@@ -61,6 +61,7 @@ fn policy(placements: u32) -> Policy {
         min_budget_period: Span::seconds(60),
         // Two cores of the same state decide the same, whenever each planned last.
         plan_interval: Span::ZERO,
+        reserve_interval: Span::ZERO,
         ..Policy::standard()
     }
 }
@@ -175,6 +176,8 @@ impl World {
             Step::Restore => {
                 let mut restored = Cluster::new(self.cluster.policy().clone());
                 self.cluster.snapshot().for_each(|event| restored.apply(self.now, &event));
+                // What has just been restored plans in its first cycle.
+                self.cluster.plan_anew();
                 self.restored = Some(restored);
             }
         }

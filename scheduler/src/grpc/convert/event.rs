@@ -114,7 +114,8 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         | Event::UserRestored { .. }
         | Event::NodeRestored { .. }
         | Event::JobRestored { .. }
-        | Event::PromiseRestored { .. } => None,
+        | Event::PromiseRestored { .. }
+        | Event::Planned { .. } => None,
     }
 }
 

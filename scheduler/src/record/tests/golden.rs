@@ -19,11 +19,12 @@ use dure_core::job::{
     ArrayProgress, ArraySpec, Attempt, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member, MemberPhase,
     Outcome, Phase, StopReason, Usage,
 };
-use dure_core::node::{Capacity, Contact, Location, Node, Promised};
+use dure_core::node::{Capacity, Contact, Location, Node, SetAside};
 use dure_core::placement::Placed;
 use dure_core::promise::{DropCause, Promise};
 use dure_core::reply::Reply;
 use dure_core::request::{Constraints, LabelRule, Level, Request, Segment, Shape};
+use dure_core::reserve::Reservation;
 use dure_core::tenant::{Quota, UserLedger};
 use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span};
 use expect_test::expect_file;
@@ -220,7 +221,8 @@ fn restored() -> Vec<Event> {
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: dure_core::node::Residents::new(),
-        promised: Promised::default(),
+        promised: SetAside::default(),
+        reserved: SetAside::default(),
     };
     let member = |node, phase, exit| Member { placed: placed(node, 0b11), phase, exit };
     let killed = Exit { how: ExitHow::Signal(9), timed_out: true };
@@ -305,6 +307,7 @@ fn samples() -> Vec<Event> {
     samples.extend(promises());
     samples.extend(ledgers());
     samples.extend(constrained());
+    samples.extend(plans());
     samples
 }
 
@@ -335,6 +338,23 @@ fn constrained() -> Vec<Event> {
     let request = Request { only, ..(*plain.request).clone() };
     let spec = Box::new(JobSpec { request: Arc::new(request), ..plain });
     vec![joined, Event::JobSubmitted { job: JobId(1010), spec, held: false, not_before: None }]
+}
+
+fn plans() -> Vec<Event> {
+    let reservation = Reservation {
+        job: JobId(1000),
+        pool: PoolIndex(1),
+        members: [placed(300, 0xff), placed(7, 0b11)].into_iter().collect(),
+        cpu: CpuMilli(8000),
+        memory: MemoryMib(65_536),
+        from: Time(1_700_003_600_000),
+        until: Time(1_700_090_000_000),
+        is_own: true,
+        reclaims: true,
+    };
+    let tenant = TenantIndex(3);
+    let change = TenantChange { reclaim_within: Some(Span::seconds(3600)), ..TenantChange::default() };
+    vec![Event::Planned { reservations: vec![reservation] }, Event::TenantChanged { tenant, change }]
 }
 
 fn ledgers() -> Vec<Event> {

@@ -52,6 +52,7 @@ fn kind(event: &Event) -> &'static str {
         AttemptEnded,
         Promised,
         PromiseDropped,
+        Planned,
         JobCheckpointed,
         JobRequeued,
         JobEnded,
@@ -67,7 +68,7 @@ fn kind(event: &Event) -> &'static str {
 }
 
 /// How many kinds there are: the length of the list in `kind`.
-const KINDS: usize = 40;
+const KINDS: usize = 41;
 
 #[test]
 fn random_events_are_of_every_kind() {

@@ -14,11 +14,12 @@ use dure_core::job::{
     ArrayProgress, ArraySpec, Attempt, Checkpoint, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member,
     MemberPhase, Outcome, Phase, StopReason, Usage,
 };
-use dure_core::node::{Capacity, Contact, Location, Node, Promised};
+use dure_core::node::{Capacity, Contact, Location, Node, SetAside};
 use dure_core::placement::Placed;
 use dure_core::promise::{DropCause, Promise};
 use dure_core::reply::Reply;
 use dure_core::request::{Constraints, LabelRule, Level, Request, Segment, Shape};
+use dure_core::reserve::Reservation;
 use dure_core::tenant::{Quota, UserLedger};
 use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span, Time};
 use proptest::collection::{btree_set, vec};
@@ -231,7 +232,8 @@ fn restored_node() -> impl Strategy<Value = Node> {
             cpu_taken: CpuMilli::ZERO,
             memory_taken: MemoryMib::ZERO,
             residents: dure_core::node::Residents::new(),
-            promised: Promised::default(),
+            promised: SetAside::default(),
+            reserved: SetAside::default(),
         }
     })
 }
@@ -468,6 +470,30 @@ fn promise() -> impl Strategy<Value = Promise> {
     )
 }
 
+fn reservation() -> impl Strategy<Value = Reservation> {
+    let beside = (
+        any::<u64>().prop_map(CpuMilli),
+        any::<u64>().prop_map(MemoryMib),
+        time(),
+        time(),
+        any::<bool>(),
+        any::<bool>(),
+    );
+    (job(), pool(), vec(placed(), 1..6), beside).prop_map(
+        |(job, pool, members, (cpu, memory, from, until, is_own, reclaims))| Reservation {
+            job,
+            pool,
+            members: members.into(),
+            cpu,
+            memory,
+            from,
+            until,
+            is_own,
+            reclaims,
+        },
+    )
+}
+
 fn attempt_event() -> impl Strategy<Value = Event> {
     let one = || (job(), attempt_number(), member_index());
     prop_oneof![
@@ -499,6 +525,7 @@ fn attempt_event() -> impl Strategy<Value = Event> {
             members: members.into(),
             due
         }),
+        vec(reservation(), 0..3).prop_map(|reservations| Event::Planned { reservations }),
         (job(), drop_cause()).prop_map(|(job, why)| Event::PromiseDropped { job, why }),
         (job(), attempt_number(), outcome()).prop_map(|(job, attempt, outcome)| Event::AttemptEnded {
             job,

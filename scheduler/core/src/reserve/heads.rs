@@ -1,0 +1,158 @@
+//! Which jobs hold reservations, and the plan made anew.
+//!
+//! In: the queue in its order. Out: the list of reservations: first those that hold one already, so that a job that was
+//! told a time keeps it or gets an earlier one; then the first blocked jobs of all, then the first of each mission.
+
+use crate::cluster::Cluster;
+use crate::cycle::{self, Pay};
+use crate::decide::{Events, emit};
+use crate::event::Event;
+use crate::ids::{JobId, PoolIndex};
+use crate::node::SetAside;
+use crate::order::Order;
+use crate::plan;
+use crate::refused::Refused;
+use crate::reserve::timeline::{self, Ends, Question};
+use crate::reserve::{Reservation, over_by};
+use crate::units::Time;
+
+/// When the plan was made, of what state, and when it is made again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plan {
+    made: Option<(Versions, Time)>,
+    pub(super) wake: Option<Time>,
+}
+
+/// Everything that could lead to another plan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Versions {
+    free: u64,
+    division: u64,
+    queue: u64,
+}
+
+/// Plans the reservations anew if something changed and it is time to.
+pub(crate) fn replan(cluster: &mut Cluster, now: Time, out: &mut Events) {
+    let versions =
+        Versions { free: cluster.free_version, division: cluster.division_version, queue: cluster.queue_version };
+    cluster.reserved.plan.wake = None;
+    if let Some((made_of, at)) = cluster.reserved.plan.made {
+        if made_of == versions {
+            return;
+        }
+        let next = at + cluster.policy.reserve_interval;
+        if now < next {
+            cluster.reserved.plan.wake = Some(next);
+            return;
+        }
+    }
+    let reservations = plan(cluster, now);
+    if reservations != cluster.reserved.list {
+        emit(cluster, now, Event::Planned { reservations }, out);
+    }
+    // What the plan itself lifted is no reason to plan again.
+    cluster.reserved.plan.made = Some((Versions { free: cluster.free_version, ..versions }, now));
+}
+
+/// The reservations of a new plan.
+fn plan(cluster: &mut Cluster, now: Time) -> Vec<Reservation> {
+    let heads = heads(cluster, now);
+    let mark = cluster.index.checkpoint();
+    for node in cluster.reserved.nodes() {
+        cluster.index.set_aside(&cluster.nodes[node.at()], &SetAside::default());
+    }
+    let mut ends: Vec<Option<Ends>> = vec![None; cluster.pools.len()];
+    let mut list: Vec<Reservation> = Vec::with_capacity(heads.len());
+    for job in heads {
+        let found = earliest(cluster, job, &list, &mut ends, now);
+        list.extend(found);
+    }
+    cluster.index.rollback(mark);
+    list
+}
+
+/// The earliest reservation for a job in any of its pools.
+fn earliest(
+    cluster: &mut Cluster,
+    job: JobId,
+    taken: &[Reservation],
+    ends: &mut [Option<Ends>],
+    now: Time,
+) -> Option<Reservation> {
+    let entry = cluster.job(job)?;
+    let length = over_by(&cluster.policy, &entry.spec, Time(0)).since(Time(0));
+    let pools: Vec<PoolIndex> = entry.spec.request.pools.to_vec();
+    let mut best: Option<Reservation> = None;
+    for pool in pools {
+        let ends = &*ends[pool.at()].get_or_insert_with(|| timeline::ends(cluster, pool, now));
+        let returns = plan::returns(cluster, job, pool, now);
+        let sooner = (!returns.is_empty()).then(|| timeline::sooner(ends, &returns));
+        let question = Question { job, pool, ends: sooner.as_ref().unwrap_or(ends), taken, now, length };
+        if let Some(found) = timeline::earliest(cluster, &question)
+            && best.as_ref().is_none_or(|best| found.from < best.from)
+        {
+            let mut reservation = timeline::reservation(cluster, &question, found);
+            // What may have others evicted for it comes before every borrower.
+            reservation.reclaims = !returns.is_empty();
+            reservation.is_own |= reservation.reclaims;
+            best = Some(reservation);
+        }
+    }
+    best
+}
+
+/// The jobs that are to hold reservations, those first that hold one. A mission keeps the reservation that it has until
+/// its job starts, or one of a higher class comes before it.
+fn heads(cluster: &mut Cluster, now: Time) -> Vec<JobId> {
+    let (first, firsts) = blocked(cluster, now);
+    let mission = |job: JobId| cluster.job(job).map(|job| cluster.mission(job.spec.tenant));
+    // What lost its GPUs through no fault of its own goes before the rest of its class.
+    let class = |job: JobId| cluster.job(job).map(|job| (job.spec.priority, job.front));
+    let is_outdone = |job: JobId| {
+        let before = firsts.iter().find(|other| mission(**other) == mission(job));
+        before.is_some_and(|before| class(*before) > class(job))
+    };
+    let kept = cluster.reserved.list.iter().map(|reservation| reservation.job);
+    let mut found: Vec<JobId> = kept.filter(|job| !is_outdone(*job)).collect();
+    let after = cluster.policy.reserve_after;
+    let has_waited = |id: &JobId| {
+        let job = cluster.job(*id).filter(|job| now.since(job.submitted_at) >= after);
+        job.is_some_and(|job| cycle::may_pay(cluster, job, Pay::IfItFits).is_ok())
+    };
+    for job in first.into_iter().filter(has_waited) {
+        if found.len() < cluster.policy.max_reservations as usize && !found.contains(&job) {
+            found.push(job);
+        }
+    }
+    for job in firsts.into_iter().filter(has_waited) {
+        if !found.iter().any(|other| mission(*other) == mission(job)) {
+            found.push(job);
+        }
+    }
+    found
+}
+
+/// The first blocked jobs of all in their order, and the first of each mission.
+fn blocked(cluster: &mut Cluster, now: Time) -> (Vec<JobId>, Vec<JobId>) {
+    let fresh = Refused::fresh(cluster.tenants.len());
+    let refused = std::mem::replace(&mut cluster.refused, fresh);
+    let mut order = Order::begin(cluster, now);
+    let (mut first, mut firsts, mut met) = (Vec::new(), Vec::new(), Vec::new());
+    while let Some(id) = order.next(cluster) {
+        let tenant = cluster.job(id).expect("the order gives jobs that exist").spec.tenant;
+        let mission = cluster.mission(tenant).unwrap_or(tenant);
+        if !met.contains(&mission) {
+            met.push(mission);
+            firsts.push(id);
+        }
+        if first.len() < cluster.policy.max_reservations as usize {
+            first.push(id);
+            order.skip(cluster, id);
+        } else {
+            order.leave(mission);
+        }
+    }
+    order.end(cluster);
+    cluster.refused = refused;
+    (first, firsts)
+}

@@ -1,0 +1,282 @@
+//! The plan in time: which GPUs are set aside for whom, from when on.
+//!
+//! In: the state after everything that fits was placed, and what runs with its limits. Out: reservations (`heads` chooses
+//! the jobs, `timeline` finds for each the earliest time at which it fits), and the starts of later jobs that end before
+//! a reservation that they overlap (`backfill`). GPUs that are set aside are in nobody's index until they are lifted for
+//! one job that may use them.
+//! Reservations are facts (`Planned`), and are planned anew when something changed; a job that leaves the queue leaves its
+//! reservation.
+//! It must never let a job that comes later delay a reservation, and never hold what its job could not use.
+
+mod backfill;
+mod explain;
+mod heads;
+mod timeline;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use smallvec::SmallVec;
+
+use crate::cluster::Cluster;
+use crate::gpu::GpuSet;
+use crate::ids::{JobId, NodeIndex, PoolIndex, TenantIndex};
+use crate::job::{Job, JobSpec};
+use crate::node::SetAside;
+use crate::place::PlaceIndex;
+use crate::placement::{Members, Placed};
+use crate::plan::{self, latest_end};
+use crate::policy::Policy;
+use crate::units::{CpuMilli, Gpus, MemoryMib, Time};
+
+pub(crate) use self::backfill::fill;
+pub(crate) use self::heads::{Plan, replan};
+
+/// GPUs set aside for a job from a time on.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Reservation {
+    /// For whom.
+    pub job: JobId,
+    /// Where.
+    pub pool: PoolIndex,
+    /// By rank.
+    pub members: Members,
+    /// CPU beside each member.
+    pub cpu: CpuMilli,
+    /// Memory beside each member.
+    pub memory: MemoryMib,
+    /// From then on all of them are free, by the limits of what runs.
+    pub from: Time,
+    /// By then the job is over, by its own limit.
+    pub until: Time,
+    /// By then the job is inside its quota, so that no other mission comes before it.
+    pub is_own: bool,
+    /// What was lent may be taken back for it.
+    pub reclaims: bool,
+}
+
+impl Reservation {
+    /// All GPUs of all members.
+    pub fn gpus(&self) -> Gpus {
+        self.members.iter().map(|placed| placed.gpus.count()).sum()
+    }
+}
+
+/// What one reservation sets aside on one node.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// Place in the list.
+    of: usize,
+    aside: SetAside,
+}
+
+/// All reservations, and what is derived from them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reserved {
+    /// Those that come first may be in the way of those that come later, not the other way round.
+    list: Vec<Reservation>,
+    on_node: BTreeMap<NodeIndex, SmallVec<[Part; 1]>>,
+    plan: Plan,
+    /// What the last search beside the reservations saw.
+    filled: Option<backfill::Seen>,
+}
+
+impl Reserved {
+    /// When a cycle is due though nothing happens.
+    pub(crate) fn wake(&self) -> Option<Time> {
+        self.plan.wake
+    }
+
+    /// That time has come; the cycle that follows sets the next one.
+    pub(crate) fn sleep(&mut self, now: Time) {
+        self.plan.wake = self.plan.wake.filter(|wake| *wake > now);
+    }
+}
+
+/// When an attempt that is placed at `at` is over at the latest, by its limit.
+pub(crate) fn over_by(policy: &Policy, spec: &JobSpec, at: Time) -> Time {
+    at + policy.launch_deadline + spec.time_limit + spec.grace + policy.time_limit_slack
+}
+
+impl Cluster {
+    /// What is set aside for jobs, the first in the order of precedence.
+    pub fn reservations(&self) -> &[Reservation] {
+        &self.reserved.list
+    }
+
+    /// What is set aside for a job.
+    pub fn reservation(&self, job: JobId) -> Option<&Reservation> {
+        self.reserved.list.iter().find(|reservation| reservation.job == job)
+    }
+
+    /// The next cycle plans in time again, as the first one after a restore does.
+    pub fn plan_anew(&mut self) {
+        self.reserved.plan = Plan::default();
+        self.reserved.filled = None;
+    }
+
+    /// The job does not wait in the queue any more, or gets its GPUs elsewhere.
+    pub(crate) fn drop_reservation(&mut self, job: JobId) {
+        if self.reservation(job).is_some() {
+            let mut list = std::mem::take(&mut self.reserved.list);
+            list.retain(|reservation| reservation.job != job);
+            self.set_reservations(list);
+        }
+    }
+
+    /// The reservations without those that share a GPU with `members` and are dropped; none when there are none such.
+    pub(crate) fn without_overlapped(
+        &self,
+        members: &[Placed],
+        is_dropped: impl Fn(&Reservation) -> bool,
+    ) -> Option<Vec<Reservation>> {
+        let meets = |a: &Placed, b: &Placed| a.node == b.node && !a.gpus.and(b.gpus).is_empty();
+        let overlaps = |reservation: &Reservation| {
+            is_dropped(reservation) && reservation.members.iter().any(|a| members.iter().any(|b| meets(a, b)))
+        };
+        let list = &self.reserved.list;
+        let is_needed = list.iter().any(&overlaps);
+        is_needed.then(|| list.iter().filter(|reservation| !overlaps(reservation)).cloned().collect())
+    }
+
+    /// From now on exactly `list` is set aside.
+    pub(crate) fn set_reservations(&mut self, list: Vec<Reservation>) {
+        let mut on_node: BTreeMap<NodeIndex, SmallVec<[Part; 1]>> = BTreeMap::new();
+        for (of, reservation) in list.iter().enumerate() {
+            for placed in &reservation.members {
+                let parts = on_node.entry(placed.node).or_default();
+                if parts.last().is_none_or(|part| part.of != of) {
+                    parts.push(Part { of, aside: SetAside::default() });
+                }
+                let aside = &mut parts.last_mut().expect("it was just pushed").aside;
+                aside.gpus = aside.gpus.with(placed.gpus);
+                aside.cpu += reservation.cpu;
+                aside.memory += reservation.memory;
+            }
+        }
+        let before = std::mem::replace(&mut self.reserved.on_node, on_node);
+        self.reserved.list = list;
+        let touched: BTreeSet<NodeIndex> = before.into_keys().chain(self.reserved.on_node.keys().copied()).collect();
+        let mut is_lifted = false;
+        for node in touched {
+            let now = self.reserved.aside(node, |_| true);
+            let entry = &mut self.nodes[node.at()];
+            if entry.reserved != now {
+                is_lifted |= !entry.reserved.gpus.without(now.gpus).is_empty() || now.cpu < entry.reserved.cpu;
+                is_lifted |= now.memory < entry.reserved.memory;
+                entry.reserved = now;
+                self.node_changed(node);
+            }
+        }
+        if is_lifted {
+            self.freed();
+        }
+        self.reserved.filled = None;
+    }
+}
+
+impl Reserved {
+    /// What the reservations that `counts` set aside on a node; where two follow each other on a GPU, once.
+    fn aside(&self, node: NodeIndex, mut counts: impl FnMut(&Reservation) -> bool) -> SetAside {
+        let parts = self.on_node.get(&node).into_iter().flatten().filter(|part| counts(&self.list[part.of]));
+        parts.fold(SetAside::default(), |sum, part| SetAside {
+            gpus: sum.gpus.with(part.aside.gpus),
+            cpu: sum.cpu + part.aside.cpu,
+            memory: sum.memory + part.aside.memory,
+        })
+    }
+
+    /// The nodes on which something is set aside.
+    fn nodes(&self) -> impl Iterator<Item = NodeIndex> {
+        self.on_node.keys().copied()
+    }
+}
+
+/// Shows a job that would start in `pool` now what is set aside there for itself, for after its end, or for those that it
+/// passes: how many idle GPUs that is. What starts inside its quota comes before every borrower; a borrower that can be gone
+/// in time may overlap what a job inside its quota waits for. For trial changes.
+pub(crate) fn lift_for(cluster: &Cluster, index: &mut PlaceIndex, job: &Job, pool: PoolIndex, now: Time) -> Gpus {
+    let is_own = is_inside_quota(cluster, job.spec.tenant, pool, job.gpus());
+    let over_by = over_by(&cluster.policy, &job.spec, now);
+    let borrows = job.spec.preemptible && plan::would_borrow(cluster, job.spec.tenant, pool, job.gpus());
+    let back_by = borrows.then(|| back_by(cluster, job, now));
+    let mission = |job: &Job| cluster.mission(job.spec.tenant);
+    let passes = |other: &Reservation| {
+        let is_elsewhere = cluster.job(other.job).is_none_or(|other| mission(other) != mission(job));
+        let comes_back = other.reclaims && back_by.is_some_and(|back| back <= other.from);
+        let goes_first = if other.is_own { comes_back } else { is_own };
+        is_elsewhere && goes_first
+    };
+    let mut lifted = Gpus::ZERO;
+    for node in cluster.reserved.nodes().map(|node| cluster.node(node)).filter(|node| node.pool == pool) {
+        let is_kept = |other: &Reservation| other.job != job.id && other.from < over_by && !passes(other);
+        let aside = cluster.reserved.aside(node.index, is_kept);
+        if aside != node.reserved {
+            lifted += node.free().and(node.reserved.gpus).without(aside.gpus).count();
+            index.set_aside(node, &aside);
+        }
+    }
+    lifted
+}
+
+/// Which reservations stay in the way of a trial.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kept {
+    /// Those of others inside their quota.
+    Own,
+    /// None.
+    Nothing,
+}
+
+/// Shows a job what is set aside for itself and for those that are not `kept`: whether there is more of it than without
+/// those that are. For trial changes.
+pub(crate) fn lift(cluster: &Cluster, index: &mut PlaceIndex, id: JobId, kept: Kept) -> bool {
+    let mut is_lifted = false;
+    for node in cluster.reserved.nodes() {
+        let aside = cluster.reserved.aside(node, |other| {
+            let is_kept = match kept {
+                Kept::Own => other.is_own,
+                Kept::Nothing => false,
+            };
+            is_lifted |= !is_kept && other.is_own && other.job != id;
+            is_kept && other.job != id
+        });
+        index.set_aside(cluster.node(node), &aside);
+    }
+    is_lifted
+}
+
+/// By when an attempt that is placed now on GPUs that are lent can be gone if they are wanted back.
+pub(crate) fn back_by(cluster: &Cluster, job: &Job, now: Time) -> Time {
+    let policy = &cluster.policy;
+    let min_run = cluster.chain(job.spec.tenant).find_map(|tenant| tenant.min_run).unwrap_or(policy.default_min_run);
+    now + policy.launch_deadline + min_run + job.spec.grace + policy.kill_bound
+}
+
+/// Whether something holds GPUs of a reservation that by its limit ends later than the reservation begins: it is to be
+/// taken back.
+pub(crate) fn is_lent(cluster: &Cluster, reservation: &Reservation, now: Time) -> bool {
+    let outlasts = |placed: &Placed| {
+        let residents = cluster.node(placed.node).residents.iter();
+        residents.filter_map(|resident| Some((resident.member, cluster.job(resident.job)?))).any(|(member, job)| {
+            let holds = job.live_attempt().and_then(|attempt| attempt.members.get(member.at()));
+            let holds = holds.is_some_and(|member| !member.placed.gpus.and(placed.gpus).is_empty());
+            holds && latest_end(&cluster.policy, job, now).is_none_or(|end| end > reservation.from)
+        })
+    };
+    reservation.members.iter().any(outlasts)
+}
+
+/// Whether a job of so many GPUs would lie inside every quota above its tenant now.
+fn is_inside_quota(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex, want: Gpus) -> bool {
+    let mut guaranteed = cluster.chain(tenant).filter_map(|tenant| {
+        let quota = tenant.quota_in(pool).quota.or((tenant.depth == 1).then_some(Gpus::ZERO))?;
+        Some((quota, tenant.held_in(pool).used))
+    });
+    guaranteed.all(|(quota, used)| used + want <= quota)
+}
+
+/// The GPUs of a set that nothing holds and something sets aside.
+fn idle_aside(cluster: &Cluster, node: NodeIndex) -> GpuSet {
+    let node = cluster.node(node);
+    node.free().and(node.reserved.gpus)
+}

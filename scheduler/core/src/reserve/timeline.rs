@@ -1,0 +1,264 @@
+//! When a job fits: what is free at a time to come is a step function of the limits of what runs, and of what is set
+//! aside for others.
+//!
+//! In: a job, what is set aside already. Out: the earliest time at which the whole gang fits where it must and its tenant
+//! may have it, and the GPUs. The index is walked forward in time: at each end its GPUs come back, at each reservation
+//! that the job would overlap they go; what tenants hold walks along. GPUs that are promised, on closed nodes or fenced
+//! never come back here.
+//! It must leave index, tenants and pools as it found them.
+
+use crate::admit::quota;
+use crate::cluster::Cluster;
+use crate::gpu::GpuSet;
+use crate::ids::{JobId, NodeIndex, PoolIndex, TenantIndex};
+use crate::job::Job;
+use crate::place::Mark;
+use crate::placement::{Members, Placed};
+use crate::plan::latest_end;
+use crate::reserve::{Reservation, is_inside_quota};
+use crate::tenant::Held;
+use crate::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
+
+/// The ends of what runs in one pool, earliest first.
+pub(super) type Ends = Vec<(Time, JobId)>;
+
+/// Something that happens at a time to come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Step {
+    /// An attempt is over.
+    End(JobId),
+    /// Past the end of a reservation.
+    Lift(usize),
+    /// From here on the job would overlap a reservation.
+    Take(usize),
+}
+
+/// The ends of all attempts in `pool` that will end.
+pub(super) fn ends(cluster: &Cluster, pool: PoolIndex, now: Time) -> Ends {
+    let missions = cluster.tenants.iter().filter(|tenant| tenant.depth == 1);
+    let jobs = missions.flat_map(|mission| &mission.attempts).filter_map(|key| cluster.job(key.job));
+    let in_pool = jobs.filter(|job| job.live_attempt().is_some_and(|attempt| attempt.pool == pool));
+    // What should have ended by now ends soon.
+    let end = |job: &Job| latest_end(&cluster.policy, job, now).map(|end| (end.max(now + Span(1)), job.id));
+    let mut found: Ends = in_pool.filter_map(end).collect();
+    found.sort_unstable();
+    found
+}
+
+/// The same ends, but for those that may be taken back before.
+pub(super) fn sooner(ends: &Ends, returns: &[(Time, JobId)]) -> Ends {
+    let mut by_job: Vec<(JobId, Time)> = returns.iter().map(|(time, job)| (*job, *time)).collect();
+    by_job.sort_unstable();
+    let returned = |job: JobId| by_job.binary_search_by_key(&job, |(job, _)| *job).ok().map(|at| by_job[at].1);
+    let mut sooner: Ends =
+        ends.iter().map(|(end, job)| (returned(*job).map_or(*end, |at| at.min(*end)), *job)).collect();
+    sooner.sort_unstable();
+    sooner
+}
+
+/// For whom the walk is, and past what.
+#[derive(Clone, Copy)]
+pub(super) struct Question<'q> {
+    pub(super) job: JobId,
+    pub(super) pool: PoolIndex,
+    pub(super) ends: &'q Ends,
+    /// What is set aside already.
+    pub(super) taken: &'q [Reservation],
+    pub(super) now: Time,
+    /// How long the job holds its GPUs at most.
+    pub(super) length: Span,
+}
+
+/// What a walk found.
+pub(super) struct Found {
+    pub(super) from: Time,
+    pub(super) members: Members,
+    /// Whether the job lies inside its quota then.
+    pub(super) is_own: bool,
+}
+
+/// The state that walks forward in time.
+struct Walk<'w> {
+    cluster: &'w mut Cluster,
+    question: &'w Question<'w>,
+    /// By node: GPUs held by what has not ended.
+    held: Vec<GpuSet>,
+    /// By reservation: whether the job would overlap it.
+    overlaps: Vec<bool>,
+    /// What tenants held before it was changed, oldest first.
+    undo: Vec<(TenantIndex, Held)>,
+}
+
+/// The earliest time at which the job fits, and where.
+pub(super) fn earliest(cluster: &mut Cluster, question: &Question<'_>) -> Option<Found> {
+    let idle = cluster.pools[question.pool.at()].idle;
+    let mark = cluster.index.checkpoint();
+    let held = cluster.nodes.iter().map(|node| node.taken).collect();
+    let overlaps = vec![false; question.taken.len()];
+    let mut walk = Walk { cluster, question, held, overlaps, undo: Vec::new() };
+    let found = walk.run();
+    walk.leave(mark, idle);
+    found
+}
+
+impl Walk<'_> {
+    fn run(&mut self) -> Option<Found> {
+        let Question { ends, now, .. } = *self.question;
+        let others = self.others();
+        let (mut end, mut other) = (0, 0);
+        let mut at = now;
+        for _ in 0..self.cluster.policy.max_timeline_steps {
+            while let Some((_, step)) = others.get(other).filter(|(time, _)| *time <= at) {
+                other += 1;
+                self.take_step(*step);
+            }
+            while let Some((_, job)) = ends.get(end).filter(|(time, _)| *time <= at) {
+                end += 1;
+                self.take_step(Step::End(*job));
+            }
+            if let Some(members) = self.fits() {
+                let is_own = self.is_inside_quota();
+                return Some(Found { from: at, members, is_own });
+            }
+            let next = ends.get(end).map(|(time, _)| *time).into_iter().chain(others.get(other).map(|(time, _)| *time));
+            at = next.min()?;
+        }
+        None
+    }
+
+    /// When reservations begin and cease to be in the way.
+    fn others(&self) -> Vec<(Time, Step)> {
+        let Question { taken, length, .. } = *self.question;
+        let in_pool = taken.iter().enumerate().filter(|(_, taken)| taken.pool == self.question.pool);
+        let mut steps: Vec<(Time, Step)> = in_pool
+            .flat_map(|(at, taken)| {
+                // It overlaps when it begins later than so long before.
+                let first = Time(taken.from.0.checked_sub(length.0).map_or(0, |before| before + 1));
+                [(first, Step::Take(at)), (taken.until, Step::Lift(at))]
+            })
+            .collect();
+        steps.sort_unstable();
+        steps
+    }
+
+    fn take_step(&mut self, step: Step) {
+        match step {
+            Step::End(job) => self.end(job),
+            Step::Take(at) => {
+                self.overlaps[at] = true;
+                self.shift(at, true);
+            }
+            Step::Lift(at) => {
+                self.overlaps[at] = false;
+                self.shift(at, false);
+            }
+        }
+    }
+
+    fn end(&mut self, id: JobId) {
+        let Some(job) = self.cluster.jobs.get(id) else { return };
+        let Some(attempt) = job.live_attempt() else { return };
+        let (cpu, memory, preemptible) = (job.spec.request.cpu, job.spec.request.memory, job.spec.preemptible);
+        let (tenant, gpus, borrowed) = (job.spec.tenant, attempt.gpus(), attempt.borrowed);
+        let placed: Members = attempt.members.iter().map(|member| member.placed).collect();
+        for Placed { node, gpus } in placed {
+            self.held[node.at()] = self.held[node.at()].without(gpus);
+            self.show(node, signed(cpu.0), signed(memory.0));
+        }
+        self.change_held(tenant, |held| {
+            held.used -= gpus;
+            held.fixed -= if preemptible { Gpus::ZERO } else { gpus };
+            held.borrowed -= if borrowed { held.borrowed.min(gpus) } else { Gpus::ZERO };
+        });
+    }
+
+    /// A reservation begins or ceases to be in the way.
+    fn shift(&mut self, at: usize, is_taken: bool) {
+        let taken = &self.question.taken[at];
+        let sign = if is_taken { -1 } else { 1 };
+        for placed in &taken.members {
+            self.show(placed.node, sign * signed(taken.cpu.0), sign * signed(taken.memory.0));
+        }
+        let Some(job) = self.cluster.jobs.get(taken.job) else { return };
+        let (tenant, preemptible, gpus) = (job.spec.tenant, job.spec.preemptible, taken.gpus());
+        let fixed = if preemptible { Gpus::ZERO } else { gpus };
+        self.change_held(tenant, |held| {
+            if is_taken {
+                held.used += gpus;
+                held.fixed += fixed;
+            } else {
+                held.used -= gpus;
+                held.fixed -= fixed;
+            }
+        });
+    }
+
+    /// Tells the index what is free on a node by now.
+    fn show(&mut self, node: NodeIndex, cpu: i64, memory: i64) {
+        let overlapped = self.question.taken.iter().zip(&self.overlaps).filter(|(_, overlaps)| **overlaps);
+        let blocked = overlapped
+            .flat_map(|(taken, _)| &taken.members)
+            .filter(|placed| placed.node == node)
+            .fold(GpuSet::EMPTY, |all, placed| all.with(placed.gpus));
+        let entry = &self.cluster.nodes[node.at()];
+        let free = entry.usable().without(self.held[node.at()]).without(blocked);
+        self.cluster.index.expect(node, free, cpu, memory);
+    }
+
+    fn change_held(&mut self, tenant: TenantIndex, change: impl Fn(&mut Held)) {
+        let pool = self.question.pool.at();
+        let mut next = Some(tenant);
+        while let Some(index) = next {
+            let tenant = &mut self.cluster.tenants[index.at()];
+            self.undo.push((index, tenant.held[pool]));
+            change(&mut tenant.held[pool]);
+            next = tenant.parent;
+        }
+    }
+
+    /// A place for the job as things stand by now, if its tenant may have it then.
+    fn fits(&mut self) -> Option<Members> {
+        let Question { job, pool, .. } = *self.question;
+        let cluster = &mut *self.cluster;
+        let entry = cluster.jobs.get(job)?;
+        let (request, steps) = (entry.spec.request.clone(), cluster.policy.search_steps);
+        if cluster.index.free(pool) < request.shape.total() {
+            return None;
+        }
+        if !cluster.index.fits(&request, pool, &entry.avoid, steps, &mut cluster.scratch) {
+            return None;
+        }
+        cluster.pools[pool.at()].idle = cluster.index.free(pool);
+        let (tenant, want, preemptible) = (entry.spec.tenant, entry.gpus(), entry.spec.preemptible);
+        quota::may_start(cluster, tenant, pool, want, preemptible).ok()?;
+        let avoid = &cluster.jobs.get(job)?.avoid;
+        cluster.index.place(&request, pool, avoid, steps, &mut cluster.scratch).ok()
+    }
+
+    fn is_inside_quota(&self) -> bool {
+        let Question { job, pool, .. } = *self.question;
+        let job = self.cluster.job(job);
+        job.is_some_and(|job| is_inside_quota(self.cluster, job.spec.tenant, pool, job.gpus()))
+    }
+
+    fn leave(mut self, mark: Mark, idle: Gpus) {
+        let pool = self.question.pool.at();
+        while let Some((tenant, held)) = self.undo.pop() {
+            self.cluster.tenants[tenant.at()].held[pool] = held;
+        }
+        self.cluster.pools[pool].idle = idle;
+        self.cluster.index.rollback(mark);
+    }
+}
+
+fn signed(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}
+
+/// A reservation as it is kept.
+pub(super) fn reservation(cluster: &Cluster, question: &Question<'_>, found: Found) -> Reservation {
+    let request = cluster.job(question.job).map(|job| job.spec.request.clone());
+    let (cpu, memory) = request.map_or((CpuMilli::ZERO, MemoryMib::ZERO), |request| (request.cpu, request.memory));
+    let (Question { job, pool, length, .. }, Found { from, members, is_own }) = (*question, found);
+    Reservation { job, pool, members, cpu, memory, from, until: from + length, is_own, reclaims: false }
+}

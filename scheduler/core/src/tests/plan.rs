@@ -1,0 +1,222 @@
+//! The plan in time: what is set aside for whom, and what may run there before. An attempt is over by its limit, its grace
+//! (30 s) and the agent's slack (60 s); one that is placed now may also take its launch deadline (120 s).
+
+use expect_test::expect;
+
+use super::check;
+
+#[test]
+fn the_first_blocked_gang_is_not_starved_by_small_jobs() {
+    check(
+        "
+        policy plan-in-time
+        node   n0 n1 gpus=8
+        tenant prod quota=16
+        run    prod/a 1x8 on n0 limit=1h | prod/b 1x4 on n1 limit=2h
+        queued prod/gang 2x8 limit=1h
+        cycle
+        plan                   # when b is over by its limit, all of both nodes
+        submit prod/long 1x4 limit=3h | prod/short 1x4 limit=1h
+        cycle                  # long would still run by then, short is over before
+        why    long
+        exit   a 0
+        submit prod/more 1x4 limit=2h | prod/little 1x4 limit=30m
+        cycle
+        exit   b 0
+        exit   short 0
+        exit   little 0
+        cycle                  # sooner than planned, and nobody came before it
+        ",
+        expect![[r#"
+            blocked gang: NotEnoughGpus { gpu, want: 16, free: 4 }
+            reserve prod/gang -> n0[0-7] n1[0-7] from +7290s
+            submit prod/long
+            submit prod/short
+            place prod/short -> n1[4-7]
+            blocked gang: NotEnoughGpus { gpu, want: 16, free: 4 }
+            blocked long: NotEnoughGpus { gpu, want: 4, free: 0 }
+            why long: Waiting, 1 before it of 2: NotEnoughGpus { gpu, want: 4, free: 0 }; Reserved { gpu, want: 4, idle: 0, from +11100s }
+            over prod/a: Completed
+            end prod/a: Completed
+            submit prod/more
+            submit prod/little
+            place prod/little -> n0[0-3]
+            blocked gang: NotEnoughGpus { gpu, want: 16, free: 0 }
+            blocked long: NotEnoughGpus { gpu, want: 4, free: 0 }
+            blocked more: NotEnoughGpus { gpu, want: 4, free: 0 }
+            over prod/b: Completed
+            end prod/b: Completed
+            over prod/short: Completed
+            end prod/short: Completed
+            over prod/little: Completed
+            end prod/little: Completed
+            place prod/gang -> n0[0-7] n1[0-7]
+            blocked long: NotEnoughGpus { gpu, want: 4, free: 0 }
+            blocked more: NotEnoughGpus { gpu, want: 4, free: 0 }"#]],
+    );
+}
+
+#[test]
+fn reservations_follow_the_topology() {
+    check(
+        "
+        policy plan-in-time
+        node   n0 n1 gpus=8 leaf=l0
+        node   n2 n3 gpus=8 leaf=l1
+        tenant prod quota=32
+        run    prod/a 1x8 on n0 limit=1h | prod/b 1x8 on n1 limit=4h | prod/c 1x8 on n2 limit=2h | prod/d 1x8 on n3 limit=3h
+        queued prod/gang 2x8 inside=leaf limit=1h
+        cycle
+        plan                   # two nodes are free after 2 h, but not under one leaf
+        ",
+        expect![[r#"
+            blocked gang: NotEnoughGpus { gpu, want: 16, free: 0 }
+            reserve prod/gang -> n2[0-7] n3[0-7] from +10890s"#]],
+    );
+}
+
+#[test]
+fn a_later_reservation_waits_for_the_one_before_it() {
+    check(
+        "
+        policy plan-in-time
+        node   n0 gpus=8
+        tenant prod quota=8 | dev quota=0
+        run    dev/a 1x8 on n0 limit=1h
+        policy heads=3
+        queued prod/p 1x8 limit=1h | dev/b 1x4 limit=1h | dev/c 1x8 limit=1h
+        quota  prod within=100h
+        cycle
+        plan
+        ",
+        expect![[r#"
+            changed prod
+            blocked p: NotEnoughGpus { gpu, want: 8, free: 0 }
+            blocked b: NotEnoughGpus { gpu, want: 4, free: 0 }
+            blocked c: NotEnoughGpus { gpu, want: 8, free: 0 }
+            reserve prod/p -> n0[0-7] from +3690s
+            reserve dev/b -> n0[0-3] from +7500s
+            reserve dev/c -> n0[0-7] from +11310s"#]],
+    );
+}
+
+#[test]
+fn each_mission_holds_a_reservation() {
+    check(
+        "
+        policy plan-in-time
+        node   n0 n1 gpus=8
+        tenant prod quota=8 within=100h | dev quota=8 within=100h
+        policy heads=0
+        run    prod/a 1x8 on n0 limit=1h | dev/b 1x8 on n1 limit=2h
+        queued prod/p 1x8 limit=1h | prod/q 1x8 limit=1h | dev/d 1x8 limit=1h
+        cycle
+        plan                   # neither q, nor anything more of prod
+        ",
+        expect![[r#"
+            blocked p: NotEnoughGpus { gpu, want: 8, free: 0 }
+            blocked q: NotEnoughGpus { gpu, want: 8, free: 0 }
+            blocked d: NotEnoughGpus { gpu, want: 8, free: 0 }
+            reserve prod/p -> n0[0-7] from +3690s
+            reserve dev/d -> n1[0-7] from +7290s"#]],
+    );
+}
+
+#[test]
+fn a_limit_is_part_of_the_plan() {
+    check(
+        "
+        policy plan-in-time
+        node   n0 n1 gpus=8
+        tenant prod quota=8 limit=8
+        run    prod/a 1x4 on n0 limit=1h | prod/b 1x4 on n0 limit=2h
+        queued prod/p 1x8 limit=1h
+        cycle
+        plan                   # n1 is free, but prod may not have it before both are over
+        ",
+        expect![[r#"
+            blocked p: OverLimit { prod, limit: 8, used: 8, want: 8 }
+            reserve prod/p -> n0[0-7] from +7290s"#]],
+    );
+}
+
+#[test]
+fn what_starts_inside_its_quota_comes_before_borrowers() {
+    check(
+        "
+        policy plan-in-time
+        node   n0 n1 gpus=8
+        tenant prod quota=12 | dev quota=4
+        run    dev/a 1x4 on n0 limit=10h | dev/b 1x8 on n1 limit=1h
+        queued dev/gang 1x8 limit=5h
+        cycle
+        plan                   # a borrower holds n1 from the time on at which b is over
+        exit   b 0
+        submit dev/more 1x4 limit=20h | prod/p 1x8 limit=20h
+        cycle
+        ",
+        expect![[r#"
+            blocked gang: NotEnoughGpus { gpu, want: 8, free: 4 }
+            reserve dev/gang -> n1[0-7] from +3690s
+            over dev/b: Completed
+            end dev/b: Completed
+            submit dev/more
+            submit prod/p
+            place dev/more -> n0[4-7], borrowed
+            place dev/gang -> n1[0-7], borrowed
+            blocked p: NotEnoughGpus { gpu, want: 8, free: 4 }"#]],
+    );
+}
+
+#[test]
+fn lent_gpus_come_back_by_the_deadline_and_not_before() {
+    check(
+        "
+        policy plan-in-time
+        node   n0 gpus=8
+        tenant prod quota=8 within=1h | dev quota=0
+        run    dev/a 1x4 on n0 limit=10h | dev/b 1x4 on n0 limit=30m
+        queued prod/p 1x4 limit=1h
+        cycle                  # b is over in time: nobody is evicted
+        plan
+        submit prod/q 1x8 limit=1h
+        cancel p
+        cycle
+        plan                   # a is not: it is told so early that it is gone by then
+        tick   20m
+        submit dev/c 1x4 limit=10h
+        exit   b 0
+        cycle                  # c is back by then as well, and may use what is idle until then
+        prepared c
+        started c
+        tick   38m
+        cycle
+        exit   a sig15
+        exit   c sig15
+        cycle
+        ",
+        expect![[r#"
+            blocked p: NotEnoughGpus { gpu, want: 4, free: 0 }
+            reserve prod/p -> n0[4-7] from +1890s
+            submit prod/q
+            end prod/p: Cancelled
+            blocked q: NotEnoughGpus { gpu, want: 8, free: 0 }
+            reserve prod/q -> n0[0-7] from +3600s, taken back
+            submit dev/c
+            over dev/b: Completed
+            end dev/b: Completed
+            place dev/c -> n0[4-7], borrowed
+            blocked q: NotEnoughGpus { gpu, want: 8, free: 0 }
+            promise prod/q -> n0[0-7] by +150s
+            stop dev/c: Evicted for prod/q
+            stop dev/a: Evicted for prod/q
+            blocked q: ReclaimPending { gpu, want: 8, free: 0, due +150s }
+            over dev/a: Evicted
+            again dev/a at the front
+            over dev/c: Evicted
+            again dev/c at the front
+            place prod/q -> n0[0-7]
+            blocked a: NotEnoughGpus { gpu, want: 4, free: 0 }
+            blocked c: NotEnoughGpus { gpu, want: 4, free: 0 }"#]],
+    );
+}
