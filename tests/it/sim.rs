@@ -38,12 +38,12 @@ fn the_same_seed_twice_is_the_same_world() {
 #[test]
 fn every_planted_mistake_is_found() {
     for (name, plant, within) in [
-        ("ack-before-commit", Plant::AckBeforeCommit, 20),
-        ("no-epoch-check", Plant::NoEpochCheck, 100),
-        ("lease-removed-early", Plant::LeaseRemovedEarly, 150),
-        ("lost-wake-up", Plant::LostWakeUp, 10),
-        ("gang-count-off-by-one", Plant::GangCountOffByOne, 10),
-        ("no-proof-of-death", Plant::NoProofOfDeath, 100),
+        ("ack-before-commit", Plant::AckBeforeCommit, 50),
+        ("no-epoch-check", Plant::NoEpochCheck, 400),
+        ("lease-removed-early", Plant::LeaseRemovedEarly, 400),
+        ("lost-wake-up", Plant::LostWakeUp, 30),
+        ("gang-count-off-by-one", Plant::GangCountOffByOne, 30),
+        ("no-proof-of-death", Plant::NoProofOfDeath, 300),
     ] {
         let found = (0..within).find_map(|seed| Some((seed, run(seed, Some(plant), false).broken?)));
         let (seed, why) = found.unwrap_or_else(|| panic!("{name} is not found within {within} seeds"));
