@@ -1,4 +1,4 @@
-//! A reconnect storm: many agents on TLS streams lose their scheduler at once, while jobs are submitted.
+//! A reconnect storm: many agents on streams of their own (plaintext, on loopback) lose their scheduler at once, while jobs are submitted.
 //!
 //! The scheduler is killed and started again at its address. Measured: until every agent has a session again, and how long
 //! submits take meanwhile, counted from the moment at which the scheduler serves.
