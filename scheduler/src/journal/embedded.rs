@@ -75,6 +75,13 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that another thread is just starting holds the same open file until its exec.
+        drop(self.file.unlock());
+    }
+}
+
 /// The SQLite engine, leading.
 #[derive(Debug)]
 pub struct EmbeddedEngine {
