@@ -11,7 +11,7 @@ use dure_core::units::{GpuTime, Gpus, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
-pub const CODES: [&str; 25] = [
+pub const CODES: [&str; 26] = [
     "HELD",
     "DEPENDENCY",
     "NOT_BEFORE",
