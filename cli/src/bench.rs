@@ -12,6 +12,7 @@ mod launch;
 mod load;
 mod members;
 mod memory;
+mod packing;
 mod recovery;
 mod report;
 mod storm;
@@ -36,6 +37,8 @@ pub(crate) enum BenchCommand {
     Recovery(recovery::RecoveryArgs),
     /// One cycle over a long queue: nanoseconds a placement, in the core alone
     Cycle(cycle::CycleArgs),
+    /// How well shares and whole GPUs are packed, on the data of FGD (ATC'23)
+    Packing(packing::PackingArgs),
     /// Memory per pending job
     Memory(memory::MemoryArgs),
 }
@@ -54,6 +57,7 @@ pub(crate) fn run(command: BenchCommand, out: Out) -> Result<(), Failure> {
         BenchCommand::Storm(args) => runtime.block_on(storm::run(&args)),
         BenchCommand::Recovery(args) => recovery::run(&args),
         BenchCommand::Cycle(args) => cycle::run(&args),
+        BenchCommand::Packing(args) => packing::run(&args),
         BenchCommand::Memory(args) => runtime.block_on(memory::run(&args)),
     };
     runtime.shutdown_timeout(cluster::STOP_WITHIN);

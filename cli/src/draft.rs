@@ -23,6 +23,8 @@ pub(crate) struct Draft {
     /// It starts with fewer, but not with fewer than these.
     pub(crate) min_members: Option<u32>,
     pub(crate) gpus_per_member: Option<u32>,
+    /// Of its one GPU each member gets this share, in thousandths.
+    pub(crate) gpu_milli: Option<u32>,
     /// One entry per member.
     pub(crate) shape: Option<Vec<u32>>,
     /// Members on nodes of their own.
@@ -75,7 +77,8 @@ pub(crate) struct Depend {
 impl Draft {
     /// What this draft says, and where it says nothing, what `under` says.
     pub(crate) fn over(self, under: Draft) -> Draft {
-        let sized = self.gpus.is_some() || self.gpus_per_member.is_some() || self.members.is_some();
+        let sized =
+            self.gpus.is_some() || self.gpu_milli.is_some() || self.gpus_per_member.is_some() || self.members.is_some();
         let sized = sized || self.nodes.is_some() || self.shape.is_some();
         // A shape is one statement: half of one and half of another would be a job that nobody asked for.
         let shape = if sized { self.clone() } else { under.clone() };
@@ -88,6 +91,7 @@ impl Draft {
             members: shape.members,
             min_members: shape.min_members,
             gpus_per_member: shape.gpus_per_member,
+            gpu_milli: shape.gpu_milli,
             shape: shape.shape,
             nodes: shape.nodes,
             gpu_models: self.gpu_models.or(under.gpu_models),
@@ -184,6 +188,7 @@ impl Draft {
             cpu_milli_per_member: cpu,
             memory_mib_per_member: self.memory_mib.or(by_gpu).or(by_cpu).unwrap_or(0),
             distinct_nodes: self.nodes.is_some_and(|nodes| nodes > 1),
+            gpu_milli: self.gpu_milli.unwrap_or(0),
         })
     }
 
@@ -302,6 +307,25 @@ pub(crate) fn gpus(text: &str) -> Result<(Option<String>, u32), String> {
         None => (None, text),
     };
     Ok((model, count.parse().map_err(|_| wrong())?))
+}
+
+/// Reads a count of GPUs as `gpus` does, or a share of one: `0.5`, `h200:0.25`: then the count is 1, and the third is the
+/// share in thousandths.
+pub(crate) fn gpus_or_share(text: &str) -> Result<(Option<String>, u32, Option<u32>), String> {
+    let (model, amount) = match text.rsplit_once(':') {
+        Some((model, amount)) => (Some(model).filter(|model| !model.is_empty()), amount),
+        None => (None, text),
+    };
+    let Some(digits) = amount.strip_prefix("0.").or(amount.strip_prefix('.')) else {
+        return gpus(text).map(|(model, count)| (model, count, None));
+    };
+    let wrong = || format!("{text:?} is no share of a GPU: write 0.001 to 0.999, as 0.5 or h200:0.25");
+    let is_number = (1..=3).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let milli: u32 = format!("{digits:0<3}").parse().map_err(|_| wrong())?;
+    if !is_number || milli == 0 {
+        return Err(wrong());
+    }
+    Ok((model.map(str::to_owned), 1, Some(milli)))
 }
 
 /// Reads `NAME=VALUE,NAME2`, `ALL` or `NONE`: a bare name and ALL take the values from `inherited`.

@@ -82,6 +82,7 @@ pub(crate) fn node_state(state: NodeState) -> &'static str {
 pub(crate) fn shape(job: &Job) -> String {
     match &job.shape {
         None => job.gpus.to_string(),
+        Some(shape) if shape.gpu_milli > 0 => format!("{}x0.{:03}", shape.members, shape.gpu_milli),
         Some(shape) if shape.unequal.is_empty() => format!("{}x{}", shape.members, shape.gpus_per_member),
         Some(shape) => shape.unequal.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),
     }

@@ -201,6 +201,7 @@ impl World {
 
     fn submit(&mut self, shape: Shape, count: usize, out: &mut Vec<Event>) {
         let draft = JobDraft {
+            part: dure_core::input::PartDraft::Whole,
             tenant: "fusion".into(),
             user: "kim".into(),
             name: "train-step".into(),

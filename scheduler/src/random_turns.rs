@@ -145,6 +145,7 @@ impl RandomTurns {
         }
         let later = self.now + Span(self.roll(60_000));
         JobDraft {
+            part: dure_core::input::PartDraft::Whole,
             tenant: TENANTS[self.roll(4) as usize].into(),
             user: USERS[self.roll(5) as usize].into(),
             name: format!("job-{}", self.roll(100)).into(),

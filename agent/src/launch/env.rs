@@ -91,6 +91,11 @@ fn gpus(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
     set("CUDA_VISIBLE_DEVICES", uuids.clone());
     // Container runtimes read an empty list as "all" when it is absent; "void" is their word for none.
     set("NVIDIA_VISIBLE_DEVICES", if uuids.is_empty() { "void".to_owned() } else { uuids });
+    if place.launch.gpu_milli > 0 {
+        // A client of CUDA's multi-process service keeps to its share; without the service the share is a promise.
+        set("DURE_GPU_MILLI", place.launch.gpu_milli.to_string());
+        set("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", place.launch.gpu_milli.div_ceil(10).to_string());
+    }
     set("DURE_GPUS", list(&place.launch.gpus));
     set("SLURM_JOB_GPUS", list(&place.launch.gpus));
     set("SLURM_GPUS_ON_NODE", place.launch.gpus.len().to_string());

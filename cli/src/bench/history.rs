@@ -73,6 +73,7 @@ impl History {
         let mut payload = [0; 16];
         payload[..8].copy_from_slice(&self.submitted.to_le_bytes());
         JobDraft {
+            part: dure_core::input::PartDraft::Whole,
             tenant: format!("mission-{}", self.submitted % MISSIONS as u64).into(),
             user: format!("user-{}", self.submitted % 120).into(),
             name: format!("job-{}", self.submitted).into(),

@@ -263,6 +263,9 @@ fn gres(text: &str) -> Result<Option<(Option<String>, u32)>, String> {
             let alone = !count.is_empty() && !count.contains(':') && count.parse::<u32>().is_err();
             if alone { Ok(Some((Some(count.to_owned()), 1))) } else { draft::gpus(count).map(Some) }
         }
+        Some(("shard", _)) => {
+            Err("what a shard is differs from site to site: write #DURE --gpu-milli=500 for half a GPU".to_owned())
+        }
         _ => Err("only gpu is known: write gpu:8 or gpu:h200:8".to_owned()),
     }
 }

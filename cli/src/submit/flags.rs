@@ -21,9 +21,12 @@ pub(crate) struct JobFlags {
     /// Name of the job
     #[arg(short = 'J', long = "name", visible_alias = "job-name")]
     name: Option<String>,
-    /// GPUs in all: 8, or h200:8 [default: 1]
-    #[arg(short = 'G', long, value_parser = draft::gpus, value_name = "[MODEL:]N", help_heading = "Size")]
-    gpus: Option<(Option<String>, u32)>,
+    /// GPUs in all: 8, or h200:8, or a share of one: 0.5 [default: 1]
+    #[arg(short = 'G', long, value_parser = draft::gpus_or_share, value_name = "[MODEL:]N", help_heading = "Size")]
+    gpus: Option<(Option<String>, u32, Option<u32>)>,
+    /// A share of one GPU for each member, in thousandths (1 to 999); others share the GPU
+    #[arg(long, value_name = "MILLI", help_heading = "Size")]
+    gpu_milli: Option<u32>,
     /// Members of the gang; each runs the script. 4-16: as many of them as there is room for when it starts
     #[arg(long, value_parser = constraints::members, value_name = "[MIN-]N", help_heading = "Size")]
     members: Option<(Option<u32>, u32)>,
@@ -196,7 +199,10 @@ impl JobFlags {
                 count
             })
         };
-        let gpus = counted(self.gpus);
+        let share = self.gpus.as_ref().and_then(|(_, _, share)| *share);
+        let gpus = counted(self.gpus.map(|(model, count, _)| (model, count)));
+        // A share is of one GPU of each member, however many members there are.
+        let gpus = gpus.filter(|_| share.is_none());
         let gpus_per_member = counted(self.gpus_per_member);
         Ok(Draft {
             tenant: self.tenant,
@@ -204,6 +210,7 @@ impl JobFlags {
             gpus,
             members: self.members.map(|(_, members)| members),
             min_members: self.members.or(self.nodes).and_then(|(least, _)| least),
+            gpu_milli: self.gpu_milli.or(share),
             gpus_per_member,
             shape: self.shape,
             nodes: self.nodes.map(|(_, nodes)| nodes),

@@ -71,6 +71,7 @@ fn node(at: usize, fill: Fill, cpu: CpuMilli) -> Node {
             Fill::Empty => GpuSet::EMPTY,
             Fill::Ninety => GpuSet::first(used_gpus(at)),
         },
+        parts: dure_core::parts::Parts::default(),
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: dure_core::node::Residents::new(),
@@ -112,6 +113,7 @@ fn jobs(index: &PlaceIndex, cpu: CpuMilli) -> Vec<Request> {
             asked += shape.total();
         }
         jobs.push(Request {
+            part: dure_core::request::Part::Whole,
             shape,
             pools: [POOL].into(),
             cpu,

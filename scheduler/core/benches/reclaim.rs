@@ -56,6 +56,7 @@ fn tenant(name: &str, quota: u32) -> Input {
 
 fn job(tenant: &str, members: u32, gpus: u8, required: Option<Level>) -> JobDraft {
     JobDraft {
+        part: dure_core::input::PartDraft::Whole,
         tenant: tenant.into(),
         user: "kim".into(),
         name: "job".into(),

@@ -53,8 +53,8 @@ impl Cluster {
         let mut want = [0; SIZES];
         let mut largest = 0;
         for (_, class) in self.classes.iter() {
-            let shape = &class.key.request.shape;
-            let most = (class.jobs as usize).min(idle / (shape.total().rounded_up() as usize).max(1));
+            let (shape, total) = (&class.key.request.shape, class.key.request.total());
+            let most = (class.jobs as usize).min(idle / (total.rounded_up() as usize).max(1));
             want[size_of(shape.members() as usize)] += most;
             largest = largest.max(shape.members() as usize);
         }

@@ -1,7 +1,7 @@
 //! "Not now" as a value: why a job that was tried did not start, with the numbers. Text is made in the shell.
 
 use crate::ids::{JobId, PoolIndex, TenantIndex};
-use crate::request::Level;
+use crate::request::{Level, Part};
 use crate::units::{GpuTime, Gpus, Span, Time};
 
 /// Why a request could not start now.
@@ -26,6 +26,17 @@ pub enum Blocked {
         free: u32,
         /// GPUs of a member.
         gpus_per_member: u8,
+    },
+    /// Enough of the GPUs is left, but not in pieces of the size that members ask for.
+    NoShare {
+        /// Where it looked.
+        pool: PoolIndex,
+        /// Members that need a place.
+        want: u32,
+        /// Members for which a GPU has enough left.
+        fit: u32,
+        /// What each of them asks for.
+        part: Part,
     },
     /// No single domain of the required level has room.
     NoDomain {

@@ -65,7 +65,7 @@ impl Counted {
             Contact::Lost => Gpus::ZERO,
             Contact::Ready | Contact::Suspect => node.capacity.gpus.without(node.bad).count(),
         };
-        let now = Self { pool: node.pool, idle: node.free().count(), capacity, installed: node.capacity.gpus.count() };
+        let now = Self { pool: node.pool, idle: node.idle(), capacity, installed: node.capacity.gpus.count() };
         let before = std::mem::replace(self, now);
         let pool = &mut pools[before.pool.at()];
         pool.idle -= before.idle;
@@ -420,7 +420,9 @@ impl Cluster {
     pub(crate) fn refresh_index(&mut self) {
         if self.index_is_stale {
             let topology = self.topology();
+            let learned = std::mem::take(&mut self.index.workload);
             self.index = PlaceIndex::build(&topology, &self.nodes);
+            self.index.workload.take_over(learned);
             self.widest = (0..topology.pools()).map(|pool| Widest::of(&topology, PoolIndex::of(pool))).collect();
             self.index_is_stale = false;
         }

@@ -1,5 +1,7 @@
 //! One scheduling turn: take the jobs in order, admit, place, and go on until every class that is left was refused.
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::admit::lending::{self, Start};
 use crate::admit::{budget, caps, quota};
 use crate::blocked::Blocked;
@@ -37,6 +39,7 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
         return cycled;
     }
     cluster.refresh_index();
+    cluster.index.learn();
     promise::keep(cluster, now, &mut cycled, out);
     if !cluster.policy.remember_refusals {
         cluster.refused = crate::refused::Refused::fresh(cluster.tenants.len());
@@ -139,6 +142,11 @@ fn find_place(cluster: &mut Cluster, id: JobId, pay: Pay) -> Result<Found, Refus
     let pools = job.spec.request.pools.len();
     let scavenger = may_pay(cluster, job, pay)?;
     let mut refused: Option<Refused> = None;
+    if pools > 1
+        && let Some(found) = find_cheapest(cluster, id, scavenger)
+    {
+        return Ok(found);
+    }
     for at in 0..pools {
         let spec = &cluster.jobs.get(id).expect("it was there above").spec;
         let pool = spec.request.pools[at];
@@ -191,6 +199,24 @@ fn most_allowed(cluster: &Cluster, spec: &JobSpec, pool: PoolIndex, scavenger: b
         *if allowed(middle) { &mut fits } else { &mut too_many } = middle;
     }
     Ok(fits)
+}
+
+/// For a single member that names no pool and is placed by what it leaves for others: the cheapest place of all pools in
+/// which its tenant may start it.
+fn find_cheapest(cluster: &mut Cluster, id: JobId, scavenger: bool) -> Option<Found> {
+    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
+    let (spec, request) = (&job.spec, &*job.spec.request);
+    let all = (0..cluster.pools.len()).map(PoolIndex::of);
+    let has_no_wish = request.shape.members() == 1 && all.eq(request.pools.iter().copied());
+    if !has_no_wish || !request.pools.iter().all(|pool| cluster.index.is_judged(request, *pool)) {
+        return None;
+    }
+    let may_start = |pool: &PoolIndex| most_allowed(cluster, spec, *pool, scavenger).is_ok();
+    let pools: SmallVec<[PoolIndex; 8]> = request.pools.iter().copied().filter(may_start).collect();
+    let Cluster { index, scratch, .. } = cluster;
+    let job = cluster.jobs.get(id).expect("it was there above");
+    let (pool, placed) = index.place_judged(&job.spec.request, &pools, &job.avoid, None, scratch)?;
+    Some(Found { pool, members: smallvec![placed], scavenger })
 }
 
 /// Whether a queued job could start now.

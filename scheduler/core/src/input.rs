@@ -48,6 +48,18 @@ pub struct ConstraintsDraft {
     pub least: Option<u32>,
 }
 
+/// What a member is to get of its GPUs, as it is asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum PartDraft {
+    /// All of them.
+    #[default]
+    Whole,
+    /// So many thousandths of one GPU.
+    Milli(u16),
+    /// A MIG profile by name, as `3g.40gb`.
+    Profile(Box<str>),
+}
+
 /// A job as it is asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JobDraft {
@@ -59,6 +71,8 @@ pub struct JobDraft {
     pub name: Box<str>,
     /// The gang.
     pub shape: Shape,
+    /// What members get of their GPUs; for other than whole ones the shape has one GPU each.
+    pub part: PartDraft,
     /// Names of pools or GPU models, in order of preference; empty: any pool.
     pub gpu_models: Vec<Box<str>>,
     /// CPU of each member; 0 = not limited.

@@ -274,7 +274,7 @@ impl Attempt {
 
     /// All GPUs of all members.
     pub fn gpus(&self) -> Gpus {
-        self.members.iter().map(|member| member.placed.gpus.count()).sum()
+        self.members.iter().map(|member| member.placed.held()).sum()
     }
 
     /// Members not proven gone.

@@ -4,7 +4,8 @@ use smallvec::SmallVec;
 
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, MemberIndex, NodeIndex, PoolIndex};
-use crate::units::{CpuMilli, MemoryMib, Time};
+use crate::parts::Parts;
+use crate::units::{CpuMilli, Gpus, MemoryMib, Time};
 
 /// Where a node stands, by the names of its domains. An empty name: the node has no domain of that level of its own
 /// and stands alone there (NVLink) or with all others that name none (leaf, spine, site).
@@ -97,8 +98,10 @@ pub struct Node {
     pub draining: bool,
     /// GPUs fenced for their health.
     pub bad: GpuSet,
-    /// GPUs held by members.
+    /// GPUs held whole by members.
     pub taken: GpuSet,
+    /// GPUs of which members hold parts.
+    pub parts: Parts,
     /// CPU held by members.
     pub cpu_taken: CpuMilli,
     /// Memory held by members.
@@ -117,9 +120,15 @@ impl Node {
         self.contact == Contact::Ready && !self.cordoned && !self.draining
     }
 
-    /// GPUs on which something new may start: none when the node is not open.
+    /// Whole GPUs on which something new may start: none when the node is not open.
     pub fn free(&self) -> GpuSet {
-        self.usable().without(self.taken)
+        self.usable().without(self.taken).without(self.parts.gpus())
+    }
+
+    /// What may be taken by something new: whole GPUs, and what is left of those that are cut.
+    pub fn idle(&self) -> Gpus {
+        let whole = self.free().count();
+        if self.parts.is_empty() { whole } else { whole + self.parts.left(self.usable().without(self.taken)) }
     }
 
     /// GPUs on which something new may start once nothing runs here: none when the node is not open.

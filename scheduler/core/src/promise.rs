@@ -36,7 +36,7 @@ pub struct Promise {
 impl Promise {
     /// All GPUs of all members.
     pub fn gpus(&self) -> Gpus {
-        self.members.iter().map(|placed| placed.gpus.count()).sum()
+        self.members.iter().map(Placed::held).sum()
     }
 }
 
@@ -120,7 +120,13 @@ fn cause_to_drop(cluster: &Cluster, id: JobId, promise: &Promise) -> Option<Drop
 
 fn is_free(cluster: &Cluster, placed: &Placed) -> bool {
     let node = cluster.node(placed.node);
-    node.is_open() && node.taken.and(placed.gpus).is_empty()
+    if !node.is_open() || !node.taken.and(placed.gpus).is_empty() {
+        return false;
+    }
+    match placed.shared_gpu() {
+        None => node.parts.gpus().and(placed.gpus).is_empty(),
+        Some(gpu) => node.parts.of(gpu).admits(placed.portion),
+    }
 }
 
 impl Cluster {
@@ -136,7 +142,13 @@ impl Cluster {
 
     /// GPUs of a promise that are free already.
     pub fn promised_free(&self, promise: &Promise) -> Gpus {
-        promise.members.iter().map(|p| p.gpus.without(self.node(p.node).taken).count()).sum()
+        let free = |placed: &&Placed| placed.shared_gpu().is_some() && is_free(self, placed);
+        let parts = promise.members.iter().filter(free).map(Placed::held);
+        let whole = promise.members.iter().map(|p| {
+            let node = self.node(p.node);
+            p.whole_gpus().without(node.taken).without(node.parts.gpus()).count()
+        });
+        parts.chain(whole).sum()
     }
 
     /// `apply`: the promise counts from now on; the job leaves the queue, because it is not to be tried elsewhere.

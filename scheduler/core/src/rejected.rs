@@ -22,55 +22,207 @@ impl From<Refusal> for Rejected {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)] // The names of the fields are their meaning; the shell's messages spell them out.
 pub enum Refusal {
+    /// A part of a GPU is asked for together with several GPUs a member.
+    PartOfSeveralGpus {
+        /// GPUs of the largest member.
+        gpus: u8,
+    },
+    /// A part of a GPU is asked for together with what parts do not keep.
+    PartWith {
+        /// The field.
+        what: &'static str,
+    },
+    /// A share is not between 1 and 999 thousandths.
+    BadShare {
+        /// As asked for.
+        milli: u16,
+    },
+    /// No pool that the job may use has this MIG profile.
+    UnknownProfile {
+        /// As asked for.
+        name: Box<str>,
+        /// Those that the pools have.
+        known: Vec<Box<str>>,
+    },
     NoJobs,
-    TooManyJobs { count: usize, limit: u32 },
-    QueueFull { limit: u32 },
-    UnknownTenant { name: Box<str> },
-    TenantHasChildren { name: Box<str> },
-    TenantHasJobs { name: Box<str> },
-    BadTenantName { name: Box<str>, why: &'static str },
-    TooManyTenants { limit: u32 },
-    TooManyUsers { limit: u32 },
+    TooManyJobs {
+        count: usize,
+        limit: u32,
+    },
+    QueueFull {
+        limit: u32,
+    },
+    UnknownTenant {
+        name: Box<str>,
+    },
+    TenantHasChildren {
+        name: Box<str>,
+    },
+    TenantHasJobs {
+        name: Box<str>,
+    },
+    BadTenantName {
+        name: Box<str>,
+        why: &'static str,
+    },
+    TooManyTenants {
+        limit: u32,
+    },
+    TooManyUsers {
+        limit: u32,
+    },
     NoMembers,
-    NoGpus { member: u32 },
-    TooManyMembers { members: u32, limit: u32 },
-    MemberTooLarge { gpus: u32, largest: u32 },
-    GangTooLarge { want: Gpus, capacity: Gpus },
-    GangNeverFits { want: u32, best: u32, level: Option<crate::request::Level> },
-    OverLimitForEver { tenant: Box<str>, want: Gpus, limit: Gpus },
-    NonPreemptibleOverQuota { tenant: Box<str>, want: Gpus, quota: Gpus },
-    UnknownModel { name: Box<str>, known: Vec<Box<str>> },
+    NoGpus {
+        member: u32,
+    },
+    TooManyMembers {
+        members: u32,
+        limit: u32,
+    },
+    MemberTooLarge {
+        gpus: u32,
+        largest: u32,
+    },
+    GangTooLarge {
+        want: Gpus,
+        capacity: Gpus,
+    },
+    GangNeverFits {
+        want: u32,
+        best: u32,
+        level: Option<crate::request::Level>,
+    },
+    OverLimitForEver {
+        tenant: Box<str>,
+        want: Gpus,
+        limit: Gpus,
+    },
+    NonPreemptibleOverQuota {
+        tenant: Box<str>,
+        want: Gpus,
+        quota: Gpus,
+    },
+    UnknownModel {
+        name: Box<str>,
+        known: Vec<Box<str>>,
+    },
     NoPool,
-    UnknownPool { name: Box<str>, known: Vec<Box<str>> },
-    UnknownPriority { name: Box<str>, known: Vec<Box<str>> },
-    TimeLimitTooLong { limit: Span, longest: Span },
-    GraceTooLong { grace: Span, longest: Span },
+    UnknownPool {
+        name: Box<str>,
+        known: Vec<Box<str>>,
+    },
+    UnknownPriority {
+        name: Box<str>,
+        known: Vec<Box<str>>,
+    },
+    TimeLimitTooLong {
+        limit: Span,
+        longest: Span,
+    },
+    GraceTooLong {
+        grace: Span,
+        longest: Span,
+    },
     EmptyArray,
-    ArrayTooLarge { size: u32, limit: u32 },
-    TooManyDependencies { count: usize, limit: u32 },
-    UnknownDependency { job: JobId },
-    DependencyOutsideCall { index: u32, count: usize },
-    DependencyCycle { jobs: Vec<u32> },
-    DependencyNeverSatisfied { job: JobId },
+    ArrayTooLarge {
+        size: u32,
+        limit: u32,
+    },
+    TooManyDependencies {
+        count: usize,
+        limit: u32,
+    },
+    UnknownDependency {
+        job: JobId,
+    },
+    DependencyOutsideCall {
+        index: u32,
+        count: usize,
+    },
+    DependencyCycle {
+        jobs: Vec<u32>,
+    },
+    DependencyNeverSatisfied {
+        job: JobId,
+    },
     PreferredAboveRequired,
-    TooManyClasses { limit: u32 },
-    NameTooLong { field: &'static str, length: usize, limit: usize },
-    UnknownJob { job: JobId },
-    WrongPhase { job: JobId, phase: &'static str, verb: &'static str },
-    BadConstraint { field: &'static str, value: Box<str>, why: &'static str },
-    UnknownNode { name: Box<str> },
-    NodeNotLost { name: Box<str> },
-    BadNode { name: Box<str>, why: Box<str> },
+    TooManyClasses {
+        limit: u32,
+    },
+    NameTooLong {
+        field: &'static str,
+        length: usize,
+        limit: usize,
+    },
+    UnknownJob {
+        job: JobId,
+    },
+    WrongPhase {
+        job: JobId,
+        phase: &'static str,
+        verb: &'static str,
+    },
+    BadConstraint {
+        field: &'static str,
+        value: Box<str>,
+        why: &'static str,
+    },
+    UnknownNode {
+        name: Box<str>,
+    },
+    NodeNotLost {
+        name: Box<str>,
+    },
+    BadNode {
+        name: Box<str>,
+        why: Box<str>,
+    },
     ZeroWeight,
-    QuotaTooLarge { gpus: Gpus, limit: Gpus },
-    LimitBelowQuota { limit: Gpus, quota: Gpus },
-    LendLimitAboveQuota { lend_limit: Gpus, quota: Gpus },
-    ChildrenAboveParent { parent: Box<str>, children: Gpus, quota: Gpus },
-    RequestIdReused { id: Box<str> },
-    OverJobGpus { tenant: Box<str>, want: Gpus, limit: Gpus },
-    OverJobTime { tenant: Box<str>, limit: Span, longest: Span },
-    OverUserSubmitted { tenant: Box<str>, submitted: u32, limit: u32 },
-    NoBudget { tenant: Box<str> },
-    NothingToCarry { tenant: Box<str>, want: GpuTime, unspent: GpuTime },
-    BudgetPeriodTooShort { period: Span, shortest: Span },
+    QuotaTooLarge {
+        gpus: Gpus,
+        limit: Gpus,
+    },
+    LimitBelowQuota {
+        limit: Gpus,
+        quota: Gpus,
+    },
+    LendLimitAboveQuota {
+        lend_limit: Gpus,
+        quota: Gpus,
+    },
+    ChildrenAboveParent {
+        parent: Box<str>,
+        children: Gpus,
+        quota: Gpus,
+    },
+    RequestIdReused {
+        id: Box<str>,
+    },
+    OverJobGpus {
+        tenant: Box<str>,
+        want: Gpus,
+        limit: Gpus,
+    },
+    OverJobTime {
+        tenant: Box<str>,
+        limit: Span,
+        longest: Span,
+    },
+    OverUserSubmitted {
+        tenant: Box<str>,
+        submitted: u32,
+        limit: u32,
+    },
+    NoBudget {
+        tenant: Box<str>,
+    },
+    NothingToCarry {
+        tenant: Box<str>,
+        want: GpuTime,
+        unspent: GpuTime,
+    },
+    BudgetPeriodTooShort {
+        period: Span,
+        shortest: Span,
+    },
 }

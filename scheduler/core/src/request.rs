@@ -5,6 +5,7 @@
 use std::fmt;
 
 use crate::ids::{NodeIndex, PoolIndex};
+use crate::mig::Slice;
 use crate::node::Node;
 use crate::units::{CpuMilli, Gpus, MemoryMib};
 
@@ -94,11 +95,48 @@ impl fmt::Debug for Shape {
     }
 }
 
+/// What each member gets of its GPUs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Part {
+    /// All of them.
+    #[default]
+    Whole,
+    /// A share of one GPU, in thousandths (1 to 999).
+    Milli(u16),
+    /// A MIG slice of one GPU.
+    Slice(Slice),
+}
+
+impl Part {
+    /// What a member with it counts as on one GPU.
+    pub fn counted(self) -> Gpus {
+        match self {
+            Part::Whole => Gpus::whole(1),
+            Part::Milli(milli) => Gpus::milli(milli.into()),
+            Part::Slice(slice) => Gpus::milli(slice.milli().into()),
+        }
+    }
+}
+
+impl Request {
+    /// What all members together count as: a share its thousandths, a slice its memory slices in eighths of a GPU.
+    pub fn total(&self) -> Gpus {
+        let members = u64::from(self.shape.members());
+        match self.part {
+            Part::Whole => self.shape.total(),
+            Part::Milli(milli) => Gpus::milli(u64::from(milli) * members),
+            Part::Slice(slice) => Gpus::milli(u64::from(slice.milli()) * members),
+        }
+    }
+}
+
 /// Everything that placement can see of a job.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Request {
-    /// The gang.
+    /// The gang; of one GPU each where members get a part of it.
     pub shape: Shape,
+    /// What members get of their GPUs.
+    pub part: Part,
     /// Pools that will do, in order of preference; never empty.
     pub pools: Box<[PoolIndex]>,
     /// CPU that each member needs beside its GPUs; 0 = not limited.
@@ -194,7 +232,7 @@ impl Request {
     pub fn least_gpus(&self) -> Gpus {
         match (self.only.least, &self.shape) {
             (Some(least), Shape::Equal { gpus, .. }) => Gpus::whole(least * u32::from(*gpus)),
-            (Some(_) | None, shape) => shape.total(),
+            (Some(_) | None, _) => self.total(),
         }
     }
 }

@@ -158,6 +158,7 @@ fn node(place: usize, node: &TraceNode, pool: PoolIndex) -> Result<Node, DriveEr
         draining: false,
         bad: GpuSet::EMPTY,
         taken: GpuSet::EMPTY,
+        parts: dure_core::parts::Parts::default(),
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: Default::default(),
@@ -172,6 +173,7 @@ fn ask(partition: &Partition, job: &TraceJob) -> Result<Option<Request>, DriveEr
     let Some(largest) = pools().map(|(_, gpus, _)| *gpus).max().filter(|gpus| *gpus > 0) else { return Ok(None) };
     let gang = gang(job, largest)?;
     Ok(Some(Request {
+        part: dure_core::request::Part::Whole,
         shape: gang.shape,
         pools: pools().map(|(.., pool)| *pool).collect(),
         cpu: gang.cpu,

@@ -494,6 +494,7 @@ fn draft(job: &TraceJob, priority: &str, largest: &Largest) -> JobDraft {
     let gang = gang(job, per_node).expect("it was looked at before the first instant");
     let known = |model: &&String| largest.knows(model);
     JobDraft {
+        part: dure_core::input::PartDraft::Whole,
         tenant: or(&job.tenant, NOBODY).into(),
         user: or(&job.user, SOMEONE).into(),
         name: job.name.as_str().into(),

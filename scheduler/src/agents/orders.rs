@@ -9,6 +9,7 @@ use dure_proto::v1;
 use dure_proto::v1::order::What;
 
 use crate::effect::Effect;
+use crate::grpc::convert::job::part_milli;
 use crate::live::Live;
 
 const LAUNCH: u32 = 1;
@@ -111,6 +112,7 @@ fn launch(cluster: &Cluster, live: &Live, job: &Job, attempt: &Attempt, member: 
         array_size,
         cpu_milli: job.spec.request.cpu.0,
         memory_mib: job.spec.request.memory.0,
+        gpu_milli: part_milli(&placed),
         start_at_once: attempt.members.len() == 1,
         resume_step: job.checkpoint.map(|checkpoint| checkpoint.step),
     }

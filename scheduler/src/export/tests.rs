@@ -49,6 +49,7 @@ fn joined(node: u32) -> Event {
 fn submitted(job: u64, name: &str) -> Event {
     use dure_core::request::{Request, Shape};
     let request = Request {
+        part: dure_core::request::Part::Whole,
         shape: Shape::Equal { members: 2, gpus: 4 },
         pools: [PoolIndex(0)].into(),
         cpu: Default::default(),
@@ -76,7 +77,7 @@ fn submitted(job: u64, name: &str) -> Event {
 }
 
 fn placed_on(job: u64, attempt: u32, members: &[(u32, u32)]) -> Event {
-    let members = members.iter().map(|&(node, gpus)| Placed { node: NodeIndex(node), gpus: GpuSet(gpus) }).collect();
+    let members = members.iter().map(|&(node, gpus)| Placed::whole(NodeIndex(node), GpuSet(gpus))).collect();
     Event::JobPlaced { job: JobId(job), attempt: AttemptNumber(attempt), pool: PoolIndex(0), members, scavenger: false }
 }
 

@@ -6,12 +6,12 @@ use dure_core::Cluster;
 use dure_core::blocked::{Blocked, Gate};
 use dure_core::explain::{Blocker, Change, Help};
 use dure_core::ids::{PoolIndex, PriorityIndex, TenantIndex};
-use dure_core::request::Level;
+use dure_core::request::{Level, Part};
 use dure_core::units::{GpuTime, Gpus, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
-pub const CODES: [&str; 27] = [
+pub const CODES: [&str; 28] = [
     "HELD",
     "DEPENDENCY",
     "NOT_BEFORE",
@@ -20,6 +20,7 @@ pub const CODES: [&str; 27] = [
     "NOT_ENOUGH_MATCHING",
     "NOT_ENOUGH_SEGMENTS",
     "NOT_ENOUGH_SLOTS",
+    "NO_SHARE",
     "NO_DOMAIN",
     "NOT_ENOUGH_CPU_OR_MEMORY",
     "SEARCH_LIMIT",
@@ -53,6 +54,7 @@ pub fn code(blocker: &Blocker) -> &'static str {
         Blocker::Blocked(blocked) => match blocked {
             Blocked::NotEnoughGpus { .. } => "NOT_ENOUGH_GPUS",
             Blocked::NotEnoughSlots { .. } => "NOT_ENOUGH_SLOTS",
+            Blocked::NoShare { .. } => "NO_SHARE",
             Blocked::NoDomain { .. } => "NO_DOMAIN",
             Blocked::NotEnoughMatching { .. } => "NOT_ENOUGH_MATCHING",
             Blocked::NotEnoughSegments { .. } => "NOT_ENOUGH_SEGMENTS",
@@ -133,6 +135,12 @@ fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
             "it needs room for {} of {} each, there is room for {free} in pool {}",
             plural(want, "member"),
             gpus(Gpus::whole(gpus_per_member.into())),
+            pool_of(pool)
+        ),
+        Blocked::NoShare { pool, want, fit, part } => format!(
+            "it needs {} of one GPU for {}, pool {} has GPUs with so much left for {fit}",
+            part_of(cluster, pool, part),
+            plural(want, "member"),
             pool_of(pool)
         ),
         Blocked::NoDomain { pool, level, want, best } => format!(
@@ -278,6 +286,7 @@ fn blocked_remedy(blocked: Blocked) -> &'static str {
     match blocked {
         Blocked::NotEnoughGpus { .. } => "wait for running jobs to end, ask for fewer GPUs, or allow other GPU models",
         Blocked::NotEnoughSlots { .. } => "ask for smaller members, which fit more nodes, or wait for nodes to empty",
+        Blocked::NoShare { .. } => "ask for a smaller part, allow other GPU models, or wait for running jobs to end",
         Blocked::NoDomain { .. } => "prefer the level instead of requiring it, or require a wider one",
         Blocked::NotEnoughMatching { .. } => "wait for those nodes, or ask for fewer labels or more nodes",
         Blocked::NotEnoughSegments { .. } => "make the segments smaller, or let them lie inside a wider level",
@@ -320,6 +329,9 @@ fn blocked_numbers(blocked: Blocked) -> Vec<(&'static str, u64)> {
         }
         Blocked::NotEnoughSlots { want, free, gpus_per_member, .. } => {
             vec![("want", n(want)), ("free", n(free)), ("gpus_per_member", u64::from(gpus_per_member))]
+        }
+        Blocked::NoShare { want, fit, part, .. } => {
+            vec![("want", n(want)), ("fit", n(fit)), ("part_milli", part.counted().in_milli())]
         }
         Blocked::NoDomain { want, best, .. } => vec![("want", n(want)), ("best", n(best))],
         Blocked::NotEnoughMatching { want, fit, nodes, .. } => {
@@ -445,6 +457,18 @@ pub fn gpus(count: Gpus) -> String {
 
 fn plural(count: u32, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// What a member asks for of one GPU.
+fn part_of(cluster: &Cluster, pool: PoolIndex, part: Part) -> String {
+    match part {
+        Part::Whole => "all".to_owned(),
+        Part::Milli(milli) => format!("{milli}/1000"),
+        Part::Slice(slice) => match slice.name(&cluster.pool(pool).model) {
+            Some(name) => format!("a slice {name}"),
+            None => format!("a slice of {} compute and {} memory slices", slice.compute, slice.memory),
+        },
+    }
 }
 
 fn are(count: Gpus) -> String {

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
 use dure_core::ids::{BlobId, JobId, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
 use dure_core::job::{ArraySpec, Dependency, DependencyKind, Exit, ExitHow, JobSpec};
+use dure_core::mig::{MEMORY_SLICES, Slice};
 use dure_core::node::{Capacity, Location};
-use dure_core::placement::Placed;
+use dure_core::parts::WHOLE;
+use dure_core::placement::{Placed, Portion};
 use dure_core::reply::Reply;
-use dure_core::request::{Level, Request, Shape};
+use dure_core::request::{Level, Part, Request, Shape};
 use dure_core::tenant::Quota;
 use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span};
 use dure_proto::journal::v1;
@@ -134,12 +136,14 @@ fn request_to_wire(request: &Request) -> v1::Request {
         preferred: or_none(request.preferred),
         distinct_nodes: request.distinct_nodes,
         constraints: constraints::to_wire(&request.only),
+        part: part_to_wire(request.part),
     }
 }
 
 fn request_from_wire(wire: v1::Request) -> Result<Request, Fault> {
     not_empty("Request.pools", &wire.pools)?;
     Ok(Request {
+        part: part_from_wire(wire.part)?,
         shape: shape_from_wire(needed("Request.shape", wire.shape)?)?,
         pools: wire.pools.into_iter().map(|value| pool("Request.pools", value)).collect::<Result<_, _>>()?,
         cpu: CpuMilli(wire.cpu_milli),
@@ -149,6 +153,28 @@ fn request_from_wire(wire: v1::Request) -> Result<Request, Fault> {
         distinct_nodes: wire.distinct_nodes,
         only: wire.constraints.map(constraints::from_wire).transpose()?.unwrap_or_default(),
     })
+}
+
+fn part_to_wire(part: Part) -> Option<v1::Part> {
+    match part {
+        Part::Whole => None,
+        Part::Milli(milli) => Some(v1::Part { milli: milli.into(), ..v1::Part::default() }),
+        Part::Slice(Slice { compute, memory }) => {
+            Some(v1::Part { compute: compute.into(), memory: memory.into(), ..v1::Part::default() })
+        }
+    }
+}
+
+fn part_from_wire(wire: Option<v1::Part>) -> Result<Part, Fault> {
+    let Some(wire) = wire else { return Ok(Part::Whole) };
+    if wire.milli > 0 {
+        within("Part.milli", u64::from(wire.milli), 1, u64::from(WHOLE) - 1)?;
+        return Ok(Part::Milli(wire.milli as u16));
+    }
+    let slice = Slice { compute: byte("Part.compute", wire.compute)?, memory: byte("Part.memory", wire.memory)? };
+    // Only the sizes that there are have a place to begin.
+    within("Part.memory (places)", slice.starts().len() as u64, 1, u64::from(MEMORY_SLICES))?;
+    Ok(Part::Slice(slice))
 }
 
 pub(super) fn spec_to_wire(spec: &JobSpec) -> v1::JobSpec {
@@ -199,12 +225,33 @@ fn blob_id(bytes: &[u8]) -> Result<BlobId, Fault> {
 }
 
 pub(super) fn placed_to_wire(placed: &Placed) -> v1::Placed {
-    v1::Placed { node: placed.node.0, gpus: placed.gpus.0 }
+    let portion = match placed.portion {
+        Portion::Whole => None,
+        Portion::Milli(milli) => part_to_wire(Part::Milli(milli)),
+        Portion::Slice { slice, start } => {
+            part_to_wire(Part::Slice(slice)).map(|wire| v1::Part { start: start.into(), ..wire })
+        }
+    };
+    v1::Placed { node: placed.node.0, gpus: placed.gpus.0, portion }
 }
 
 pub(super) fn placed_from_wire(wire: &v1::Placed) -> Result<Placed, Fault> {
     within("Placed.gpus", u64::from(wire.gpus), 1, u64::from(u32::MAX))?;
-    Ok(Placed { node: NodeIndex(wire.node), gpus: GpuSet(wire.gpus) })
+    let (node, gpus) = (NodeIndex(wire.node), GpuSet(wire.gpus));
+    let portion = match part_from_wire(wire.portion)? {
+        Part::Whole => Portion::Whole,
+        Part::Milli(milli) => Portion::Milli(milli),
+        Part::Slice(slice) => {
+            let start = wire.portion.map_or(0, |wire| wire.start);
+            let last = slice.starts().last().copied().unwrap_or(0);
+            within("Part.start", u64::from(start), 0, last.into())?;
+            Portion::Slice { slice, start: start as u8 }
+        }
+    };
+    if portion != Portion::Whole {
+        within("Placed.gpus (count)", gpus.len().into(), 1, 1)?;
+    }
+    Ok(Placed { node, gpus, portion })
 }
 
 /// The members of a gang: at least one.

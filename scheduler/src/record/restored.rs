@@ -90,6 +90,7 @@ pub(super) fn node_from_wire(wire: v1::NodeRestored) -> Result<Node, Fault> {
         draining: wire.draining,
         bad: GpuSet(wire.bad),
         taken: GpuSet::EMPTY,
+        parts: dure_core::parts::Parts::default(),
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: dure_core::node::Residents::new(),

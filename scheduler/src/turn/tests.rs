@@ -54,6 +54,7 @@ fn lease(job: u64, attempt: u32, phase: v1::LeasePhase) -> v1::Lease {
 
 fn draft(members: u32) -> JobDraft {
     JobDraft {
+        part: dure_core::input::PartDraft::Whole,
         tenant: "m".into(),
         user: "u".into(),
         name: "j".into(),

@@ -130,6 +130,7 @@ impl World {
         let after = if self.dice.chance(150) { self.dice.pick(&self.clients.jobs).copied() } else { None };
         let kind = self.dice.pick(&kinds).copied().unwrap_or(DependencyKind::AfterAny);
         let draft = JobDraft {
+            part: dure_core::input::PartDraft::Whole,
             tenant: MISSIONS[mission].into(),
             user: USERS[self.dice.below(4) as usize].into(),
             name: "j".into(),

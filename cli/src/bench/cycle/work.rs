@@ -163,7 +163,7 @@ fn occupy(cluster: &mut Cluster, size: &Size) -> Result<(), Failure> {
         let before = cluster.jobs().iter().next_back().map_or(0, |job| job.id.0);
         input(cluster, Input::Submit(vec![draft(size, node as usize, &line)]))?;
         let (job, attempt, member) = (JobId(before + 1), AttemptNumber(1), MemberIndex(0));
-        let placed = Placed { node: NodeIndex(node), gpus: GpuSet::first(gpus as usize) };
+        let placed = Placed::whole(NodeIndex(node), GpuSet::first(gpus as usize));
         let members = [placed].into_iter().collect();
         for event in [
             Event::JobPlaced { job, attempt, pool: PoolIndex(0), members, scavenger: false },
@@ -240,6 +240,7 @@ pub(super) fn draft(size: &Size, job: usize, line: &Line) -> JobDraft {
 /// A job of one GPU that asks for nothing special.
 pub(super) fn plain() -> JobDraft {
     JobDraft {
+        part: dure_core::input::PartDraft::Whole,
         tenant: "".into(),
         user: "bench".into(),
         name: "".into(),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::cluster::Cluster;
 use crate::ids::{NodeIndex, PoolIndex};
 use crate::node::Node;
+use crate::parts::Cut;
 use crate::rejected::Refusal;
 use crate::request::{Level, Request, Shape};
 
@@ -37,8 +38,10 @@ fn fits_in(cluster: &Cluster, request: &Request, index: PoolIndex) -> Result<(),
     check_matching(cluster, request, index)?;
     let Shape::Equal { gpus, .. } = *shape else { return Ok(()) };
     let members = request.least_members();
-    let per_node = if request.distinct_nodes { 1 } else { largest / u32::from(gpus) };
-    let best = widest.nodes(request.required) * per_node;
+    // Of parts several lie on one GPU.
+    let on_one = Cut::none(0).fit(request.part);
+    let per_node = if request.distinct_nodes { 1 } else { (largest / u32::from(gpus)).saturating_mul(on_one) };
+    let best = widest.nodes(request.required).saturating_mul(per_node);
     if best < members {
         return Err(Refusal::GangNeverFits { want: members, best, level: request.required });
     }
@@ -77,7 +80,7 @@ pub(crate) fn without(cluster: &Cluster, request: &Request, avoid: &[NodeIndex])
         let gpus = node.capacity.gpus.without(node.bad).len() / u32::from(request.shape.largest());
         let cpu = beside(node.capacity.cpu.0, request.cpu.0);
         let memory = beside(node.capacity.memory.0, request.memory.0);
-        let slots = u64::from(gpus).min(cpu).min(memory);
+        let slots = (u64::from(gpus) * u64::from(Cut::none(0).fit(request.part))).min(cpu).min(memory);
         if request.distinct_nodes { slots.min(1) } else { slots }
     };
     let mut by_domain = BTreeMap::new();

@@ -7,6 +7,7 @@ pub(crate) mod caps;
 pub(crate) mod constraints;
 pub(crate) mod fits;
 pub(crate) mod lending;
+mod part;
 pub(crate) mod quota;
 pub(crate) mod tenant;
 
@@ -278,7 +279,8 @@ fn resolve_request(
     {
         return Err(Refusal::PreferredAboveRequired);
     }
-    let pools = resolve_pools(cluster, &draft.gpu_models)?;
+    let named = resolve_pools(cluster, &draft.gpu_models)?;
+    let (part, pools) = part::resolve(cluster, draft, named)?;
     let mut shape = normal(&draft.shape);
     if draft.only.exclusive {
         shape = constraints::whole_nodes(cluster, shape, &pools)?;
@@ -286,6 +288,7 @@ fn resolve_request(
     let request = Request {
         only: constraints::resolve(cluster, draft, &shape)?,
         shape,
+        part,
         pools,
         cpu: draft.cpu,
         memory: draft.memory,

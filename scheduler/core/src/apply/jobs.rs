@@ -25,8 +25,16 @@ impl Cluster {
         ledger.jobs += 1;
         ledger.submitted += 1;
         self.waiting += 1;
+        self.expect_more_of(&job);
         self.jobs.insert(job);
         self.enqueue_if_eligible(id);
+    }
+
+    /// What was asked for is expected again, while the job is in memory.
+    pub(super) fn expect_more_of(&mut self, job: &Job) {
+        if let Some(members) = expected_of(job) {
+            self.index.expect(&job.spec.request, members);
+        }
     }
 
     pub(super) fn start_index(&mut self, array: JobId, index: u32, id: JobId, now: Time) {
@@ -134,6 +142,9 @@ impl Cluster {
 
     pub(super) fn forget_job(&mut self, id: JobId) {
         let job = self.jobs.remove(id).expect("an event names a job that exists");
+        if let Some(members) = expected_of(&job) {
+            self.index.expect_no_more(&job.spec.request, members);
+        }
         let ended_at = job.ended_at.expect("only ended jobs are forgotten");
         self.timers.remove(ended_at + self.policy.keep_ended, Timer::Forget(id));
         if self.ended.front() == Some(&id) {
@@ -158,6 +169,12 @@ impl Cluster {
     fn is_open(&self, on: JobId, id: JobId) -> bool {
         self.jobs.get(on).map_or(on > id, |on| !matches!(on.phase, Phase::Ended(_)))
     }
+}
+
+/// How many members are expected of work like this job: what an array starts is counted with the array.
+fn expected_of(job: &Job) -> Option<u32> {
+    let count = job.spec.array.map_or(1, |array| array.size);
+    job.index_of.is_none().then(|| job.spec.request.shape.members().saturating_mul(count))
 }
 
 pub(super) fn new_job(id: JobId, spec: &JobSpec, now: Time) -> Job {

@@ -5,6 +5,7 @@ use crate::event::Event;
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, MemberIndex};
 use crate::node::{Node, Resident, Residents};
+use crate::parts::Parts;
 use crate::placement::Placed;
 use crate::units::{CpuMilli, MemoryMib, Time};
 
@@ -25,6 +26,7 @@ impl Cluster {
                     draining: false,
                     bad: GpuSet::EMPTY,
                     taken: GpuSet::EMPTY,
+                    parts: Parts::default(),
                     cpu_taken: CpuMilli::ZERO,
                     memory_taken: MemoryMib::ZERO,
                     residents: Residents::new(),
@@ -86,7 +88,10 @@ impl Cluster {
     pub(super) fn occupy(&mut self, id: JobId, members: impl Iterator<Item = MemberIndex> + Clone) {
         self.change_members(id, members, |node, resident, placed, cpu, memory| {
             assert!(node.taken.and(placed.gpus).is_empty(), "no GPU is held twice");
-            node.taken = node.taken.with(placed.gpus);
+            let whole = placed.whole_gpus();
+            assert!(node.parts.gpus().and(whole).is_empty(), "no GPU is held whole and in parts");
+            node.taken = node.taken.with(whole);
+            node.parts.take(&placed);
             node.cpu_taken += cpu;
             node.memory_taken += memory;
             let at = node.residents.binary_search(&resident).expect_err("a member takes its place once");
@@ -97,7 +102,8 @@ impl Cluster {
     /// These members of a job's attempt give back what they took.
     pub(super) fn vacate(&mut self, id: JobId, members: impl Iterator<Item = MemberIndex> + Clone) {
         self.change_members(id, members, |node, resident, placed, cpu, memory| {
-            node.taken = node.taken.without(placed.gpus);
+            node.taken = node.taken.without(placed.whole_gpus());
+            node.parts.give_back(&placed);
             node.cpu_taken -= cpu;
             node.memory_taken -= memory;
             let at = node.residents.binary_search(&resident).expect("it is there");

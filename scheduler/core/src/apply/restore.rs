@@ -8,6 +8,7 @@ use crate::gpu::GpuSet;
 use crate::ids::MemberIndex;
 use crate::job::{Job, Phase};
 use crate::node::{Node, Residents};
+use crate::parts::Parts;
 use crate::tenant::UserLedger;
 use crate::timers::Timer;
 use crate::units::{CpuMilli, MemoryMib, Time};
@@ -37,6 +38,7 @@ impl Cluster {
             Event::NodeRestored { node } => {
                 let bare = Node {
                     taken: GpuSet::EMPTY,
+                    parts: Parts::default(),
                     cpu_taken: CpuMilli::ZERO,
                     memory_taken: MemoryMib::ZERO,
                     residents: Residents::new(),
@@ -89,6 +91,7 @@ impl Cluster {
             }
             _ => {}
         }
+        self.expect_more_of(&job);
         self.jobs.insert(job);
         self.occupy(id, still_holds.iter().copied());
         if is_charged {

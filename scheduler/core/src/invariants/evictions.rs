@@ -27,7 +27,10 @@ pub(super) fn check(cluster: &Cluster, events: &[Event]) -> Check {
             }
             Event::Promised { job, members, .. } if cluster.promise(*job).is_some() => {
                 for placed in members {
-                    let taken = cluster.node(placed.node).taken.and(placed.gpus);
+                    let node = cluster.node(placed.node);
+                    // What is cut has room beside what is held, or it is given back.
+                    let cut = if placed.shared_gpu().is_some() { GpuSet::EMPTY } else { node.parts.gpus() };
+                    let taken = node.taken.with(cut).and(placed.gpus);
                     let freed = evicted_for(*job, events).filter_map(|victim| cluster.job(victim));
                     let freed = freed.map(|victim| on_node(victim, placed.node)).fold(GpuSet::EMPTY, GpuSet::with);
                     let freed = freed.with(leaving_on(cluster, placed.node));

@@ -11,11 +11,14 @@ use crate::gpu::GpuSet;
 use crate::ids::{MemberIndex, NodeIndex};
 use crate::job::{MemberPhase, Phase};
 use crate::node::{Resident, Residents};
+use crate::parts::{Cut, WHOLE};
+use crate::placement::{Placed, Portion};
 use crate::units::{CpuMilli, MemoryMib};
 
 #[derive(Default)]
 struct Sum {
     taken: GpuSet,
+    parts: Vec<Placed>,
     cpu: CpuMilli,
     memory: MemoryMib,
     residents: Residents,
@@ -32,11 +35,18 @@ pub(super) fn check(cluster: &Cluster) -> Check {
             let placed = member.placed;
             let sum = sums.entry(placed.node).or_default();
             ensure(!placed.gpus.is_empty(), || format!("member {rank} of job {} holds no GPU", job.id))?;
-            ensure(sum.taken.and(placed.gpus).is_empty(), || {
-                let node = &cluster.node(placed.node).name;
-                format!("GPUs {:?} of node {node} are held twice, once by job {}", placed.gpus, job.id)
-            })?;
-            sum.taken = sum.taken.with(placed.gpus);
+            let parts = sum.parts.iter().filter(|part| !part.gpus.and(placed.gpus).is_empty());
+            ensure(
+                sum.taken.and(placed.gpus).is_empty() && parts.clone().all(|part| may_share(part, &placed)),
+                || {
+                    let node = &cluster.node(placed.node).name;
+                    format!("GPUs {:?} of node {node} are held twice, once by job {}", placed.gpus, job.id)
+                },
+            )?;
+            sum.taken = sum.taken.with(placed.whole_gpus());
+            if placed.shared_gpu().is_some() {
+                sum.parts.push(placed);
+            }
             sum.cpu += job.spec.request.cpu;
             sum.memory += job.spec.request.memory;
             sum.residents.push(Resident { job: job.id, member: MemberIndex::of(rank) });
@@ -45,9 +55,38 @@ pub(super) fn check(cluster: &Cluster) -> Check {
     for node in &cluster.nodes {
         let mut sum = sums.remove(&node.index).unwrap_or_default();
         sum.residents.sort_unstable();
-        let said = (node.taken, node.cpu_taken, node.memory_taken, &node.residents);
-        let counted = (sum.taken, sum.cpu, sum.memory, &sum.residents);
+        let parts = held_parts(&sum.parts);
+        let said = (
+            node.taken,
+            node.parts.iter().copied().collect::<Vec<_>>(),
+            node.cpu_taken,
+            node.memory_taken,
+            &node.residents,
+        );
+        let counted = (sum.taken, parts, sum.cpu, sum.memory, &sum.residents);
         ensure(said == counted, || format!("node {} says {said:?}, its members hold {counted:?}", node.name))?;
     }
     ensure(sums.is_empty(), || "a member lies on a node that does not exist".into())
+}
+
+/// Whether two members may hold something of one GPU: shares beside shares, slices beside slices that they do not overlap.
+fn may_share(one: &Placed, other: &Placed) -> bool {
+    match (one.portion, other.portion) {
+        (Portion::Milli(_), Portion::Milli(_)) => one.gpus == other.gpus,
+        (Portion::Slice { slice, start }, Portion::Slice { slice: beside, start: at }) => {
+            one.gpus == other.gpus && slice.mask(start) & beside.mask(at) == 0
+        }
+        (Portion::Whole | Portion::Milli(_) | Portion::Slice { .. }, _) => false,
+    }
+}
+
+/// What the parts come to on each GPU; more than a GPU has is shown as it is, and equals nothing that a node can say.
+fn held_parts(parts: &[Placed]) -> Vec<Cut> {
+    let mut cuts: BTreeMap<u8, Cut> = BTreeMap::new();
+    for placed in parts {
+        let Some(gpu) = placed.shared_gpu() else { continue };
+        let cut = cuts.entry(gpu as u8).or_insert(Cut::none(gpu));
+        *cut = cut.with(placed.portion);
+    }
+    cuts.into_values().map(|cut| Cut { milli: if cut.milli > WHOLE { u16::MAX } else { cut.milli }, ..cut }).collect()
 }

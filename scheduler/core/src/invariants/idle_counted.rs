@@ -19,7 +19,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
             Contact::Lost => Gpus::ZERO,
             Contact::Ready | Contact::Suspect => node.capacity.gpus.without(node.bad).count(),
         };
-        let counted = (sum(&|node| node.free().count()), sum(&heard), sum(&|node| node.capacity.gpus.count()));
+        let counted = (sum(&|node| node.idle()), sum(&heard), sum(&|node| node.capacity.gpus.count()));
         let said = (pool.idle, pool.capacity, pool.installed);
         ensure(said == counted, || {
             format!("pool {}: idle, heard, installed {said:?}, counted {counted:?}", pool.name)

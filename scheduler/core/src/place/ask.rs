@@ -67,8 +67,13 @@ impl<'m> Ask<'m> {
     /// How many members of `gpus` (at least 1) each fit on a node.
     #[inline]
     pub(super) fn fit(&self, pool: &Pool, at: usize, gpus: usize) -> u32 {
+        self.limit(pool, at, pool.rooms[at].count() / gpus as u32)
+    }
+
+    /// Of the members whose GPUs fit on a node those that do so with CPU and memory, if it may be used.
+    #[inline]
+    pub(super) fn limit(&self, pool: &Pool, at: usize, by_gpus: u32) -> u32 {
         let room = &pool.rooms[at];
-        let by_gpus = room.count() / gpus as u32;
         let fit = if self.narrow { self.narrowed(room, at, by_gpus) } else { by_gpus };
         if self.distinct { fit.min(1) } else { fit }
     }

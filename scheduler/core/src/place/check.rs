@@ -18,6 +18,9 @@ pub fn check_index(index: &PlaceIndex, nodes: &[Node]) {
         assert_eq!(home.pool, node.pool, "node {} has changed its pool since the index was built", node.name);
         let room = index.pools[home.pool.at()].rooms[home.at as usize];
         assert_eq!(room, Room::of(node), "node {} has changed and was not synced", node.name);
+        assert_eq!(index.parts[node.index.at()], node.parts, "parts on node {} were not synced", node.name);
+        let is_listed = index.cut_nodes.contains(&(home.pool, home.at));
+        assert_eq!(is_listed, !node.parts.is_empty(), "node {} is listed wrongly as one with cut GPUs", node.name);
     }
     for (number, pool) in index.pools.iter().enumerate() {
         check_counters(number, pool);

@@ -15,13 +15,19 @@ mod eligible;
 mod explain;
 mod filing;
 mod gang;
+mod judged;
 mod measures;
 mod pool;
 #[cfg(any(test, feature = "fixture"))]
 pub mod reference;
+mod shares;
+mod space;
 mod spread;
 mod trial;
 mod unequal;
+mod workload;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use smallvec::smallvec;
 
@@ -29,6 +35,7 @@ use self::ask::Ask;
 use self::domains::Change;
 use self::gang::{Span, Spots};
 use self::pool::{Pool, Room};
+use self::shares::UndoCut;
 use self::trial::Undo;
 use self::unequal::{Outcome, Search};
 use crate::blanks::Blanks;
@@ -36,13 +43,17 @@ use crate::blocked::Blocked;
 use crate::gpu::GpuSet;
 use crate::ids::{NodeIndex, PoolIndex};
 use crate::node::Node;
+use crate::parts::Parts;
 use crate::placement::{Members, Placed};
-use crate::request::{Request, Shape};
+use crate::request::{Part, Request, Shape};
 use crate::topology::Topology;
 use crate::units::Gpus;
 
 pub use self::check::check_index;
+pub use self::judged::{MAX_JUDGED, Memo};
+pub use self::space::{Judge, Space};
 pub use self::trial::Mark;
+pub use self::workload::Workload;
 
 /// Where a node is in the index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +66,7 @@ struct Home {
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
     spots: Spots,
+    memo: Memo,
     search: Search,
     /// The positions that the request may use, when it may not use all.
     mask: Vec<u64>,
@@ -78,6 +90,14 @@ pub struct PlaceIndex {
     /// What rollback takes back, oldest first; kept while a checkpoint is open.
     log: Vec<Undo>,
     open: u32,
+    /// For each node the GPUs on it of which members hold parts.
+    parts: Vec<Parts>,
+    /// The nodes that have such GPUs, by pool and position.
+    cut_nodes: BTreeSet<(PoolIndex, u32)>,
+    /// What rollback takes back of cut GPUs.
+    cut_log: Vec<UndoCut>,
+    /// What work is expected.
+    pub(crate) workload: Workload,
     /// Buffer for the changes of a gang; empty between calls.
     changes: Vec<Change>,
 }
@@ -96,7 +116,9 @@ impl PlaceIndex {
             }
         }
         let pools = pools.map(|pool| Pool::new(topology, pool, nodes)).collect();
-        let mut index = Self { pools, homes, ..Self::default() };
+        let parts = vec![Parts::default(); nodes.len()];
+        let mut index = Self { pools, homes, parts, ..Self::default() };
+        index.workload.set_kinds(kinds(nodes));
         nodes.iter().for_each(|node| index.sync(node));
         index
     }
@@ -113,6 +135,7 @@ impl PlaceIndex {
     pub fn sync(&mut self, node: &Node) {
         debug_assert!(self.homes.len() > node.index.at(), "node {} joined after the index was built", node.name);
         self.set(self.homes[node.index.at()], Room::of(node));
+        self.sync_parts(node);
     }
 
     /// A place for `request` in `pool` away from the nodes of `avoid`; only found, not taken. Ranks follow the topology,
@@ -135,6 +158,9 @@ impl PlaceIndex {
         steps: u32,
         scratch: &mut Scratch,
     ) -> Result<Members, Blocked> {
+        if self.is_judged(request, pool) {
+            return self.place_parts(request, pool, avoid, scratch);
+        }
         let least = request.least_members();
         self.without(avoid, request, pool, |index| index.find(request, least, pool, steps, scratch))
     }
@@ -153,6 +179,9 @@ impl PlaceIndex {
         steps: u32,
         scratch: &mut Scratch,
     ) -> Result<Members, Blocked> {
+        if self.is_judged(request, pool) {
+            return self.place_parts(request, pool, avoid, scratch);
+        }
         let least = request.least_members();
         self.without(avoid, request, pool, |index| {
             let found = index.find(request, most, pool, steps, scratch);
@@ -182,11 +211,28 @@ impl PlaceIndex {
         steps: u32,
         scratch: &mut Scratch,
     ) -> bool {
+        if request.part != Part::Whole {
+            return self.place_parts(request, pool, avoid, scratch).is_ok();
+        }
         let least = request.least_members();
         self.without(avoid, request, pool, |index| match &request.shape {
             Shape::Equal { .. } => index.has_place(request, least, pool, scratch),
             Shape::Unequal(_) => index.find(request, least, pool, steps, scratch).is_ok(),
         })
+    }
+
+    /// Whether the place of a request is chosen by what it leaves for others: parts of GPUs always, single members with CPU
+    /// or memory where parts are expected.
+    #[inline]
+    pub(crate) fn is_judged(&self, request: &Request, pool: PoolIndex) -> bool {
+        if request.part != Part::Whole {
+            return true;
+        }
+        let is_narrow = request.cpu.0 > 0 || request.memory.0 > 0;
+        is_narrow
+            && request.shape.members() == 1
+            && self.workload.expects_parts()
+            && self.pools.get(pool.at()).is_some_and(|pool| pool.counted)
     }
 
     /// Whether so many equal members have a place, without looking for it.
@@ -246,7 +292,7 @@ impl PlaceIndex {
         let Some(pool) = self.pools.get(index.at()) else {
             return Err(Blocked::NotEnoughGpus { pool: index, want: request.least_gpus(), free: Gpus::ZERO });
         };
-        let Scratch { spots, search, mask, blanks } = scratch;
+        let Scratch { spots, search, mask, blanks, memo: _ } = scratch;
         let is_masked = pool.labels.fill(&request.only, index, &self.homes, mask);
         let ask = Ask::of(request, members, pool.counted, is_masked.then_some(mask));
         explain::check_counters(pool, index, &ask, request)?;
@@ -276,7 +322,7 @@ fn hand_out(pool: &Pool, ask: &Ask, spots: &Spots, mut members: Members) -> Memb
         for _ in 0..spot.members {
             let gpus = devices::choose(free, pool.islands(at), ask.gpus);
             free = free.without(gpus);
-            members.push(Placed { node: pool.order[at], gpus });
+            members.push(Placed::whole(pool.order[at], gpus));
         }
     }
     members
@@ -286,7 +332,7 @@ fn hand_out(pool: &Pool, ask: &Ask, spots: &Spots, mut members: Members) -> Memb
 fn hand_out_unequal(pool: &Pool, sizes: &[u8], homes: &mut [(u32, u32)]) -> Members {
     // On one node the largest first, which has the choice of islands.
     homes.sort_unstable_by_key(|(at, rank)| (*at, std::cmp::Reverse(sizes[*rank as usize]), *rank));
-    let mut members: Members = smallvec![Placed { node: NodeIndex(0), gpus: GpuSet::EMPTY }; sizes.len()];
+    let mut members: Members = smallvec![Placed::whole(NodeIndex(0), GpuSet::EMPTY); sizes.len()];
     let mut free = GpuSet::EMPTY;
     let mut last = None;
     for (at, rank) in homes.iter() {
@@ -296,12 +342,28 @@ fn hand_out_unequal(pool: &Pool, sizes: &[u8], homes: &mut [(u32, u32)]) -> Memb
         }
         let gpus = devices::choose(free, pool.islands(at), sizes[rank] as usize);
         free = free.without(gpus);
-        members[rank] = Placed { node: pool.order[at], gpus };
+        members[rank] = Placed::whole(pool.order[at], gpus);
     }
     members
 }
 
+/// The nodes by what they have when nothing runs.
+fn kinds(nodes: &[Node]) -> Vec<workload::Kind> {
+    let mut counts: BTreeMap<(PoolIndex, GpuSet, u64, u64), u32> = BTreeMap::new();
+    for node in nodes {
+        let capacity = &node.capacity;
+        *counts.entry((node.pool, capacity.gpus, capacity.cpu.0, capacity.memory.0)).or_default() += 1;
+    }
+    let kind = |((pool, gpus, cpu, memory), nodes): (&(PoolIndex, GpuSet, u64, u64), &u32)| {
+        let room = Room::empty(*gpus, *cpu, *memory);
+        workload::Kind { space: Space::of(*pool, &room, &Parts::default()), nodes: *nodes }
+    };
+    counts.iter().map(kind).collect()
+}
+
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod share_properties;
 #[cfg(test)]
 mod tests;

@@ -54,6 +54,12 @@ impl Room {
         }
     }
 
+    /// What a node with this capacity has when nothing runs there.
+    pub(super) fn empty(gpus: GpuSet, cpu: u64, memory: u64) -> Self {
+        let all = |capacity: u64| if capacity == 0 { UNCOUNTED } else { clamp(capacity) };
+        Self { free: gpus, usable: gpus, cpu: all(cpu), memory: all(memory) }
+    }
+
     /// Free GPUs.
     #[inline]
     pub(super) fn count(&self) -> u32 {

@@ -51,6 +51,7 @@ prop_compose! {
             draining: false,
             bad: GpuSet(bad).and(all),
             taken: if all_free { GpuSet::EMPTY } else { GpuSet(taken).and(all) },
+            parts: crate::parts::Parts::default(),
             cpu_taken: CpuMilli(cpu_taken / 2),
             memory_taken: MemoryMib(memory_taken / 2),
             residents: crate::node::Residents::new(),
@@ -158,7 +159,7 @@ prop_compose! {
         narrow in any::<bool>(),
         (required, preferred, distinct_nodes) in (any_level(), any_level(), prop::bool::weighted(0.3)),
     ) -> Request {
-        Request {
+        Request { part: crate::request::Part::Whole,
             shape,
             pools: vec![PoolIndex(0)].into(),
             cpu: CpuMilli(if narrow { cpu } else { 0 }),
@@ -428,6 +429,7 @@ fn wide_nodes(count: usize, leaf: usize, spine: usize, seed: u32) -> Vec<Node> {
                 draining: false,
                 bad: GpuSet::EMPTY,
                 taken: if below(3) == 0 { GpuSet::EMPTY } else { GpuSet(below(1 << 16)).and(gpus) },
+                parts: crate::parts::Parts::default(),
                 cpu_taken: CpuMilli(u64::from(below(10))),
                 memory_taken: MemoryMib::ZERO,
                 residents: crate::node::Residents::new(),
@@ -444,7 +446,7 @@ prop_compose! {
         (required, preferred) in (any_level(), any_level()),
         (distinct_nodes, cpu) in (prop::bool::weighted(0.2), prop_oneof![3 => Just(0), 1 => 1..5u64]),
     ) -> Request {
-        Request {
+        Request { part: crate::request::Part::Whole,
             shape: Shape::Equal { members, gpus },
             pools: vec![PoolIndex(0)].into(),
             cpu: CpuMilli(cpu),

@@ -70,6 +70,7 @@ fn add_nodes(nodes: &mut Vec<Node>, line: &str) {
             draining: false,
             bad: GpuSet::EMPTY,
             taken: value(line, "free").map_or(GpuSet::EMPTY, |free| all.without(gpu_set(free))),
+            parts: crate::parts::Parts::default(),
             cpu_taken: CpuMilli::ZERO,
             memory_taken: MemoryMib::ZERO,
             residents: crate::node::Residents::new(),
@@ -95,6 +96,7 @@ fn shape(text: &str) -> Shape {
 fn answer(index: &mut PlaceIndex, nodes: &[Node], scratch: &mut Scratch, line: &str) -> String {
     let (text, _) = line.split_once(' ').unwrap_or((line, ""));
     let request = Request {
+        part: crate::request::Part::Whole,
         shape: shape(text),
         pools: [PoolIndex(0)].into(),
         cpu: CpuMilli(number(line, "cpu", 0)),
@@ -348,6 +350,7 @@ fn trial_changes_go_back() {
     assert_eq!(index.free(PoolIndex(0)), Gpus::whole(8));
     // What a closed node gives back is not free.
     let request = Request {
+        part: crate::request::Part::Whole,
         shape: shape("1x8"),
         pools: [PoolIndex(0)].into(),
         cpu: CpuMilli::ZERO,
@@ -357,7 +360,7 @@ fn trial_changes_go_back() {
         distinct_nodes: false,
         only: Default::default(),
     };
-    index.release(&[Placed { node: NodeIndex(3), gpus: GpuSet::first(8) }], &request);
+    index.release(&[Placed::whole(NodeIndex(3), GpuSet::first(8))], &request);
     assert_eq!(index.free(PoolIndex(0)), Gpus::whole(8));
     index.rollback(outer);
     check_index(&index, &nodes);

@@ -12,7 +12,7 @@ use crate::gpu::GpuSet;
 use crate::ids::{NodeIndex, PoolIndex};
 use crate::node::{Node, SetAside};
 use crate::placement::Placed;
-use crate::request::Request;
+use crate::request::{Part, Request};
 
 /// A room as it was before a change.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,8 @@ pub(super) struct Undo {
 pub struct Mark {
     /// Length of the log then.
     length: usize,
+    /// Length of the log of cuts then.
+    cuts: usize,
     /// Checkpoints open then.
     open: u32,
 }
@@ -34,21 +36,25 @@ pub struct Mark {
 impl PlaceIndex {
     /// The GPUs, CPU and memory of these members are held now. For trial changes: what is so for good comes by `sync`.
     pub fn take(&mut self, placed: &[Placed], request: &Request) {
+        if request.part != Part::Whole {
+            return self.take_parts(placed, request);
+        }
         self.change(placed, |room, gpus| {
             debug_assert!(room.free.contains(gpus), "GPUs {gpus:?} are taken, but only {:?} are free", room.free);
             room.free = room.free.without(gpus);
-            room.cpu = given_back(room.cpu, -clamp(request.cpu.0));
-            room.memory = given_back(room.memory, -clamp(request.memory.0));
+            room.change_beside(request, true);
         });
     }
 
     /// The GPUs, CPU and memory of these members are held no more; GPUs that are fenced or on a closed node do not become
     /// free. For trial changes.
     pub fn release(&mut self, placed: &[Placed], request: &Request) {
+        if request.part != Part::Whole {
+            return self.release_parts(placed, request);
+        }
         self.change(placed, |room, gpus| {
             room.free = room.free.with(gpus.and(room.usable));
-            room.cpu = given_back(room.cpu, clamp(request.cpu.0));
-            room.memory = given_back(room.memory, clamp(request.memory.0));
+            room.change_beside(request, false);
         });
     }
 
@@ -65,7 +71,7 @@ impl PlaceIndex {
 
     /// Exactly these GPUs are free on `node` at some time to come, and so much more CPU and memory than now. For trial
     /// changes.
-    pub fn expect(&mut self, node: NodeIndex, free: GpuSet, cpu: i64, memory: i64) {
+    pub fn foresee(&mut self, node: NodeIndex, free: GpuSet, cpu: i64, memory: i64) {
         let home = self.homes[node.at()];
         let now = self.pools[home.pool.at()].rooms[home.at as usize];
         let (cpu, memory) = (given_back(now.cpu, cpu), given_back(now.memory, memory));
@@ -75,7 +81,7 @@ impl PlaceIndex {
     /// From here on changes can be taken back. Checkpoints nest; the last is the first to end.
     pub fn checkpoint(&mut self) -> Mark {
         self.open += 1;
-        Mark { length: self.log.len(), open: self.open }
+        Mark { length: self.log.len(), cuts: self.cut_log.len(), open: self.open }
     }
 
     /// Takes back all changes since `mark`, also those of checkpoints made after it.
@@ -87,6 +93,7 @@ impl PlaceIndex {
             let Some(Undo { home, room }) = self.log.pop() else { break };
             self.set(home, room);
         }
+        self.undo_cuts(mark.cuts);
         self.open = mark.open - 1;
     }
 
@@ -96,6 +103,7 @@ impl PlaceIndex {
         self.open = mark.open - 1;
         if self.open == 0 {
             self.log.clear();
+            self.cut_log.clear();
         }
     }
 
@@ -113,6 +121,7 @@ impl PlaceIndex {
                 self.flush(last);
             }
             last = Some(pool);
+            self.sync_parts(&nodes[node.at()]);
             let room = Room::of(&nodes[node.at()]);
             let old = std::mem::replace(&mut self.pools[pool.at()].rooms[at as usize], room);
             push(&mut self.changes, Change { at, before: old.count() as u8, now: room.count() as u8 });
@@ -171,6 +180,16 @@ fn push(changes: &mut Vec<Change>, change: Change) {
         Some(last) if last.at == change.at => last.now = change.now,
         _ if change.before == change.now => {}
         _ => changes.push(change),
+    }
+}
+
+impl Room {
+    /// CPU and memory of one member are held, or held no more.
+    #[inline]
+    pub(super) fn change_beside(&mut self, request: &Request, is_taken: bool) {
+        let signed = |amount: u64| if is_taken { -clamp(amount) } else { clamp(amount) };
+        self.cpu = given_back(self.cpu, signed(request.cpu.0));
+        self.memory = given_back(self.memory, signed(request.memory.0));
     }
 }
 

@@ -18,7 +18,7 @@ use crate::ids::{JobId, NodeIndex, PoolIndex};
 use crate::job::Job;
 use crate::place::{PlaceIndex, Scratch};
 use crate::placement::{Members, Placed};
-use crate::request::{Constraints, Request, Shape};
+use crate::request::{Constraints, Part, Request, Shape};
 use crate::units::{GpuTime, Gpus, Time};
 
 /// An attempt that may be evicted.
@@ -112,7 +112,7 @@ fn is_cheap(asked: &Asked) -> bool {
     let request = &asked.request;
     let is_equal = matches!(request.shape, Shape::Equal { .. });
     let is_plain = request.cpu.0 == 0 && request.memory.0 == 0 && request.only == Constraints::default();
-    is_equal && is_plain && !request.distinct_nodes && asked.avoid.is_empty()
+    is_equal && is_plain && request.part == Part::Whole && !request.distinct_nodes && asked.avoid.is_empty()
 }
 
 /// What the gang waits for when it needs the first `count` of the candidates and the rest, more than are ripe.
@@ -187,8 +187,8 @@ impl<'c> Trial<'c> {
         let from = self.placed.len();
         let members = job.live_attempt().into_iter().flat_map(|attempt| attempt.members.iter());
         let usable = members.map(|member| {
-            let Placed { node, gpus } = member.placed;
-            Placed { node, gpus: gpus.and(self.index.usable(node)) }
+            let placed = member.placed;
+            Placed { gpus: placed.gpus.and(self.index.usable(placed.node)), ..placed }
         });
         self.placed.extend(usable.filter(|placed| !placed.gpus.is_empty()));
         self.holders.push(Holder { request: job.spec.request.clone(), placed: from..self.placed.len() });

@@ -12,8 +12,9 @@ use crate::cluster::Cluster;
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, NodeIndex, PoolIndex, TenantIndex};
 use crate::job::Job;
+use crate::parts::Parts;
 use crate::place::Mark;
-use crate::placement::{Members, Placed};
+use crate::placement::{Members, Portion};
 use crate::plan::latest_end;
 use crate::reserve::{Reservation, is_inside_quota};
 use crate::tenant::Held;
@@ -81,8 +82,8 @@ pub(super) struct Found {
 struct Walk<'w> {
     cluster: &'w mut Cluster,
     question: &'w Question<'w>,
-    /// By node: GPUs held by what has not ended.
-    held: Vec<GpuSet>,
+    /// By node: GPUs held whole by what has not ended, and those of which it holds parts.
+    held: Vec<(GpuSet, Parts)>,
     /// By reservation: whether the job would overlap it.
     overlaps: Vec<bool>,
     /// What tenants held before it was changed, oldest first.
@@ -93,7 +94,7 @@ struct Walk<'w> {
 pub(super) fn earliest(cluster: &mut Cluster, question: &Question<'_>) -> Option<Found> {
     let idle = cluster.pools[question.pool.at()].idle;
     let mark = cluster.index.checkpoint();
-    let held = cluster.nodes.iter().map(|node| node.taken).collect();
+    let held = cluster.nodes.iter().map(|node| (node.taken, node.parts.clone())).collect();
     let overlaps = vec![false; question.taken.len()];
     let mut walk = Walk { cluster, question, held, overlaps, undo: Vec::new() };
     let found = walk.run();
@@ -161,9 +162,14 @@ impl Walk<'_> {
         let (cpu, memory, preemptible) = (job.spec.request.cpu, job.spec.request.memory, job.spec.preemptible);
         let (tenant, gpus, borrowed) = (job.spec.tenant, attempt.gpus(), attempt.borrowed);
         let placed: Members = attempt.members.iter().map(|member| member.placed).collect();
-        for Placed { node, gpus } in placed {
-            self.held[node.at()] = self.held[node.at()].without(gpus);
-            self.show(node, signed(cpu.0), signed(memory.0));
+        for member in placed {
+            let (whole, parts) = &mut self.held[member.node.at()];
+            if member.portion == Portion::Whole {
+                *whole = whole.without(member.gpus);
+            } else {
+                parts.give_back(&member);
+            }
+            self.show(member.node, signed(cpu.0), signed(memory.0));
         }
         self.change_held(tenant, |held| {
             held.used -= gpus;
@@ -201,8 +207,9 @@ impl Walk<'_> {
             .filter(|placed| placed.node == node)
             .fold(GpuSet::EMPTY, |all, placed| all.with(placed.gpus));
         let entry = &self.cluster.nodes[node.at()];
-        let free = entry.usable().without(self.held[node.at()]).without(blocked);
-        self.cluster.index.expect(node, free, cpu, memory);
+        let (whole, parts) = &self.held[node.at()];
+        let free = entry.usable().without(*whole).without(parts.gpus()).without(blocked);
+        self.cluster.index.foresee(node, free, cpu, memory);
     }
 
     fn change_held(&mut self, tenant: TenantIndex, change: impl Fn(&mut Held)) {

@@ -35,6 +35,7 @@ fn node(index: usize, line: &str) -> Node {
         draining: false,
         bad: GpuSet::EMPTY,
         taken: GpuSet::EMPTY,
+        parts: crate::parts::Parts::default(),
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: crate::node::Residents::new(),

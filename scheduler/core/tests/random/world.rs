@@ -8,7 +8,9 @@ use dure_core::cycle::Cycled;
 use dure_core::event::Event;
 use dure_core::gpu::GpuSet;
 use dure_core::ids::{AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex};
-use dure_core::input::{DependencyOn, Input, JobDraft, MemberReport, NodeDraft, QuotaDraft, RequestKey, TenantDraft};
+use dure_core::input::{
+    DependencyOn, Input, JobDraft, MemberReport, NodeDraft, PartDraft, QuotaDraft, RequestKey, TenantDraft,
+};
 use dure_core::invariants;
 use dure_core::job::{ArraySpec, DependencyKind, Exit, ExitHow, Phase};
 use dure_core::node::{Capacity, Contact, Location};
@@ -310,6 +312,7 @@ impl World {
         };
         let kinds = [DependencyKind::AfterOk, DependencyKind::AfterAny, DependencyKind::AfterNotOk];
         JobDraft {
+            part: part(ask),
             tenant: leaves[ask.tenant as usize % leaves.len()].name.clone(),
             user: USERS[ask.user as usize].into(),
             name: "".into(),
@@ -489,5 +492,14 @@ impl World {
             drop(self.input(Input::Cancel(*job)));
         }
         !never.is_empty()
+    }
+}
+
+/// One of the users shares GPUs: single members of one GPU take a part of it.
+fn part(ask: &Ask) -> PartDraft {
+    match (&ask.sizes[..], ask.user, ask.priority) {
+        ([1], 1, 0) => PartDraft::Milli(300),
+        ([1], 1, _) => PartDraft::Milli(700),
+        _ => PartDraft::Whole,
     }
 }

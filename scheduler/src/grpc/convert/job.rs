@@ -3,7 +3,8 @@
 use dure_core::Cluster;
 use dure_core::ids::JobId;
 use dure_core::job::{Attempt, DependencyKind, ExitHow, Job, Member, MemberPhase, Outcome, Phase};
-use dure_core::request::Shape;
+use dure_core::placement::{Placed, Portion};
+use dure_core::request::{Part, Shape};
 use dure_core::units::Time;
 use dure_proto::v1;
 use dure_proto::v1::dependency::On;
@@ -53,6 +54,11 @@ fn shape(job: &Job) -> v1::Shape {
         cpu_milli_per_member: request.cpu.0,
         memory_mib_per_member: request.memory.0,
         distinct_nodes: request.distinct_nodes,
+        gpu_milli: match request.part {
+            Part::Whole => 0,
+            Part::Milli(milli) => milli.into(),
+            Part::Slice(slice) => slice.milli().into(),
+        },
         ..Default::default()
     };
     match &request.shape {
@@ -87,10 +93,16 @@ fn member(cluster: &Cluster, member: &Member) -> v1::MemberPlacement {
     v1::MemberPlacement {
         node: cluster.node(member.placed.node).name.to_string(),
         gpus: member.placed.gpus.iter().map(|gpu| gpu as u32).collect(),
+        gpu_milli: part_milli(&member.placed),
         phase: phase.to_owned(),
         exit_code: member.exit.as_ref().and_then(|exit| code_of(&exit.how)),
         signal: member.exit.as_ref().and_then(|exit| signal_of(&exit.how)),
     }
+}
+
+/// Thousandths of the one GPU of which a member holds a part; 0 where its GPUs are whole.
+pub fn part_milli(placed: &Placed) -> u32 {
+    if placed.portion == Portion::Whole { 0 } else { placed.held().in_milli() as u32 }
 }
 
 fn array(job: &Job) -> Option<v1::ArrayStatus> {

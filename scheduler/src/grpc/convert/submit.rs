@@ -2,7 +2,7 @@
 
 use dure_core::gpu::MAX_GPUS_PER_NODE;
 use dure_core::ids::{BlobId, JobId};
-use dure_core::input::{ConstraintsDraft, DependencyOn, JobDraft};
+use dure_core::input::{ConstraintsDraft, DependencyOn, JobDraft, PartDraft};
 use dure_core::job::{ArraySpec, DependencyKind};
 use dure_core::request::{LabelRule, Level, Segment, Shape};
 use dure_core::units::{CpuMilli, MemoryMib, Span, Time};
@@ -39,6 +39,7 @@ pub fn job(spec: v1::JobSpec, user: &str) -> Result<Submitted, Violation> {
         .ok_or_else(|| Violation::new("shape", "absent; say how many members of how many GPUs the job needs"))?;
     let payload = self::payload(spec.payload.unwrap_or_default()).map_err(|violation| violation.inside("payload"))?;
     let draft = JobDraft {
+        part: part(&shape).map_err(|violation| violation.inside("shape"))?,
         tenant: spec.tenant.into(),
         user: user.into(),
         name: spec.name.into(),
@@ -86,6 +87,17 @@ fn at_most(field: &'static str, bytes: usize, limit: usize) -> Result<(), Violat
         return Ok(());
     }
     Err(Violation::new(field, format!("{bytes} bytes; at most {limit}: make it smaller")))
+}
+
+fn part(shape: &v1::Shape) -> Result<PartDraft, Violation> {
+    match u16::try_from(shape.gpu_milli) {
+        Ok(0) => Ok(PartDraft::Whole),
+        Ok(milli) => Ok(PartDraft::Milli(milli)),
+        Err(_) => {
+            let problem = format!("{} thousandths; a share is 1 to 999 thousandths of one GPU", shape.gpu_milli);
+            Err(Violation::new("gpu_milli", problem))
+        }
+    }
 }
 
 fn shape(shape: &v1::Shape) -> Result<Shape, Violation> {

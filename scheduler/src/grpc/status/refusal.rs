@@ -48,6 +48,10 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::NoGpus { .. }
         | Refusal::TooManyMembers { .. }
         | Refusal::MemberTooLarge { .. }
+        | Refusal::PartOfSeveralGpus { .. }
+        | Refusal::PartWith { .. }
+        | Refusal::BadShare { .. }
+        | Refusal::UnknownProfile { .. }
         | Refusal::UnknownModel { .. }
         | Refusal::UnknownPool { .. }
         | Refusal::UnknownPriority { .. }
@@ -84,6 +88,8 @@ pub(super) fn field(why: &Refusal) -> &'static str {
         | Refusal::OverLimitForEver { .. } => "tenant",
         Refusal::TooManyUsers { .. } => "user",
         Refusal::NoMembers | Refusal::TooManyMembers { .. } => "shape.members",
+        Refusal::PartOfSeveralGpus { .. } | Refusal::PartWith { .. } | Refusal::BadShare { .. } => "shape.gpu_milli",
+        Refusal::UnknownProfile { .. } => "shape.mig_profile",
         Refusal::NoGpus { .. } | Refusal::MemberTooLarge { .. } => "shape.gpus_per_member",
         Refusal::GangTooLarge { .. }
         | Refusal::GangNeverFits { .. }
@@ -135,6 +141,14 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::NoMembers => "a gang of 0 members".to_owned(),
         Refusal::NoGpus { member } => format!("member {member} asks for 0 GPUs"),
         Refusal::TooManyMembers { members, limit } => format!("{members} members, at most {limit}"),
+        Refusal::PartOfSeveralGpus { gpus: asked } => {
+            format!("a part of a GPU for members of {}", gpus(Gpus::whole((*asked).into())))
+        }
+        Refusal::PartWith { what } => format!("a part of a GPU together with {what}"),
+        Refusal::BadShare { milli } => format!("{milli} thousandths of a GPU"),
+        Refusal::UnknownProfile { name, known } => {
+            format!("no GPU model here has the slice {name:?}, there is {}", list(known))
+        }
         Refusal::MemberTooLarge { gpus: asked, largest } => {
             format!("a member asks for {}, the largest node has {largest}", gpus(Gpus::whole(*asked)))
         }
@@ -233,6 +247,10 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         }
         Refusal::NoMembers | Refusal::NoGpus { .. } | Refusal::EmptyArray | Refusal::ZeroWeight => "use at least 1",
         Refusal::TooManyMembers { .. } => "ask for fewer, larger members",
+        Refusal::PartOfSeveralGpus { .. } => "ask for one GPU per member, of which it gets the part",
+        Refusal::PartWith { .. } => "ask for whole GPUs, or leave it out",
+        Refusal::BadShare { .. } => "use 1 to 999; for a whole GPU leave the share out",
+        Refusal::UnknownProfile { .. } => "name a profile of the GPU models that the job may use",
         Refusal::MemberTooLarge { .. } => "spread the GPUs over more members",
         Refusal::GangTooLarge { .. } => "ask for fewer GPUs, or allow other GPU models",
         Refusal::GangNeverFits { .. } => "ask for fewer or smaller members, or require a wider level",

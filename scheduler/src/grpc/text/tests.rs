@@ -35,6 +35,7 @@ fn all() -> Vec<Blocker> {
     let blocked = [
         Blocked::NotEnoughGpus { pool, want, free: Gpus::whole(1) },
         Blocked::NotEnoughSlots { pool, want: 2, free: 1, gpus_per_member: 8 },
+        Blocked::NoShare { pool, want: 4, fit: 1, part: dure_core::request::Part::Milli(500) },
         Blocked::NoDomain { pool, level: Level::Leaf, want: 4, best: 3 },
         Blocked::NotEnoughMatching { pool, want: 4, fit: 1, nodes: 3 },
         Blocked::NotEnoughSegments { pool, level: Level::Leaf, members: 4, want: 4, fit: 3 },
@@ -86,6 +87,7 @@ fn every_reason_says_what_is_in_the_way_and_what_would_help() {
         ARRAY_CAP: all indices of the array have started | nothing: it ends when they have | {"cap": 0}
         NOT_ENOUGH_GPUS: it needs 16 GPUs, 1 is free in pool h200 | wait for running jobs to end, ask for fewer GPUs, or allow other GPU models | {"free": 1, "want": 16}
         NOT_ENOUGH_SLOTS: it needs room for 2 members of 8 GPUs each, there is room for 1 in pool h200 | ask for smaller members, which fit more nodes, or wait for nodes to empty | {"free": 1, "gpus_per_member": 8, "want": 2}
+        NO_SHARE: it needs 500/1000 of one GPU for 4 members, pool h200 has GPUs with so much left for 1 | ask for a smaller part, allow other GPU models, or wait for running jobs to end | {"fit": 1, "part_milli": 500, "want": 4}
         NO_DOMAIN: it needs room for 4 members inside one leaf, the best one of pool h200 has room for 3 | prefer the level instead of requiring it, or require a wider one | {"best": 3, "want": 4}
         NOT_ENOUGH_MATCHING: it needs room for 4 members, the 3 nodes of pool h200 that match its labels and node lists have room for 1 | wait for those nodes, or ask for fewer labels or more nodes | {"fit": 1, "nodes": 3, "want": 4}
         NOT_ENOUGH_SEGMENTS: it needs room for 4 segments of 4 members, each inside one leaf; pool h200 has room for 3 | make the segments smaller, or let them lie inside a wider level | {"fit": 3, "members": 4, "want": 4}

@@ -86,6 +86,7 @@ fn spec(shape: Shape) -> JobSpec {
         user: UserIndex(1),
         name: "학습".into(),
         request: Arc::new(Request {
+            part: dure_core::request::Part::Whole,
             shape,
             pools: [PoolIndex(1), PoolIndex(0)].into(),
             cpu: CpuMilli(8000),
@@ -111,7 +112,7 @@ fn spec(shape: Shape) -> JobSpec {
 }
 
 fn placed(node: u32, gpus: u32) -> Placed {
-    Placed { node: NodeIndex(node), gpus: GpuSet(gpus) }
+    Placed::whole(NodeIndex(node), GpuSet(gpus))
 }
 
 fn usage() -> Usage {
@@ -218,6 +219,7 @@ fn restored() -> Vec<Event> {
         draining: false,
         bad: GpuSet(0b1000),
         taken: GpuSet::EMPTY,
+        parts: dure_core::parts::Parts::default(),
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: dure_core::node::Residents::new(),

@@ -18,7 +18,7 @@ use dure_core::node::{Capacity, Contact, Location, Node, SetAside};
 use dure_core::placement::Placed;
 use dure_core::promise::{DropCause, Promise};
 use dure_core::reply::Reply;
-use dure_core::request::{Constraints, LabelRule, Level, Request, Segment, Shape};
+use dure_core::request::{Constraints, LabelRule, Level, Part, Request, Segment, Shape};
 use dure_core::reserve::Reservation;
 use dure_core::tenant::{Quota, UserLedger};
 use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span, Time};
@@ -124,7 +124,17 @@ fn capacity() -> impl Strategy<Value = Capacity> {
 }
 
 fn placed() -> impl Strategy<Value = Placed> {
-    (node(), 1..=u32::MAX).prop_map(|(node, gpus)| Placed { node, gpus: GpuSet(gpus) })
+    let whole = (node(), 1..=u32::MAX).prop_map(|(node, gpus)| Placed::whole(node, GpuSet(gpus)));
+    let of_one = (node(), 0..32usize, part()).prop_map(|(node, gpu, part)| {
+        let portion = dure_core::parts::Cut::none(gpu).portion(part).unwrap_or_default();
+        Placed { node, gpus: GpuSet::single(gpu), portion }
+    });
+    prop_oneof![whole, of_one]
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    let slices: Vec<_> = dure_core::mig::profiles("H200").iter().map(|(_, slice)| Part::Slice(*slice)).collect();
+    prop_oneof![Just(Part::Whole), (1..1000u16).prop_map(Part::Milli), select(slices)]
 }
 
 fn exit() -> impl Strategy<Value = Exit> {
@@ -166,8 +176,9 @@ fn constraints() -> impl Strategy<Value = Constraints> {
 
 fn request() -> impl Strategy<Value = Request> {
     let limits = (any::<u64>(), any::<u64>());
-    (shape(), vec(pool(), 1..4), limits, of(level()), of(level()), any::<bool>(), constraints()).prop_map(
-        |(shape, pools, (cpu, memory), required, preferred, distinct_nodes, only)| Request {
+    (shape(), part(), vec(pool(), 1..4), limits, of(level()), of(level()), any::<bool>(), constraints()).prop_map(
+        |(shape, part, pools, (cpu, memory), required, preferred, distinct_nodes, only)| Request {
+            part,
             shape,
             pools: pools.into(),
             cpu: CpuMilli(cpu),
@@ -229,6 +240,7 @@ fn restored_node() -> impl Strategy<Value = Node> {
             bad,
             // Comes with the jobs.
             taken: GpuSet::EMPTY,
+            parts: dure_core::parts::Parts::default(),
             cpu_taken: CpuMilli::ZERO,
             memory_taken: MemoryMib::ZERO,
             residents: dure_core::node::Residents::new(),

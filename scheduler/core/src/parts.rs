@@ -1,0 +1,155 @@
+//! GPUs of one node that several members share: how much of each is held.
+//!
+//! In: portions taken and given back. Out: what is left. A GPU is cut either into shares or into MIG slices, never both;
+//! where the last portion is given back it is whole again and leaves the list.
+//! It must never hold more than a GPU has, and never two slices of the same memory.
+
+use crate::gpu::GpuSet;
+use crate::mig::MEMORY_SLICES;
+use crate::placement::{Placed, Portion};
+use crate::request::Part;
+use crate::units::Gpus;
+
+/// Thousandths of a GPU.
+pub const WHOLE: u16 = Gpus::MILLI as u16;
+
+/// A GPU that is cut.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Cut {
+    /// Its index on the node.
+    pub gpu: u8,
+    /// Thousandths that shares hold.
+    pub milli: u16,
+    /// Memory slices that MIG slices hold.
+    pub slices: u8,
+}
+
+impl Cut {
+    /// Nothing of this GPU is held.
+    pub fn none(gpu: usize) -> Self {
+        Self { gpu: gpu as u8, milli: 0, slices: 0 }
+    }
+
+    /// Whether nothing of it is held.
+    pub fn is_empty(&self) -> bool {
+        self.milli == 0 && self.slices == 0
+    }
+
+    /// How many members with this part of a GPU each still fit on it.
+    pub fn fit(&self, part: Part) -> u32 {
+        match part {
+            Part::Whole => u32::from(self.is_empty()),
+            Part::Milli(_) if self.slices != 0 => 0,
+            Part::Milli(milli) => u32::from((WHOLE - self.milli).checked_div(milli).unwrap_or(0)),
+            Part::Slice(_) if self.milli != 0 => 0,
+            Part::Slice(slice) => slice.count_free(self.slices),
+        }
+    }
+
+    /// Where on it the next member goes; none when it does not fit.
+    pub fn portion(&self, part: Part) -> Option<Portion> {
+        match part {
+            Part::Whole => None,
+            Part::Milli(milli) => (self.fit(part) > 0).then_some(Portion::Milli(milli)),
+            Part::Slice(slice) if self.milli == 0 => {
+                slice.first_free(self.slices).map(|start| Portion::Slice { slice, start })
+            }
+            Part::Slice(_) => None,
+        }
+    }
+
+    /// Whether this very portion is free.
+    pub fn admits(&self, portion: Portion) -> bool {
+        match portion {
+            Portion::Whole => self.is_empty(),
+            Portion::Milli(milli) => self.slices == 0 && self.milli + milli <= WHOLE,
+            Portion::Slice { slice, start } => self.milli == 0 && self.slices & slice.mask(start) == 0,
+        }
+    }
+
+    /// What is left of it.
+    pub fn left(&self) -> u16 {
+        if self.slices == 0 {
+            return WHOLE - self.milli;
+        }
+        (WHOLE / u16::from(MEMORY_SLICES)) * self.slices.count_zeros() as u16
+    }
+
+    /// As it is when `portion` is held as well.
+    pub fn with(mut self, portion: Portion) -> Self {
+        match portion {
+            Portion::Whole => {}
+            Portion::Milli(milli) => self.milli += milli,
+            Portion::Slice { slice, start } => self.slices |= slice.mask(start),
+        }
+        self
+    }
+}
+
+/// The cut GPUs of one node, by index.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Parts {
+    list: Vec<Cut>,
+}
+
+impl Parts {
+    /// The cut GPUs, rising.
+    pub fn iter(&self) -> impl Iterator<Item = &Cut> {
+        self.list.iter()
+    }
+
+    /// Whether none is cut.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The cut GPUs as a set.
+    pub fn gpus(&self) -> GpuSet {
+        self.list.iter().map(|cut| cut.gpu as usize).collect()
+    }
+
+    /// What is held of a GPU.
+    pub fn of(&self, gpu: usize) -> Cut {
+        self.list.iter().find(|cut| cut.gpu as usize == gpu).copied().unwrap_or(Cut::none(gpu))
+    }
+
+    /// What is left of those among `usable`.
+    pub fn left(&self, usable: GpuSet) -> Gpus {
+        let cuts = self.list.iter().filter(|cut| usable.contains(GpuSet::single(cut.gpu as usize)));
+        cuts.map(|cut| Gpus::milli(cut.left().into())).sum()
+    }
+
+    /// Puts down what is held of a GPU; nothing: the GPU is whole.
+    pub fn set(&mut self, cut: Cut) {
+        match (self.list.binary_search_by_key(&cut.gpu, |known| known.gpu), cut.is_empty()) {
+            (Ok(at), true) => drop(self.list.remove(at)),
+            (Ok(at), false) => self.list[at] = cut,
+            (Err(_), true) => {}
+            (Err(at), false) => self.list.insert(at, cut),
+        }
+    }
+
+    /// A member holds its portion from now on.
+    ///
+    /// # Panics
+    /// When it is not free: whoever placed it lost track.
+    pub fn take(&mut self, placed: &Placed) {
+        let Some(gpu) = placed.shared_gpu() else { return };
+        let cut = self.of(gpu);
+        assert!(cut.admits(placed.portion), "no part of a GPU is held twice: {placed:?} on {cut:?}");
+        self.set(cut.with(placed.portion));
+    }
+
+    /// A member gives its portion back.
+    pub fn give_back(&mut self, placed: &Placed) {
+        let Some(gpu) = placed.shared_gpu() else { return };
+        let mut cut = self.of(gpu);
+        match placed.portion {
+            Portion::Whole => {}
+            Portion::Milli(milli) => cut.milli -= milli,
+            Portion::Slice { slice, start } => cut.slices &= !slice.mask(start),
+        }
+        self.set(cut);
+    }
+}
