@@ -17,6 +17,7 @@ mod recovery;
 mod report;
 mod storm;
 mod submit;
+mod what_if;
 
 use clap::Subcommand;
 
@@ -39,6 +40,8 @@ pub(crate) enum BenchCommand {
     Cycle(cycle::CycleArgs),
     /// How well shares and whole GPUs are packed, on the data of FGD (ATC'23)
     Packing(packing::PackingArgs),
+    /// A what-if and start estimates over a long queue
+    WhatIf(what_if::WhatIfArgs),
     /// Memory per pending job
     Memory(memory::MemoryArgs),
 }
@@ -58,6 +61,7 @@ pub(crate) fn run(command: BenchCommand, out: Out) -> Result<(), Failure> {
         BenchCommand::Recovery(args) => recovery::run(&args),
         BenchCommand::Cycle(args) => cycle::run(&args),
         BenchCommand::Packing(args) => packing::run(&args),
+        BenchCommand::WhatIf(args) => what_if::run(&args),
         BenchCommand::Memory(args) => runtime.block_on(memory::run(&args)),
     };
     runtime.shutdown_timeout(cluster::STOP_WITHIN);
