@@ -65,7 +65,8 @@ prop_compose! {
             cpu_taken: CpuMilli::ZERO,
             memory_taken: MemoryMib::ZERO,
             residents: crate::node::Residents::new(),
-            promised: crate::node::Promised::default(),
+            promised: crate::node::SetAside::default(),
+            reserved: crate::node::SetAside::default(),
         }
     }
 }
@@ -264,7 +265,8 @@ fn shares_lie_together() {
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: crate::node::Residents::new(),
-        promised: crate::node::Promised::default(),
+        promised: crate::node::SetAside::default(),
+        reserved: crate::node::SetAside::default(),
     }];
     let mut index = index_of(&nodes);
     let share = Request {
