@@ -10,7 +10,7 @@ use dure_core::{
     Cluster,
     ids::BlobId,
     input::{JobDraft, QuotaDraft, TenantDraft},
-    request::Shape,
+    request::{Part, Shape},
     units::{CpuMilli, Gpus, MemoryMib, Span},
 };
 use dure_replay::{
@@ -89,6 +89,7 @@ impl AskedJob {
             user: "what-if".into(),
             name: "what-if".into(),
             shape: Shape::Equal { members: self.members, gpus: self.gpus },
+            part: Part::Whole,
             gpu_models: Vec::new(),
             cpu: CpuMilli::ZERO,
             memory: MemoryMib::ZERO,

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
 use dure_core::ids::{NodeIndex, PoolIndex};
-use dure_core::node::{Capacity, Contact, Location, Node, Promised, Residents};
+use dure_core::node::{Capacity, Contact, Location, Node, Residents, SetAside};
 use dure_core::parts::{Parts, WHOLE};
 use dure_core::request::{Part, Request, Shape};
 use dure_core::units::{CpuMilli, MemoryMib, Time};
@@ -127,7 +127,8 @@ fn node(index: NodeIndex, name: &str, pool: PoolIndex, gpus: usize, cpu: CpuMill
         cpu_taken: CpuMilli::ZERO,
         memory_taken: MemoryMib::ZERO,
         residents: Residents::new(),
-        promised: Promised::default(),
+        promised: SetAside::default(),
+        reserved: SetAside::default(),
     }
 }
 
