@@ -23,6 +23,7 @@ use crate::{
     tenants::{PauseArgs, QuotaCommand, UsageArgs},
     token::TokenCommand,
     watch::WatchArgs,
+    what_if::WhatIfArgs,
 };
 
 /// Dure shares one pool of GPUs among missions: quotas, borrowing, gangs.
@@ -99,6 +100,8 @@ pub(crate) enum Command {
     /// Run the agent of this node
     Agent(ServeArgs),
     Dev(Box<DevArgs>),
+    /// What another quota, node or job would do, on a copy of a journal
+    WhatIf(Box<Shown<WhatIfArgs>>),
     Generate(GenerateArgs),
     /// Replay jobs in virtual time: the same core, another division
     Replay(Box<Shown<ReplayArgs>>),
@@ -148,6 +151,7 @@ impl Cli {
             Command::Usage(with) => with.view,
             Command::Pause(with) | Command::Resume(with) => with.view,
             Command::Replay(with) => with.view,
+            Command::WhatIf(with) => with.view,
             Command::Submit(_)
             | Command::Run(_)
             | Command::Exec(_)

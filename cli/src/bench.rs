@@ -16,6 +16,7 @@ mod recovery;
 mod report;
 mod storm;
 mod submit;
+mod what_if;
 
 use clap::Subcommand;
 
@@ -36,6 +37,8 @@ pub(crate) enum BenchCommand {
     Recovery(recovery::RecoveryArgs),
     /// One cycle over a long queue: nanoseconds a placement, in the core alone
     Cycle(cycle::CycleArgs),
+    /// A what-if and start estimates over a long queue
+    WhatIf(what_if::WhatIfArgs),
     /// Memory per pending job
     Memory(memory::MemoryArgs),
 }
@@ -54,6 +57,7 @@ pub(crate) fn run(command: BenchCommand, out: Out) -> Result<(), Failure> {
         BenchCommand::Storm(args) => runtime.block_on(storm::run(&args)),
         BenchCommand::Recovery(args) => recovery::run(&args),
         BenchCommand::Cycle(args) => cycle::run(&args),
+        BenchCommand::WhatIf(args) => what_if::run(&args),
         BenchCommand::Memory(args) => runtime.block_on(memory::run(&args)),
     };
     runtime.shutdown_timeout(cluster::STOP_WITHIN);

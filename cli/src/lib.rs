@@ -38,6 +38,7 @@ mod submit;
 mod tenants;
 mod token;
 mod watch;
+mod what_if;
 mod when;
 
 use std::process::ExitCode;
@@ -87,6 +88,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Scheduler(SchedulerArgs { command: None, config: Some(config), .. }) => serve::scheduler(&config),
         Command::Agent(args) => serve::agent(args),
         Command::Dev(args) => dev::run(*args, Out::new(format)),
+        Command::WhatIf(with) => what_if::run(with.args, Out::new(format)),
         Command::Generate(args) => generate::run(args),
         Command::Replay(with) => replay::run(with.args, Out::new(format)),
         Command::Bench { view: _, command } => bench::run(command, Out::new(format)),
@@ -138,6 +140,7 @@ async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Fail
         | Command::Dev(_)
         | Command::Replay(_)
         | Command::Generate(_)
+        | Command::WhatIf(_)
         | Command::Bench { .. }
         | Command::Backup(_)
         | Command::Restore(_)

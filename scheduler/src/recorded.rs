@@ -13,6 +13,8 @@ use dure_core::request::Shape;
 use dure_core::tenant::{Quota, Tenant};
 use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 use dure_core::{Cluster, Policy};
+use dure_replay::forecast::learn;
+use dure_replay::learned::Learned;
 use dure_replay::trace::{Mission, TraceJob, TraceNode};
 
 use crate::recover::{RecoverError, apply_all};
@@ -75,6 +77,21 @@ pub fn recorded<S: Source + ?Sized>(source: &S) -> Result<Recorded, RecoverError
         left_out,
         until,
     })
+}
+
+/// The state at the end of the journal, its time, and the run times of all that has ended.
+///
+/// # Errors
+/// [`RecoverError`] with the position of what stands in the way.
+pub fn remembered<S: Source + ?Sized>(source: &S) -> Result<(Cluster, Time, Learned), RecoverError> {
+    let (mut cluster, mut until, mut learned) = (Cluster::new(Policy::standard()), Time(0), Learned::default());
+    for turn in Turns::from(source, Seq(1)) {
+        let turn = turn?;
+        until = turn.time;
+        apply_all(&mut cluster, turn.time, turn.first_seq, &turn.events)?;
+        turn.events.iter().for_each(|event| learn(&mut learned, &cluster, event));
+    }
+    Ok((cluster, until, learned))
 }
 
 /// A job that ended; none when it never ran, or when what ended it was no end of its own.

@@ -116,7 +116,8 @@ pub fn fared(promises: &[Promise], rows: &[Row]) -> Fared {
         most.push(start.0.abs_diff(p90.0));
         waits.push(start.since(promise.told_at).0);
     }
-    let part = |count: u64| if fared.promises == 0 { 0.0 } else { (count * 10_000 / fared.promises) as f64 / 10_000.0 };
+    let all = fared.promises;
+    let part = |count: u64| (count * 10_000).checked_div(all).unwrap_or(0) as f64 / 10_000.0;
     (fared.by_p50, fared.by_p90) = (part(by_p50), part(by_p90));
     fared.p50_median_error_s = median_s(&mut half);
     fared.limits_median_error_s = median_s(&mut most);
