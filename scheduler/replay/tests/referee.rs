@@ -1,13 +1,16 @@
 //! Real jobs, judged from outside: needs the traces (`DURE_TRACES`) and python3, else says that it was skipped.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dure_core::invariants;
 use dure_core::units::Time;
+use dure_replay::baseline::{self, Rule};
 use dure_replay::division::Division;
 use dure_replay::drive::Drive;
+use dure_replay::report::report;
 use dure_replay::trace::{self, TraceJob, TraceNode};
 
 /// Instants between two checks of all invariants, which are slow.
@@ -64,6 +67,29 @@ fn replay(from: u64, to: u64, spared: usize) {
     if let Some(figures) = judge(&traces.join("../referee.py"), &nodes, &jobs, &drive) {
         println!("{figures}");
     }
+}
+
+/// Mean completion and mean wait in whole seconds, of the window and the tenants that the published figures are of.
+fn baseline_figures(traces: &Path, rule: Rule, partitioned: bool, nodes: usize) -> (u64, u64) {
+    let mut all = trace::read_nodes(&traces.join("nodes/philly_vc_352x8.csv.gz")).expect("the nodes");
+    let tenants: BTreeSet<String> = all.iter().map(|node| node.pool.clone()).collect();
+    all.truncate(nodes);
+    let jobs = trace::read_jobs(&traces.join("jobs/philly_12vc.csv.gz")).expect("the jobs");
+    let mut jobs = trace::window(jobs, Time(4_062_780_000), Time(9_336_720_001));
+    jobs.retain(|job| tenants.contains(&job.tenant));
+    let replayed = baseline::run(&all, &jobs, rule, partitioned).expect("it can be replayed");
+    let (report, _) = report(&replayed, &jobs, &all, &BTreeMap::new(), BTreeMap::new(), None);
+    (report.all.completion_s.mean as u64, report.all.wait_s.mean as u64)
+}
+
+#[test]
+fn partitioned_fifo_is_that_of_the_published_figures() {
+    let Some(traces) = traces() else { return };
+    // Every completion waits behind a head: which of two equal nodes is taken moves the waits by some percent.
+    let off_milli = |found: u64, published: u64| found.abs_diff(published) * 1000 / published;
+    let (completion, wait) = baseline_figures(&traces, Rule::Fifo, true, 352);
+    assert!(off_milli(completion, 26_853) <= 10, "{completion} s");
+    assert!(off_milli(wait, 4_178) <= 50, "{wait} s");
 }
 
 #[test]
