@@ -9,8 +9,8 @@ use clap::Args;
 use dure_core::{
     Cluster,
     ids::BlobId,
-    input::{JobDraft, QuotaDraft, TenantDraft},
-    request::{Part, Shape},
+    input::{JobDraft, PartDraft, QuotaDraft, TenantDraft},
+    request::Shape,
     units::{CpuMilli, Gpus, MemoryMib, Span},
 };
 use dure_replay::{
@@ -89,7 +89,7 @@ impl AskedJob {
             user: "what-if".into(),
             name: "what-if".into(),
             shape: Shape::Equal { members: self.members, gpus: self.gpus },
-            part: Part::Whole,
+            part: PartDraft::Whole,
             gpu_models: Vec::new(),
             cpu: CpuMilli::ZERO,
             memory: MemoryMib::ZERO,
