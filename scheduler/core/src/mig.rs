@@ -41,8 +41,11 @@ const STARTS: [(Slice, &[u8]); 6] = [
     (slice(7, 8), &[0]),
 ];
 
+/// The profiles of a model by name.
+type Profiles = &'static [(&'static str, Slice)];
+
 /// Models by a part of the name that NVML gives them, with GB of memory where the name leaves it open, and their profiles.
-const MODELS: [(&str, &str, &[(&str, Slice)]); 5] = [
+const MODELS: [(&str, &str, Profiles); 5] = [
     (
         "A100",
         "40GB",
