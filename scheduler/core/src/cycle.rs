@@ -127,7 +127,8 @@ pub(crate) fn may_pay(cluster: &Cluster, job: &Job, pay: Pay) -> Result<bool, Re
     match budget::over(cluster, spec.tenant, job.gpus(), spec.time_limit) {
         None => Ok(false),
         Some(_) if pay == Pay::IfItFits && spec.preemptible => Ok(true),
-        Some(why) if pay == Pay::IfItFits => Err(Refused::Admission(why)),
+        // Another job of its class may have a shorter limit.
+        Some(why) if pay == Pay::IfItFits => Err(Refused::Alone(why)),
         Some(why) => Err(Refused::Budget(why)),
     }
 }

@@ -183,6 +183,12 @@ impl Refused {
             || in_tenant.is_some_and(|classes| classes.contains(class))
     }
 
+    /// Whether a job of this class and tenant is not tried at all: what only a budget refuses is tried once more at the end
+    /// of the cycle.
+    pub(crate) fn rules_out(&self, class: ClassIndex, tenant: TenantIndex, user: UserIndex) -> bool {
+        self.passes_over(class, tenant, user) && !self.over_budget.contains_key(&(class, tenant))
+    }
+
     /// Why the job was refused, or its class in this tenant, when it was last tried.
     pub(crate) fn why(&self, job: &Job, class: ClassIndex) -> Option<Blocked> {
         let (tenant, user) = (job.spec.tenant, job.spec.user);

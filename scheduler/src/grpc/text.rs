@@ -162,6 +162,28 @@ fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
         Blocked::SearchLimit { pool, steps } => {
             format!("the search for a place in pool {} was ended after {}", pool_of(pool), plural(steps, "step"))
         }
+        Blocked::OverLimit { .. }
+        | Blocked::OverQuota { .. }
+        | Blocked::NonPreemptibleOverQuota { .. }
+        | Blocked::OverUserGpus { .. }
+        | Blocked::OverUserJobs { .. }
+        | Blocked::OverBudget { .. }
+        | Blocked::RetryBudget { .. }
+        | Blocked::LentTooLong { .. } => division_message(cluster, blocked),
+        Blocked::Fragmented { .. }
+        | Blocked::MinimumRun { .. }
+        | Blocked::ReclaimPending { .. }
+        | Blocked::Reserved { .. }
+        | Blocked::BehindReservation { .. } => plan_message(cluster, blocked),
+        Blocked::Paused { tenant } => format!("{} is paused", tenant_name(cluster, tenant)),
+        Blocked::CycleLimit { limit } => format!("the last cycle placed {}, as many as one may", plural(limit, "job")),
+    }
+}
+
+/// What quotas, limits, caps and ledgers say.
+fn division_message(cluster: &Cluster, blocked: Blocked) -> String {
+    let pool_of = |pool| pool_name(cluster, pool);
+    match blocked {
         Blocked::OverLimit { tenant, pool, limit, used, want } => format!(
             "{} holds {used} of its limit of {limit} in pool {}; this job needs {want}",
             tenant_name(cluster, tenant),
@@ -205,6 +227,14 @@ fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
             pool_of(pool),
             deadline.0 / 1000
         ),
+        _ => unreachable!("only refusals of the division come here"),
+    }
+}
+
+/// What the planner says.
+fn plan_message(cluster: &Cluster, blocked: Blocked) -> String {
+    let pool_of = |pool| pool_name(cluster, pool);
+    match blocked {
         Blocked::Fragmented { pool, want, reclaimable, until } => format!(
             "it is inside its quota and needs {}, but what others run inside theirs lies in the way in pool {} until {} at \
              the latest; {} could be taken back and would not help",
@@ -240,8 +270,7 @@ fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
             pool_of(pool),
             moment(until)
         ),
-        Blocked::Paused { tenant } => format!("{} is paused", tenant_name(cluster, tenant)),
-        Blocked::CycleLimit { limit } => format!("the last cycle placed {}, as many as one may", plural(limit, "job")),
+        _ => unreachable!("only refusals of the planner come here"),
     }
 }
 

@@ -13,7 +13,7 @@ mod restore;
 use crate::cluster::{Answer, Cluster};
 use crate::event::Event;
 use crate::ids::{JobId, PoolIndex};
-use crate::job::{Checkpoint, MemberPhase};
+use crate::job::{Checkpoint, Job, MemberPhase};
 use crate::placement::Members;
 use crate::promise::Promise;
 use crate::timers::Timer;
@@ -46,10 +46,7 @@ impl Cluster {
             | Event::NodeCordoned { .. }
             | Event::GpusFenced { .. } => self.apply_to_node(now, event),
             Event::JobSubmitted { job, spec, held, not_before } => {
-                let mut new = jobs::new_job(*job, spec, now);
-                new.held = *held;
-                new.not_before = *not_before;
-                self.add_job(new);
+                self.add_job(Job { held: *held, not_before: *not_before, ..jobs::new_job(*job, spec, now) });
             }
             Event::JobHeld { job } => {
                 self.dequeue(*job);

@@ -17,7 +17,7 @@ pub fn check(cluster: &Cluster) -> Check {
         return Ok(());
     }
     let skipped = cluster.jobs.iter().filter(|job| {
-        job.queued.is_some_and(|queued| cluster.refused.passes_over(queued.class, job.spec.tenant, job.spec.user))
+        job.queued.is_some_and(|queued| cluster.refused.rules_out(queued.class, job.spec.tenant, job.spec.user))
     });
     retry(cluster, skipped.map(|job| job.id))
 }

@@ -44,14 +44,22 @@ struct Shown {
     detail: String,
 }
 
+fn submitted(held: bool) -> JobPhase {
+    if held { JobPhase::Held } else { JobPhase::Pending }
+}
+
+/// What becomes of the job is an event of its own; only a lost node may keep it from coming at once.
+fn after_attempt(outcome: Outcome) -> JobPhase {
+    if outcome == Outcome::NodeLost { JobPhase::AwaitingProof } else { JobPhase::Stopping }
+}
+
 fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
     let before = AttemptNumber(0);
     let of = |job: &JobId, kind, phase, attempt: &AttemptNumber, detail: String| {
         Some(Shown { job: *job, kind, phase, attempt: *attempt, detail })
     };
     match event {
-        Event::JobSubmitted { job, held: true, .. } => of(job, "submitted", JobPhase::Held, &before, String::new()),
-        Event::JobSubmitted { job, .. } => of(job, "submitted", JobPhase::Pending, &before, String::new()),
+        Event::JobSubmitted { job, held, .. } => of(job, "submitted", submitted(*held), &before, String::new()),
         Event::ArrayIndexStarted { array, index, job } => {
             of(job, "submitted", JobPhase::Pending, &before, format!("index {index} of array {array}"))
         }
@@ -76,10 +84,7 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
             of(job, "stopping", JobPhase::Stopping, attempt, format!("{}{gets}", stop_text(*reason)))
         }
         Event::AttemptEnded { job, attempt, outcome } => {
-            // What becomes of the job is an event of its own; only a lost node may keep it from coming at once.
-            let is_lost = *outcome == Outcome::NodeLost;
-            let phase = if is_lost { JobPhase::AwaitingProof } else { JobPhase::Stopping };
-            of(job, "attempt_ended", phase, attempt, outcome_word(*outcome).to_owned())
+            of(job, "attempt_ended", after_attempt(*outcome), attempt, outcome_word(*outcome).to_owned())
         }
         Event::JobRequeued { job, not_before, .. } => {
             let detail = not_before.map_or_else(String::new, |time| format!("not before {}", moment(time)));

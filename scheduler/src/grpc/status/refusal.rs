@@ -142,12 +142,6 @@ pub(super) fn problem(why: &Refusal) -> String {
             format!("the gang asks for {}, the pools that it may use have {capacity}", gpus(*want))
         }
         Refusal::GangNeverFits { want, best, level } => never_fits(*want, *best, *level),
-        Refusal::OverLimitForEver { tenant, want, limit } => {
-            format!("the gang asks for {}, the limit of {tenant:?} is {limit}", gpus(*want))
-        }
-        Refusal::NonPreemptibleOverQuota { tenant, want, quota } => {
-            format!("a non-preemptible gang of {}, the quota of {tenant:?} is {quota}", gpus(*want))
-        }
         Refusal::UnknownModel { name, known } => format!("no pool has GPU model {name:?}, there is {}", list(known)),
         Refusal::NoPool => "the cluster has no pool yet".to_owned(),
         Refusal::UnknownPool { name, known } => format!("there is no pool {name:?}, there is {}", list(known)),
@@ -181,6 +175,21 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::LimitBelowQuota { limit, quota } => format!("a limit of {limit} below the quota of {quota}"),
         Refusal::LendLimitAboveQuota { lend_limit, quota } => format!("{lend_limit} to lend of a quota of {quota}"),
         Refusal::ChildrenAboveParent { parent, children, quota } => above_parent(parent, *children, *quota),
+        Refusal::OverJobGpus { .. }
+        | Refusal::OverJobTime { .. }
+        | Refusal::OverUserSubmitted { .. }
+        | Refusal::NoBudget { .. }
+        | Refusal::NothingToCarry { .. }
+        | Refusal::BudgetPeriodTooShort { .. }
+        | Refusal::OverLimitForEver { .. }
+        | Refusal::NonPreemptibleOverQuota { .. } => ledger_problem(why),
+        Refusal::RequestIdReused { id } => format!("{id:?} was used for a request with another content"),
+    }
+}
+
+/// What is wrong with limits, caps and budgets.
+fn ledger_problem(why: &Refusal) -> String {
+    match why {
         Refusal::OverJobGpus { tenant, want, limit } => {
             format!("the gang asks for {}, one job of {tenant:?} may have {limit}", gpus(*want))
         }
@@ -197,7 +206,13 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::BudgetPeriodTooShort { period, shortest } => {
             format!("a period of {}, the shortest is {}", span(*period), span(*shortest))
         }
-        Refusal::RequestIdReused { id } => format!("{id:?} was used for a request with another content"),
+        Refusal::OverLimitForEver { tenant, want, limit } => {
+            format!("the gang asks for {}, the limit of {tenant:?} is {limit}", gpus(*want))
+        }
+        Refusal::NonPreemptibleOverQuota { tenant, want, quota } => {
+            format!("a non-preemptible gang of {}, the quota of {tenant:?} is {quota}", gpus(*want))
+        }
+        _ => unreachable!("only bounds of the division come here"),
     }
 }
 
