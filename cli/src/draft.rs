@@ -141,7 +141,7 @@ impl Draft {
             preferred_level: self.preferred_level.unwrap_or_default().into(),
             priority: self.priority.unwrap_or_default(),
             non_preemptible: self.non_preemptible.unwrap_or_default(),
-            constraints: self.only.to_wire(self.min_members),
+            constraints: self.only.into_wire(self.min_members),
             time_limit_ms: self.time.map_or(0, |span| span.0),
             grace_ms: self.grace.map_or(0, |span| span.0),
             array: self.array.map(|range| v1::ArraySpec { size: range.size, max_running: range.max_running }),

@@ -30,7 +30,7 @@ impl Only {
     }
 
     /// Those of the API; none where nothing is said.
-    pub(crate) fn to_wire(self, min_members: Option<u32>) -> Option<v1::Constraints> {
+    pub(crate) fn into_wire(self, min_members: Option<u32>) -> Option<v1::Constraints> {
         if self == Only::default() && min_members.is_none() {
             return None;
         }

@@ -177,7 +177,7 @@ impl Given {
 
     /// Nodes, tasks, GPUs and CPUs.
     fn size(&self, job: &mut Draft, warnings: &mut Vec<String>) -> Result<(), String> {
-        let nodes = self.read_as("nodes", |text| constraints::members(text))?;
+        let nodes = self.read_as("nodes", constraints::members)?;
         job.min_members = nodes.and_then(|(least, _)| least);
         let nodes = nodes.map(|(_, most)| most);
         let mut models = Vec::new();

@@ -235,7 +235,7 @@ impl World {
     }
 
     /// A message of a scheduler has arrived.
-    pub(super) fn to_agent(&mut self, id: u64) {
+    pub(super) fn pass_to_agent(&mut self, id: u64) {
         let Some(node) = self.links.get(&id).map(|link| link.node) else { return };
         if let Some(until) = self.lags(node) {
             return self.agenda.put(until, Event::ToAgent(id));

@@ -347,7 +347,7 @@ impl World {
     }
 
     /// A message of an agent has arrived.
-    pub(super) fn to_leader(&mut self, id: u64) {
+    pub(super) fn pass_to_leader(&mut self, id: u64) {
         let Some(message) = self.next_for_leader(id) else { return };
         let Some(link) = self.links.get_mut(&id).filter(|link| link.leader_end) else { return };
         let (life, node) = (link.leader_life, self.nodes[link.node].name.clone());
@@ -385,7 +385,7 @@ impl World {
     /// The core's own properties, now and then.
     fn check_state(&mut self, life: u64) {
         self.turns += 1;
-        if self.turns % 64 != 0 {
+        if !self.turns.is_multiple_of(64) {
             return;
         }
         let Some(process) = self.processes.iter().find(|process| process.life == life) else { return };

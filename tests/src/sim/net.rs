@@ -95,8 +95,7 @@ impl World {
         let links: Vec<u64> =
             self.links.iter().filter(|(_, l)| l.leader_life == life && l.leader_end).map(|(id, _)| *id).collect();
         for id in links {
-            loop {
-                let Some(stream) = self.links.get_mut(&id) else { break };
+            while let Some(stream) = self.links.get_mut(&id) {
                 match stream.stream.try_next() {
                     Next::Nothing => break,
                     Next::Message(message) => self.send_to_agent(id, message),
