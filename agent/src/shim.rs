@@ -139,7 +139,7 @@ struct Started {
 
 fn spawn(files: &MemberFiles, stdout: io::PipeWriter, stderr: io::PipeWriter) -> Result<Child, String> {
     let failed = |err: io::Error| format!("cannot start the way into its confinement: {err}");
-    let (mut command, reader, writer) = enter::command(&files.path("")).map_err(failed)?;
+    let (mut command, reader, writer) = enter::command(files.dir()).map_err(failed)?;
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
     let spawned = command.spawn().map_err(failed);
     drop(writer);

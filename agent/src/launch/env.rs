@@ -194,11 +194,11 @@ fn array(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
 #[cfg(test)]
 mod tests {
     use dure_proto::v1::{Payload, Peer};
-    use expect_test::{Expect, expect};
+    use expect_test::{ExpectFile, expect_file};
 
     use super::*;
 
-    fn check(id: MemberId, launch: &Launch, uuids: &[&str], expected: Expect) {
+    fn check(id: MemberId, launch: &Launch, uuids: &[&str], expected: ExpectFile) {
         let gpu_uuids: Vec<String> = uuids.iter().map(|uuid| (*uuid).to_owned()).collect();
         let env = environment(&Place {
             id,
@@ -243,84 +243,7 @@ mod tests {
             MemberId { job: 17, attempt: 2, member: 2 },
             &launch,
             &["GPU-a", "GPU-b"],
-            expect![[r#"
-                CUDA_DEVICE_ORDER=PCI_BUS_ID
-                CUDA_VISIBLE_DEVICES=GPU-a,GPU-b
-                DURE_ATTEMPT=2
-                DURE_GPUS=4,6
-                DURE_HOSTFILE=/run/hostfile
-                DURE_JOB_ID=17
-                DURE_JOB_NAME=train
-                DURE_MEMBER=2
-                DURE_MEMBERS=3
-                DURE_MEMBER_DIR=/state/members/m
-                DURE_NODE=n1
-                DURE_NODELIST=n0,n1
-                DURE_REPORT=/run/report
-                DURE_TENANT=fusion/edge
-                GLOO_SOCKET_IFNAME=ib0
-                HYDRA_HOST_FILE=/run/hostfile
-                I_MPI_HYDRA_HOST_FILE=/run/hostfile
-                JAX_COORDINATOR_ADDRESS=n0.cluster:23568
-                JAX_NUM_PROCESSES=3
-                JAX_PROCESS_ID=2
-                LOCAL_RANK=0
-                LOCAL_WORLD_SIZE=1
-                LR=0.1
-                MASTER_ADDR=n0.cluster
-                MASTER_PORT=23568
-                NCCL_SOCKET_IFNAME=ib0
-                NODE_RANK=1
-                NVIDIA_VISIBLE_DEVICES=GPU-a,GPU-b
-                OMPI_MCA_orte_default_hostfile=/run/hostfile
-                OMPI_MCA_plm=^slurm
-                OMPI_MCA_ras=^slurm
-                PATH=/run/bin:/bin
-                PET_NNODES=3
-                PET_NODE_RANK=2
-                PET_NPROC_PER_NODE=2
-                PET_RDZV_BACKEND=c10d
-                PET_RDZV_CONF=is_host=false
-                PET_RDZV_ENDPOINT=n0.cluster:23568
-                PET_RDZV_ID=dure-17-2
-                PRTE_MCA_plm=^slurm
-                PRTE_MCA_prte_default_hostfile=/run/hostfile
-                PRTE_MCA_ras=^slurm
-                RANK=2
-                SLURMD_NODENAME=n1
-                SLURM_CLUSTER_NAME=dure
-                SLURM_CPUS_ON_NODE=2
-                SLURM_CPUS_PER_TASK=2
-                SLURM_GPUS=6
-                SLURM_GPUS_ON_NODE=2
-                SLURM_JOBID=17
-                SLURM_JOB_ACCOUNT=fusion/edge
-                SLURM_JOB_CPUS_PER_NODE=2
-                SLURM_JOB_GPUS=4,6
-                SLURM_JOB_ID=17
-                SLURM_JOB_NAME=train
-                SLURM_JOB_NODELIST=n0,n1
-                SLURM_JOB_NUM_NODES=2
-                SLURM_JOB_USER=kim
-                SLURM_LOCALID=0
-                SLURM_MEM_PER_NODE=2048
-                SLURM_NNODES=2
-                SLURM_NODEID=1
-                SLURM_NODELIST=n0,n1
-                SLURM_NPROCS=3
-                SLURM_NTASKS=3
-                SLURM_PROCID=2
-                SLURM_RESTART_COUNT=1
-                SLURM_STEPID=0
-                SLURM_STEP_ID=0
-                SLURM_STEP_NODELIST=n0,n1
-                SLURM_STEP_NUM_NODES=2
-                SLURM_STEP_NUM_TASKS=3
-                SLURM_STEP_TASKS_PER_NODE=2,1
-                SLURM_SUBMIT_DIR=/work
-                SLURM_TASKS_PER_NODE=2,1
-                WORLD_SIZE=3
-            "#]],
+            expect_file!["env/second-member.txt"],
         );
     }
 

@@ -159,6 +159,11 @@ impl MemberFiles {
         Self { dir: dir.to_owned() }
     }
 
+    /// The folder, as the member's mark names it.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }

@@ -235,7 +235,7 @@ impl Watch<'_> {
     fn look_at_family(&self) -> std::io::Result<Vec<Pid>> {
         let mut family = proc::descendants(rustix::process::getpid())?;
         if self.status.is_some() && self.spec.entry.confinement.cgroups.is_empty() {
-            family.extend(proc::orphans(None, &self.files.path(""))?);
+            family.extend(proc::orphans(None, self.files.dir())?);
         }
         Ok(family)
     }
