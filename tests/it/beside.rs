@@ -23,10 +23,12 @@ async fn a_program_beside_a_member_has_its_streams_and_its_place() {
     let mut exec = cluster.command(Who::Ana, &["exec", &job, "--member", "1", "--", "/bin/sh", "-c", text]);
     let mut child = exec.stdin(Stdio::piped()).spawn().expect("dure starts");
     let mut input = child.stdin.take().expect("it is piped");
-    let sent: String = (0..2_000).map(|number| format!("{number}\n")).collect();
-    soon("the input is read", input.write_all(sent.as_bytes())).await.expect("it is read");
-    drop(input);
+    // More than the windows, both ways, so that each side must wait for the other.
+    let sent: String = (0..100_000).map(|number| format!("{number}\n")).collect();
+    let bytes = sent.clone().into_bytes();
+    let feeding = tokio::spawn(async move { input.write_all(&bytes).await });
     let output = soon("the program ends", child.wait_with_output()).await.expect("it ends");
+    feeding.await.expect("no panic").expect("all of it was read");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(7), "{err}");
     assert!(out == sent, "{} of {} bytes came back", out.len(), sent.len());
