@@ -426,6 +426,7 @@ impl Scheduler {
         }
         self.follow_up(from, turn);
         let node = self.cluster.find_node(&hello.node).expect("it has just said hello");
+        self.last_hello.insert(node, hello.said_us);
         self.liveness.heard(node, turn.now);
         if let Some(old) = self.sessions.remove(&node) {
             turn.effects.push(Effect::Hang(node, old.outgoing));
@@ -447,11 +448,10 @@ impl Scheduler {
             self.past_boots.insert((node, current));
             self.last_hello.remove(&node);
         }
-        let last = self.last_hello.entry(node).or_default();
-        if hello.said_us != 0 && hello.said_us < *last {
+        let last = self.last_hello.get(&node).copied().unwrap_or_default();
+        if hello.said_us != 0 && hello.said_us < last {
             return Err(format!("node {} has said a later Hello since", hello.node));
         }
-        *last = hello.said_us;
         Ok(())
     }
 

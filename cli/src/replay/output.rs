@@ -140,6 +140,13 @@ fn table(report: &Report, played: &Played, out: Out) -> String {
         percent(report.utilisation),
         percent(report.fragmentation),
     ));
+    close(report, played, &mut text);
+    text
+}
+
+/// What stands below the table.
+fn close(report: &Report, played: &Played, text: &mut String) {
+    let time = |seconds: f64| span::human((seconds * 1_000.0) as u64);
     if let Some(part) = report.gangs_in_one_leaf {
         text.push_str(&format!("{} of {} gangs on several nodes inside one leaf\n", percent(part), report.all.gangs));
     }
@@ -163,7 +170,6 @@ fn table(report: &Report, played: &Played, out: Out) -> String {
     let memory = peak_bytes().map_or_else(String::new, |bytes| format!(", {} MiB at the most", bytes >> 20));
     text.push_str(&format!("{:.2} s for {} instants{memory}\n", played.seconds, report.turns));
     text.push_str(&format!("digest {}\n", report.digest));
-    text
 }
 
 fn percent(part: f64) -> String {

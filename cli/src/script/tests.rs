@@ -133,7 +133,10 @@ fn what_would_make_another_job_is_refused_with_its_line() {
         ("#SBATCH -t", "line 2: -t needs a value"),
         ("#SBATCH -t soon", "--time=soon: \"soon\" is no span of time"),
         ("#SBATCH --array=1-4", "--array=1-4: \"1-4\": indices start at 0"),
-        ("#SBATCH --gres=shard:2", "--gres=shard:2: only gpu is known"),
+        (
+            "#SBATCH --gres=shard:2",
+            "--gres=shard:2: what a shard is differs from site to site: write #DURE --gpu-milli=500",
+        ),
         ("#SBATCH -N 4-1", "--nodes=4-1: \"4-1\" is no number of members"),
         ("#SBATCH --hold=yes", "line 2: --hold takes no value"),
         ("#SBATCH -J 'open", "line 2: a quote (') is opened and not closed"),

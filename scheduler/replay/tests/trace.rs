@@ -166,7 +166,7 @@ fn a_small_replay() {
         150000 [[12, 4, 0, 0], [0, 0, 0, 0]]
         200000 [[13, 5, 0, 0], [0, 0, 0, 0]]"#]]
     .assert_eq(&samples.join("\n"));
-    expect!["0.750298 0.523242 89eac76113649d4f52e8db62c98f5e537edaa081faaf385c9f63547872bd797e"]
+    expect!["0.750298 0.523242 2299eabf4c7384bec845fd4b6517bb385b24967bad6cfa69168ec2b784557af3"]
         .assert_eq(&format!("{} {} {}", report.utilisation, report.fragmentation, report.digest));
 }
 

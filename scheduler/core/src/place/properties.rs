@@ -108,7 +108,7 @@ prop_compose! {
     }
 }
 
-fn any_named(weight: f64) -> impl Strategy<Value = Vec<usize>> {
+fn any_named(weight: impl Into<prop::option::Probability>) -> impl Strategy<Value = Vec<usize>> {
     prop::option::weighted(weight, vec(0..6usize, 1..4)).prop_map(Option::unwrap_or_default)
 }
 

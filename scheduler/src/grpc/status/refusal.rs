@@ -138,24 +138,16 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::BadTenantName { name, why } => format!("{name:?} is no name for a tenant: {why}"),
         Refusal::TooManyTenants { limit } => format!("there are {limit} tenants, which is the limit"),
         Refusal::TooManyUsers { limit } => format!("{limit} users have been seen, which is the limit"),
-        Refusal::NoMembers => "a gang of 0 members".to_owned(),
-        Refusal::NoGpus { member } => format!("member {member} asks for 0 GPUs"),
-        Refusal::TooManyMembers { members, limit } => format!("{members} members, at most {limit}"),
-        Refusal::PartOfSeveralGpus { gpus: asked } => {
-            format!("a part of a GPU for members of {}", gpus(Gpus::whole((*asked).into())))
-        }
-        Refusal::PartWith { what } => format!("a part of a GPU together with {what}"),
-        Refusal::BadShare { milli } => format!("{milli} thousandths of a GPU"),
-        Refusal::UnknownProfile { name, known } => {
-            format!("no GPU model here has the slice {name:?}, there is {}", list(known))
-        }
-        Refusal::MemberTooLarge { gpus: asked, largest } => {
-            format!("a member asks for {}, the largest node has {largest}", gpus(Gpus::whole(*asked)))
-        }
-        Refusal::GangTooLarge { want, capacity } => {
-            format!("the gang asks for {}, the pools that it may use have {capacity}", gpus(*want))
-        }
-        Refusal::GangNeverFits { want, best, level } => never_fits(*want, *best, *level),
+        Refusal::NoMembers
+        | Refusal::NoGpus { .. }
+        | Refusal::TooManyMembers { .. }
+        | Refusal::PartOfSeveralGpus { .. }
+        | Refusal::PartWith { .. }
+        | Refusal::BadShare { .. }
+        | Refusal::UnknownProfile { .. }
+        | Refusal::MemberTooLarge { .. }
+        | Refusal::GangTooLarge { .. }
+        | Refusal::GangNeverFits { .. } => shape_problem(why),
         Refusal::UnknownModel { name, known } => format!("no pool has GPU model {name:?}, there is {}", list(known)),
         Refusal::NoPool => "the cluster has no pool yet".to_owned(),
         Refusal::UnknownPool { name, known } => format!("there is no pool {name:?}, there is {}", list(known)),
@@ -198,6 +190,31 @@ pub(super) fn problem(why: &Refusal) -> String {
         | Refusal::OverLimitForEver { .. }
         | Refusal::NonPreemptibleOverQuota { .. } => ledger_problem(why),
         Refusal::RequestIdReused { id } => format!("{id:?} was used for a request with another content"),
+    }
+}
+
+/// What is wrong with members, GPUs and parts of GPUs.
+fn shape_problem(why: &Refusal) -> String {
+    match why {
+        Refusal::NoMembers => "a gang of 0 members".to_owned(),
+        Refusal::NoGpus { member } => format!("member {member} asks for 0 GPUs"),
+        Refusal::TooManyMembers { members, limit } => format!("{members} members, at most {limit}"),
+        Refusal::PartOfSeveralGpus { gpus: asked } => {
+            format!("a part of a GPU for members of {}", gpus(Gpus::whole((*asked).into())))
+        }
+        Refusal::PartWith { what } => format!("a part of a GPU together with {what}"),
+        Refusal::BadShare { milli } => format!("{milli} thousandths of a GPU"),
+        Refusal::UnknownProfile { name, known } => {
+            format!("no GPU model here has the slice {name:?}, there is {}", list(known))
+        }
+        Refusal::MemberTooLarge { gpus: asked, largest } => {
+            format!("a member asks for {}, the largest node has {largest}", gpus(Gpus::whole(*asked)))
+        }
+        Refusal::GangTooLarge { want, capacity } => {
+            format!("the gang asks for {}, the pools that it may use have {capacity}", gpus(*want))
+        }
+        Refusal::GangNeverFits { want, best, level } => never_fits(*want, *best, *level),
+        _ => unreachable!("only refusals of a shape come here"),
     }
 }
 
