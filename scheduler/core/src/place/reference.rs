@@ -109,8 +109,7 @@ pub fn fewest_domains(
 ) -> usize {
     let width = width_of(nodes, used);
     let first = &nodes[used[0].at()];
-    let usable: Vec<&Node> =
-        nodes.iter().filter(|node| node.pool == first.pool && !avoid.contains(&node.index)).collect();
+    let usable = usable(nodes, request, first.pool, avoid);
     let around =
         domains(&usable, width).into_values().find(|inside| inside.iter().any(|node| node.index == first.index));
     let parts = domains(&around.unwrap_or_default(), Width::Inside(level)).into_values();
