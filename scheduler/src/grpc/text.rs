@@ -315,7 +315,7 @@ fn blocked_remedy(blocked: Blocked) -> &'static str {
         Blocked::MinimumRun { .. } => "nothing: they are taken back then",
         Blocked::ReclaimPending { .. } => "nothing: it starts when the last of them is free",
         Blocked::Reserved { .. } => "nothing: it starts then, or sooner if what runs ends sooner",
-        Blocked::BehindReservation { .. } => "ask for less time (--time), or say how little would do (--time-min)",
+        Blocked::BehindReservation { .. } => "ask for less time: --time",
         Blocked::Paused { .. } => "it goes on when new starts are allowed again: dure resume",
         Blocked::CycleLimit { .. } => "nothing: the next cycle goes on where it stopped",
     }

@@ -105,7 +105,7 @@ fn every_reason_says_what_is_in_the_way_and_what_would_help() {
         MINIMUM_RUN: it is inside its quota and needs 16 GPUs; what borrows them in pool h200 has not run its minimum yet, enough of it has at 2027-01-15T08:00:00Z | nothing: they are taken back then | {"until_ms": 1800000000000, "want": 16}
         RECLAIM_PENDING: 16 GPUs in pool h200 are promised to it, 1 is free already; what holds the rest is being stopped, until 2027-01-15T08:00:00Z at the latest | nothing: it starts when the last of them is free | {"due_ms": 1800000000000, "free": 1, "want": 16}
         RESERVED: 16 GPUs in pool h200 are set aside for it, 1 is idle now; by the limits of what runs it starts at 2027-01-15T08:00:00Z at the latest | nothing: it starts then, or sooner if what runs ends sooner | {"from_ms": 1800000000000, "idle": 1, "want": 16}
-        BEHIND_RESERVATION: 2 are idle in pool h200 and set aside for job 7 from 2027-01-15T08:00:00Z on: only what is over before then may run there | ask for less time (--time), or say how little would do (--time-min) | {"idle": 2, "job": 7, "until_ms": 1800000000000}
+        BEHIND_RESERVATION: 2 are idle in pool h200 and set aside for job 7 from 2027-01-15T08:00:00Z on: only what is over before then may run there | ask for less time: --time | {"idle": 2, "job": 7, "until_ms": 1800000000000}
         PAUSED: tenant fusion is paused | it goes on when new starts are allowed again: dure resume | {}
         PAUSED: the cluster is paused | it goes on when new starts are allowed again: dure resume | {}
         CYCLE_LIMIT: the last cycle placed 2000 jobs, as many as one may | nothing: the next cycle goes on where it stopped | {"limit": 2000}
