@@ -1,7 +1,8 @@
-//! Synthetic workloads: jobs of 12 missions with the shapes that three published clusters had.
+//! Synthetic workloads: jobs of 12 missions with shapes after three published clusters.
 //!
 //! In: the size of the cluster, days, a seed. Out: rows as a trace file holds them, and the quotas. The figures are shares of
-//! jobs by GPUs, and medians and spreads of run times by GPUs, each with its source; jobs come in a daily and weekly rhythm.
+//! jobs by GPUs, and medians and spreads of run times by GPUs: those of Philly are counted, those of Helios and Acme are chosen
+//! after what their papers describe, not counted from their data; jobs come in a daily and weekly rhythm.
 //! The same seed gives the same rows.
 
 use dure_core::units::{Gpus, Span, Time};
@@ -34,10 +35,10 @@ const fn size(gpus: u32, share: u32, median_s: f64, sigma: f64) -> Size {
 pub enum Shape {
     /// Microsoft Philly (Jeon et al., USENIX ATC 2019): shares, medians and spreads as counted in the public trace.
     Philly,
-    /// SenseTime Helios (Hu et al., SC 2021): chosen so that what the paper says holds: a median of some minutes, more than
+    /// SenseTime Helios (Hu et al., SC 2021): chosen, not counted, after the paper's description: a median of some minutes, more than
     /// half of the jobs on one GPU, few beyond 32.
     Helios,
-    /// Acme (Hu et al., NSDI 2024): chosen so that what the paper says holds: a median of some two minutes, most jobs within
+    /// Acme (Hu et al., NSDI 2024): chosen, not counted, after the paper's description: a median of some two minutes, most jobs within
     /// one node, few gangs of hundreds of GPUs that hold most of the GPU-time.
     Acme,
 }
@@ -92,16 +93,16 @@ impl Shape {
 const MISSIONS: [(&str, u32, Shape); 12] = [
     ("drug-discovery", 120, Shape::Helios),
     ("fusion", 110, Shape::Acme),
-    ("climate", 100, Shape::Acme),
+    ("ai-scientist", 100, Shape::Acme),
     ("brain-interface", 90, Shape::Philly),
-    ("new-materials", 90, Shape::Helios),
+    ("materials", 90, Shape::Helios),
     ("semiconductor", 90, Shape::Philly),
-    ("robotics", 80, Shape::Helios),
+    ("humanoid", 80, Shape::Helios),
     ("space", 70, Shape::Philly),
     ("quantum", 60, Shape::Philly),
-    ("battery", 60, Shape::Helios),
-    ("agriculture", 60, Shape::Philly),
-    ("language", 70, Shape::Acme),
+    ("solar", 60, Shape::Helios),
+    ("nuclear-power", 60, Shape::Philly),
+    ("physical-ai", 70, Shape::Acme),
 ];
 /// GPUs of a node, nodes under a leaf, leaves under a spine.
 const GPUS_PER_NODE: u32 = 8;
