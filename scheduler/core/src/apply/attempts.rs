@@ -101,9 +101,9 @@ impl Cluster {
     }
 
     pub(super) fn stop_attempt(&mut self, id: JobId, reason: StopReason) {
+        // What is being stopped is lent no longer and will be free: both may let others start, or be promised it.
+        self.division_version += 1;
         self.drop_attempt_timers(id);
-        // What is on its way back is not lent for long any more.
-        self.division_version += u64::from(self.has_deadlines);
         let job = self.job_mut(id);
         if reason == StopReason::LaunchDeadline
             && let Some(attempt) = job.attempt.as_deref_mut()
