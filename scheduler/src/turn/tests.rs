@@ -5,9 +5,13 @@ use std::sync::{Arc, Mutex};
 use dure_core::ids::{BlobId, JobId};
 use dure_core::input::{JobDraft, QuotaDraft, TenantDraft};
 use dure_core::job::Phase;
+use dure_core::node::Contact;
 use dure_core::request::Shape;
 use dure_core::units::{CpuMilli, Gpus, MemoryMib};
 use dure_core::{Cluster, Policy};
+
+use dure_core::gpu::GpuSet;
+use dure_proto::v1;
 
 use super::*;
 use crate::agents::session::SessionStream;
