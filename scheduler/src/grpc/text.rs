@@ -1,13 +1,17 @@
 //! Why a job waits, in words: code, a sentence with the numbers, what would help. One exhaustive match.
 
+mod division;
+mod placement;
+mod plan;
+
 use std::collections::BTreeMap;
 
 use dure_core::Cluster;
 use dure_core::blocked::{Blocked, Gate};
 use dure_core::explain::{Blocker, Change, Help};
 use dure_core::ids::{PoolIndex, PriorityIndex, TenantIndex};
-use dure_core::request::{Level, Part};
-use dure_core::units::{GpuTime, Gpus, Time};
+use dure_core::request::Level;
+use dure_core::units::{Gpus, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
@@ -80,311 +84,109 @@ pub fn code(blocker: &Blocker) -> &'static str {
     }
 }
 
+/// What stands in the way, with its amounts, and what would help.
+#[derive(Debug)]
+struct Reason {
+    message: String,
+    remedy: &'static str,
+    numbers: BTreeMap<String, i64>,
+}
+
+impl Reason {
+    fn new(message: impl Into<String>, remedy: &'static str) -> Self {
+        Self { message: message.into(), remedy, numbers: BTreeMap::new() }
+    }
+
+    fn number(mut self, name: &str, value: impl Into<u64>) -> Self {
+        self.numbers.insert(name.to_owned(), i64::try_from(value.into()).unwrap_or(i64::MAX));
+        self
+    }
+
+    /// Whole GPUs, a part of one counted as one.
+    fn gpus(self, name: &str, count: Gpus) -> Self {
+        self.number(name, count.rounded_up())
+    }
+}
+
 /// The reason in full.
 pub fn blocker(cluster: &Cluster, blocker: &Blocker) -> v1::Blocker {
-    let (message, remedy, numbers) = match blocker {
-        Blocker::Gate(gate) => (gate_message(*gate), gate_remedy(*gate), gate_numbers(*gate)),
-        Blocker::Blocked(why) => (blocked_message(cluster, *why), blocked_remedy(*why), blocked_numbers(*why)),
-        Blocker::NotTried => {
-            let message = "nothing is known to stand in its way; it waits for its turn".to_owned();
-            (message, "nothing: it is looked at in the next cycle", Vec::new())
-        }
+    let Reason { message, remedy, numbers } = match blocker {
+        Blocker::Gate(why) => gate(*why),
+        Blocker::Blocked(why) => blocked(Names(cluster), *why),
+        Blocker::NotTried => Reason::new(
+            "nothing is known to stand in its way; it waits for its turn",
+            "nothing: it is looked at in the next cycle",
+        ),
     };
-    let number = |(name, value): (&str, u64)| (name.to_owned(), i64::try_from(value).unwrap_or(i64::MAX));
-    let numbers: BTreeMap<String, i64> = numbers.into_iter().map(number).collect();
     v1::Blocker { code: code(blocker).to_owned(), message, remedy: remedy.to_owned(), numbers }
 }
 
-fn gate_message(gate: Gate) -> String {
+fn gate(gate: Gate) -> Reason {
     match gate {
-        Gate::Held => "it is held".to_owned(),
-        Gate::Dependencies { open: 1 } => "1 job that it depends on has not ended as it asks for".to_owned(),
-        Gate::Dependencies { open } => format!("{open} jobs that it depends on have not ended as it asks for"),
-        Gate::NotBefore { time } => format!("it is not to start before {}", moment(time)),
-        Gate::ArrayCap { cap: 0 } => "all indices of the array have started".to_owned(),
-        Gate::ArrayCap { cap } => format!("the array has as many indices under way as its cap of {cap} allows"),
+        Gate::Held => Reason::new("it is held", "release it: dure release"),
+        Gate::Dependencies { open } => {
+            let jobs = if open == 1 {
+                "1 job that it depends on has"
+            } else {
+                &format!("{open} jobs that it depends on have")
+            };
+            Reason::new(format!("{jobs} not ended as it asks for"), "it goes on by itself when they have")
+                .number("open", open)
+        }
+        Gate::NotBefore { time } => {
+            Reason::new(format!("it is not to start before {}", moment(time)), "it goes on by itself at that time")
+                .number("not_before_ms", time.0)
+        }
+        Gate::ArrayCap { cap: 0 } => {
+            Reason::new("all indices of the array have started", "nothing: it ends when they have").number("cap", 0u32)
+        }
+        Gate::ArrayCap { cap } => Reason::new(
+            format!("the array has as many indices under way as its cap of {cap} allows"),
+            "it goes on when one of them ends; a higher cap lets more run at once",
+        )
+        .number("cap", cap),
     }
 }
 
-fn gate_remedy(gate: Gate) -> &'static str {
-    match gate {
-        Gate::Held => "release it: dure release",
-        Gate::Dependencies { .. } => "it goes on by itself when they have",
-        Gate::NotBefore { .. } => "it goes on by itself at that time",
-        Gate::ArrayCap { cap: 0 } => "nothing: it ends when they have",
-        Gate::ArrayCap { .. } => "it goes on when one of them ends; a higher cap lets more run at once",
-    }
-}
-
-fn gate_numbers(gate: Gate) -> Vec<(&'static str, u64)> {
-    match gate {
-        Gate::Held => Vec::new(),
-        Gate::Dependencies { open } => vec![("open", u64::from(open))],
-        Gate::NotBefore { time } => vec![("not_before_ms", time.0)],
-        Gate::ArrayCap { cap } => vec![("cap", u64::from(cap))],
-    }
-}
-
-fn blocked_message(cluster: &Cluster, blocked: Blocked) -> String {
-    let pool_of = |pool| pool_name(cluster, pool);
+fn blocked(names: Names<'_>, blocked: Blocked) -> Reason {
     match blocked {
-        Blocked::NotEnoughGpus { pool, want, free } => {
-            format!("it needs {}, {} free in pool {}", gpus(want), are(free), pool_of(pool))
+        Blocked::NotEnoughGpus { pool, want, free } => placement::gpus_short(names, pool, want, free),
+        Blocked::NotEnoughSlots { pool, want, free, gpus_per_member } => {
+            placement::slots_short(names, pool, want, free, gpus_per_member)
         }
-        Blocked::NotEnoughSlots { pool, want, free, gpus_per_member } => format!(
-            "it needs room for {} of {} each, there is room for {free} in pool {}",
-            plural(want, "member"),
-            gpus(Gpus::whole(gpus_per_member.into())),
-            pool_of(pool)
-        ),
-        Blocked::NoShare { pool, want, fit, part } => format!(
-            "it needs {} of one GPU for {}, pool {} has GPUs with so much left for {fit}",
-            part_of(cluster, pool, part),
-            plural(want, "member"),
-            pool_of(pool)
-        ),
-        Blocked::NoDomain { pool, level, want, best } => format!(
-            "it needs room for {} inside one {}, the best one of pool {} has room for {best}",
-            plural(want, "member"),
-            level_name(level),
-            pool_of(pool)
-        ),
-        Blocked::NotEnoughMatching { pool, want, fit, nodes } => format!(
-            "it needs room for {}, the {} of pool {} that match its labels and node lists have room for {fit}",
-            plural(want, "member"),
-            plural(nodes, "node"),
-            pool_of(pool)
-        ),
-        Blocked::NotEnoughSegments { pool, level, members, want, fit } => format!(
-            "it needs room for {} of {}, each inside one {}; pool {} has room for {fit}",
-            plural(want, "segment"),
-            plural(members, "member"),
-            level_name(level),
-            pool_of(pool)
-        ),
-        Blocked::NotEnoughCpuOrMemory { pool, want, fit } => format!(
-            "it needs CPU and memory beside the GPUs for {}, pool {} has room for {fit}",
-            plural(want, "member"),
-            pool_of(pool)
-        ),
-        Blocked::SearchLimit { pool, steps } => {
-            format!("the search for a place in pool {} was ended after {}", pool_of(pool), plural(steps, "step"))
+        Blocked::NoShare { pool, want, fit, part } => placement::no_share(names, pool, want, fit, part),
+        Blocked::NoDomain { pool, level, want, best } => placement::no_domain(names, pool, level, want, best),
+        Blocked::NotEnoughMatching { pool, want, fit, nodes } => placement::no_match(names, pool, want, fit, nodes),
+        Blocked::NotEnoughSegments { pool, level, members, want, fit } => {
+            placement::segments_short(names, pool, level, members, want, fit)
         }
-        Blocked::OverLimit { .. }
-        | Blocked::OverQuota { .. }
-        | Blocked::NonPreemptibleOverQuota { .. }
-        | Blocked::OverUserGpus { .. }
-        | Blocked::OverUserJobs { .. }
-        | Blocked::OverBudget { .. }
-        | Blocked::RetryBudget { .. }
-        | Blocked::LentTooLong { .. } => division_message(cluster, blocked),
-        Blocked::Fragmented { .. }
-        | Blocked::MinimumRun { .. }
-        | Blocked::ReclaimPending { .. }
-        | Blocked::Reserved { .. }
-        | Blocked::BehindReservation { .. } => plan_message(cluster, blocked),
-        Blocked::Paused { tenant } => format!("{} is paused", tenant_name(cluster, tenant)),
-        Blocked::CycleLimit { limit } => format!("the last cycle placed {}, as many as one may", plural(limit, "job")),
-    }
-}
-
-/// What quotas, limits, caps and ledgers say.
-fn division_message(cluster: &Cluster, blocked: Blocked) -> String {
-    let pool_of = |pool| pool_name(cluster, pool);
-    match blocked {
-        Blocked::OverLimit { tenant, pool, limit, used, want } => format!(
-            "{} holds {used} of its limit of {limit} in pool {}; this job needs {want}",
-            tenant_name(cluster, tenant),
-            pool_of(pool)
-        ),
-        Blocked::OverQuota { tenant, pool, quota, used, available, want } => format!(
-            "{} holds {} (its quota is {quota}) in pool {} and could get {available} more, lent ones included; this job \
-             needs {want}",
-            tenant_name(cluster, tenant),
-            gpus(used),
-            pool_of(pool)
-        ),
-        Blocked::NonPreemptibleOverQuota { tenant, pool, quota, used, want } => format!(
-            "non-preemptible jobs of {} hold {used} of its quota of {quota} in pool {}; this one needs {want}",
-            tenant_name(cluster, tenant),
-            pool_of(pool)
-        ),
-        Blocked::OverUserGpus { tenant, limit, used, want } => format!(
-            "its user holds {used} of the {limit} GPUs that one user may hold in {}; this job needs {want}",
-            tenant_name(cluster, tenant)
-        ),
-        Blocked::OverUserJobs { tenant, limit, running } => format!(
-            "{running} jobs of its user run in {}, at most {limit} of one user may",
-            tenant_name(cluster, tenant)
-        ),
-        Blocked::OverBudget { tenant, left, want, until } => format!(
-            "it could use {} GPU-hours by its time limit, of the budget of {} {} are left until {}",
-            hours(want),
-            tenant_name(cluster, tenant),
-            hours(left),
-            moment(until)
-        ),
-        Blocked::RetryBudget { failures, limit } => {
-            format!("it has failed {failures} times by itself; from {limit} on nobody is evicted for it any more")
+        Blocked::NotEnoughCpuOrMemory { pool, want, fit } => placement::beside_short(names, pool, want, fit),
+        Blocked::SearchLimit { pool, steps } => placement::search_ended(names, pool, steps),
+        Blocked::OverLimit { tenant, pool, limit, used, want } => {
+            division::over_limit(names, tenant, pool, [limit, used, want])
         }
-        Blocked::LentTooLong { pool, deadline, lendable, lent, want } => format!(
-            "with its {}, {} in pool {} would be lent to jobs that may keep them longer than the {} s within which a lender \
-             is to have its own back; those who can wait longer lend {lendable}",
-            gpus(want),
-            gpus(lent),
-            pool_of(pool),
-            deadline.0 / 1000
-        ),
-        _ => unreachable!("only refusals of the division come here"),
-    }
-}
-
-/// What the planner says.
-fn plan_message(cluster: &Cluster, blocked: Blocked) -> String {
-    let pool_of = |pool| pool_name(cluster, pool);
-    match blocked {
-        Blocked::Fragmented { pool, want, reclaimable, until } => format!(
-            "it is inside its quota and needs {}, but what others run inside theirs lies in the way in pool {} until {} at \
-             the latest; {} could be taken back and would not help",
-            gpus(want),
-            pool_of(pool),
-            moment(until),
-            gpus(reclaimable)
-        ),
-        Blocked::MinimumRun { pool, want, until } => format!(
-            "it is inside its quota and needs {}; what borrows them in pool {} has not run its minimum yet, enough of it \
-             has at {}",
-            gpus(want),
-            pool_of(pool),
-            moment(until)
-        ),
-        Blocked::ReclaimPending { pool, want, free, due } => format!(
-            "{} in pool {} are promised to it, {} free already; what holds the rest is being stopped, until {} at the latest",
-            gpus(want),
-            pool_of(pool),
-            are(free),
-            moment(due)
-        ),
-        Blocked::Reserved { pool, want, idle, from } => format!(
-            "{} in pool {} are set aside for it, {} idle now; by the limits of what runs it starts at {} at the latest",
-            gpus(want),
-            pool_of(pool),
-            are(idle),
-            moment(from)
-        ),
-        Blocked::BehindReservation { job, pool, idle, until } => format!(
-            "{} idle in pool {} and set aside for job {job} from {} on: only what is over before then may run there",
-            are(idle),
-            pool_of(pool),
-            moment(until)
-        ),
-        _ => unreachable!("only refusals of the planner come here"),
-    }
-}
-
-fn blocked_remedy(blocked: Blocked) -> &'static str {
-    match blocked {
-        Blocked::NotEnoughGpus { .. } => "wait for running jobs to end, ask for fewer GPUs, or allow other GPU models",
-        Blocked::NotEnoughSlots { .. } => "ask for smaller members, which fit more nodes, or wait for nodes to empty",
-        Blocked::NoShare { .. } => "ask for a smaller part, allow other GPU models, or wait for running jobs to end",
-        Blocked::NoDomain { .. } => "prefer the level instead of requiring it, or require a wider one",
-        Blocked::NotEnoughMatching { .. } => "wait for those nodes, or ask for fewer labels or more nodes",
-        Blocked::NotEnoughSegments { .. } => "make the segments smaller, or let them lie inside a wider level",
-        Blocked::NotEnoughCpuOrMemory { .. } => "ask for less CPU or memory per member",
-        Blocked::SearchLimit { .. } => "make the members more alike; it is searched for again when something is freed",
-        Blocked::OverLimit { .. } => "wait for its other jobs to end, or have the limit raised: dure quota set",
-        Blocked::OverQuota { .. } => {
-            "wait for its other jobs or for lent GPUs, ask for fewer, or have the quota raised"
+        Blocked::OverQuota { tenant, pool, quota, used, available, want } => {
+            division::over_quota(names, tenant, pool, [quota, used, available, want])
         }
-        Blocked::NonPreemptibleOverQuota { .. } => {
-            "submit it as preemptible to run on lent GPUs, or wait for the others to end"
+        Blocked::NonPreemptibleOverQuota { tenant, pool, quota, used, want } => {
+            division::fixed_over_quota(names, tenant, pool, [quota, used, want])
         }
-        Blocked::RetryBudget { .. } => "it starts when GPUs are free; mend it, and submit it anew",
-        Blocked::LentTooLong { .. } => {
-            "nothing for a job inside its quota: slow borrowers are taken back for it; a borrower starts with a shorter grace, \
-             or in a tenant with a shorter minimum run"
+        Blocked::OverUserGpus { tenant, limit, used, want } => division::user_gpus(names, tenant, [limit, used, want]),
+        Blocked::OverUserJobs { tenant, limit, running } => division::user_jobs(names, tenant, limit, running),
+        Blocked::OverBudget { tenant, left, want, until } => division::over_budget(names, tenant, left, want, until),
+        Blocked::RetryBudget { failures, limit } => division::failed_too_often(failures, limit),
+        Blocked::LentTooLong { pool, deadline, lendable, lent, want } => {
+            division::lent_too_long(names, pool, deadline, [lendable, lent, want])
         }
-        Blocked::OverUserGpus { .. } | Blocked::OverUserJobs { .. } => {
-            "wait for another job of the same user to end, or have the cap raised: dure quota set"
+        Blocked::Paused { tenant } => division::paused(names, tenant),
+        Blocked::Fragmented { pool, want, reclaimable, until } => {
+            plan::fragmented(names, pool, want, reclaimable, until)
         }
-        Blocked::OverBudget { .. } => {
-            "ask for a shorter time limit; if it may be evicted it runs on what nobody else wants; an operator can bring \
-             over what was left of the last period: dure quota carry"
-        }
-        Blocked::Fragmented { .. } => "ask for smaller members or fewer in one domain, or wait until then",
-        Blocked::MinimumRun { .. } => "nothing: they are taken back then",
-        Blocked::ReclaimPending { .. } => "nothing: it starts when the last of them is free",
-        Blocked::Reserved { .. } => "nothing: it starts then, or sooner if what runs ends sooner",
-        Blocked::BehindReservation { .. } => "ask for less time: --time",
-        Blocked::Paused { .. } => "it goes on when new starts are allowed again: dure resume",
-        Blocked::CycleLimit { .. } => "nothing: the next cycle goes on where it stopped",
-    }
-}
-
-fn blocked_numbers(blocked: Blocked) -> Vec<(&'static str, u64)> {
-    let n = u64::from;
-    match blocked {
-        Blocked::NotEnoughGpus { want, free, .. } => {
-            vec![("want", n(want.rounded_up())), ("free", n(free.rounded_up()))]
-        }
-        Blocked::NotEnoughSlots { want, free, gpus_per_member, .. } => {
-            vec![("want", n(want)), ("free", n(free)), ("gpus_per_member", u64::from(gpus_per_member))]
-        }
-        Blocked::NoShare { want, fit, part, .. } => {
-            vec![("want", n(want)), ("fit", n(fit)), ("part_milli", part.counted().in_milli())]
-        }
-        Blocked::NoDomain { want, best, .. } => vec![("want", n(want)), ("best", n(best))],
-        Blocked::NotEnoughMatching { want, fit, nodes, .. } => {
-            vec![("want", n(want)), ("fit", n(fit)), ("nodes", n(nodes))]
-        }
-        Blocked::NotEnoughSegments { members, want, fit, .. } => {
-            vec![("want", n(want)), ("fit", n(fit)), ("members", n(members))]
-        }
-        Blocked::NotEnoughCpuOrMemory { want, fit, .. } => vec![("want", n(want)), ("fit", n(fit))],
-        Blocked::SearchLimit { steps, .. } => vec![("steps", n(steps))],
-        Blocked::OverLimit { limit, used, want, .. } => {
-            vec![("limit", n(limit.rounded_up())), ("used", n(used.rounded_up())), ("want", n(want.rounded_up()))]
-        }
-        Blocked::OverQuota { quota, used, available, want, .. } => {
-            vec![
-                ("quota", n(quota.rounded_up())),
-                ("used", n(used.rounded_up())),
-                ("available", n(available.rounded_up())),
-                ("want", n(want.rounded_up())),
-            ]
-        }
-        Blocked::NonPreemptibleOverQuota { quota, used, want, .. } => {
-            vec![("quota", n(quota.rounded_up())), ("used", n(used.rounded_up())), ("want", n(want.rounded_up()))]
-        }
-        Blocked::OverUserGpus { limit, used, want, .. } => {
-            vec![("limit", n(limit.rounded_up())), ("used", n(used.rounded_up())), ("want", n(want.rounded_up()))]
-        }
-        Blocked::RetryBudget { failures, limit } => vec![("failures", n(failures)), ("limit", n(limit))],
-        Blocked::LentTooLong { deadline, lendable, lent, want, .. } => vec![
-            ("deadline_ms", deadline.0),
-            ("lendable", n(lendable.rounded_up())),
-            ("lent", n(lent.rounded_up())),
-            ("want", n(want.rounded_up())),
-        ],
-        Blocked::OverUserJobs { limit, running, .. } => vec![("limit", n(limit)), ("running", n(running))],
-        Blocked::OverBudget { left, want, until, .. } => {
-            vec![("left_gpu_ms", left.0), ("want_gpu_ms", want.0), ("until_ms", until.0)]
-        }
-        Blocked::Fragmented { want, reclaimable, until, .. } => {
-            vec![("want", n(want.rounded_up())), ("reclaimable", n(reclaimable.rounded_up())), ("until_ms", until.0)]
-        }
-        Blocked::MinimumRun { want, until, .. } => vec![("want", n(want.rounded_up())), ("until_ms", until.0)],
-        Blocked::ReclaimPending { want, free, due, .. } => {
-            vec![("want", n(want.rounded_up())), ("free", n(free.rounded_up())), ("due_ms", due.0)]
-        }
-        Blocked::Reserved { want, idle, from, .. } => {
-            vec![("want", n(want.rounded_up())), ("idle", n(idle.rounded_up())), ("from_ms", from.0)]
-        }
-        Blocked::BehindReservation { job, idle, until, .. } => {
-            vec![("job", job.0), ("idle", n(idle.rounded_up())), ("until_ms", until.0)]
-        }
-        Blocked::Paused { .. } => Vec::new(),
-        Blocked::CycleLimit { limit } => vec![("limit", n(limit))],
+        Blocked::MinimumRun { pool, want, until } => plan::minimum_run(names, pool, want, until),
+        Blocked::ReclaimPending { pool, want, free, due } => plan::reclaim_pending(names, pool, want, free, due),
+        Blocked::Reserved { pool, want, idle, from } => plan::reserved(names, pool, want, idle, from),
+        Blocked::BehindReservation { job, pool, idle, until } => plan::behind(names, job, pool, idle, until),
+        Blocked::CycleLimit { limit } => plan::cycle_limit(limit),
     }
 }
 
@@ -413,7 +215,7 @@ fn change(cluster: &Cluster, change: Change) -> (&'static str, String) {
             let cpus = cpu.0 as f64 / 1000.0;
             ("CPU_AND_MEMORY", format!("with {cpus} CPUs and {} MiB of memory per member", memory.0))
         }
-        Change::Pool(pool) => ("POOL", format!("in pool {}", pool_name(cluster, pool))),
+        Change::Pool(pool) => ("POOL", format!("in pool {}", Names(cluster).pool(pool))),
         Change::TimeLimit(limit) => ("TIME_LIMIT", format!("if its time limit were {} min", limit.0 / 60_000)),
         Change::Preemptible => ("PREEMPTIBLE", "if it might be evicted".to_owned()),
         Change::Priority(class) => ("PRIORITY", format!("with priority {}", priority(cluster, class))),
@@ -444,12 +246,6 @@ pub fn moment(time: Time) -> String {
         .map_or_else(|| "the end of time".to_owned(), |moment| moment.to_string())
 }
 
-/// GPU-hours with one decimal.
-fn hours(time: GpuTime) -> String {
-    let tenths = time.0 / 360_000;
-    format!("{}.{}", tenths / 10, tenths % 10)
-}
-
 /// `1 GPU`, `2 GPUs`.
 pub fn gpus(count: Gpus) -> String {
     if count == Gpus::whole(1) { "1 GPU".to_owned() } else { format!("{count} GPUs") }
@@ -459,31 +255,25 @@ fn plural(count: u32, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
-/// What a member asks for of one GPU.
-fn part_of(cluster: &Cluster, pool: PoolIndex, part: Part) -> String {
-    match part {
-        Part::Whole => "all".to_owned(),
-        Part::Milli(milli) => format!("{milli}/1000"),
-        Part::Slice(slice) => match slice.name(&cluster.pool(pool).model) {
-            Some(name) => format!("a slice {name}"),
-            None => format!("a slice of {} compute and {} memory slices", slice.compute, slice.memory),
-        },
-    }
-}
-
 fn are(count: Gpus) -> String {
     if count == Gpus::whole(1) { "1 is".to_owned() } else { format!("{count} are") }
 }
 
-fn pool_name(cluster: &Cluster, pool: PoolIndex) -> &str {
-    &cluster.pool(pool).name
-}
+/// Names of what the indices of a reason stand for.
+#[derive(Clone, Copy)]
+struct Names<'a>(&'a Cluster);
 
-fn tenant_name(cluster: &Cluster, tenant: TenantIndex) -> String {
-    if tenant == TenantIndex::ROOT {
-        "the cluster".to_owned()
-    } else {
-        format!("tenant {}", cluster.tenant(tenant).name)
+impl<'a> Names<'a> {
+    fn pool(self, pool: PoolIndex) -> &'a str {
+        &self.0.pool(pool).name
+    }
+
+    fn tenant(self, tenant: TenantIndex) -> String {
+        if tenant == TenantIndex::ROOT {
+            "the cluster".to_owned()
+        } else {
+            format!("tenant {}", self.0.tenant(tenant).name)
+        }
     }
 }
 
