@@ -1,42 +1,43 @@
 //! Starts a scheduler: journal, recovery, follower, the owner of the cluster, and the servers around them; and stops it.
 
+mod error;
+mod opened;
+mod served;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dure_core::ids::Epoch;
 use dure_core::input::Input;
 use dure_core::node::Location;
-use dure_core::units::Span;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::error::StartError;
+pub(crate) use self::opened::Opened;
+use self::opened::{journal_dir, open};
+pub(crate) use self::served::Served;
+use self::served::{listen, server_tls};
 use crate::agents::logs::LogDesk;
 use crate::agents::session::AgentService;
-use crate::auth::ca::{Authority, CaError};
-use crate::auth::token::TokenError;
+use crate::auth::ca::Authority;
 use crate::auth::{Authenticator, Guard, Tokens};
-use crate::clock::Clock;
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::fence;
-use crate::follower::{Follower, FollowerConfig, FollowerError};
+use crate::follower::Follower;
 use crate::grpc::join::Joiner;
 use crate::grpc::seat::Seat;
-use crate::grpc::server::{self, ServeError, ServerTls, Services};
+use crate::grpc::server::{self, Services};
 use crate::grpc::watch::Watchers;
 use crate::handle::{CallError, Handle};
 use crate::history::JournalHistory;
-use crate::journal::{
-    EmbeddedEngine, Engine, JournalError, JournalReader, JournalWriter, OpenOptions, Reader, WriterLimits,
-};
+use crate::journal::JournalWriter;
 use crate::lead::Leader;
-use crate::leadership::Tenure;
 use crate::metrics::{self, Metrics};
 use crate::perform::{Payloads, Performer};
-use crate::recover::{RecoverError, Recovered, recover};
+use crate::recover::Recovered;
 use crate::run::{Pump, Stopped};
 use crate::turn::{Scheduler, Settings};
 
@@ -48,53 +49,6 @@ const MAX_WAITING_MESSAGES: usize = 16_384;
 const SKIPPED_AFTER_RESTORE: u64 = 1_000_000;
 /// How long the last answers may take to leave when the scheduler stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
-
-/// Why a scheduler did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Fix the configuration.
-    #[error("{0}")]
-    Config(#[from] ConfigError),
-    /// Fix the token file.
-    #[error("{0}")]
-    Tokens(#[from] TokenError),
-    /// Fix the data directory or the certificates.
-    #[error("{0}")]
-    Authority(#[from] CaError),
-    /// The journal says what to do.
-    #[error("{0}")]
-    Journal(#[from] JournalError),
-    /// The journal cannot be folded into a state; the message says what to do.
-    #[error("{0}")]
-    Recover(#[from] RecoverError),
-    /// No thread, no memory.
-    #[error("{0}")]
-    Follower(#[from] FollowerError),
-    /// An address cannot be listened on.
-    #[error("{address} cannot be listened on: {error}; choose another `{field}`, or end what uses it")]
-    Listen {
-        /// Which setting.
-        field: &'static str,
-        /// Its value.
-        address: SocketAddr,
-        /// What the system says.
-        error: std::io::Error,
-    },
-    /// The system gives no thread.
-    #[error("no thread for the scheduler: {0}")]
-    Thread(std::io::Error),
-    /// A pool or tenant of the configuration was refused.
-    #[error("configuration: {what}: {why}")]
-    Refused {
-        /// Which.
-        what: String,
-        /// Why.
-        why: String,
-    },
-    /// The scheduler stopped while it started.
-    #[error("the scheduler stopped while it started: {0}")]
-    Stopped(String),
-}
 
 /// A scheduler that runs.
 pub struct Running {
@@ -184,43 +138,6 @@ pub async fn start_with(config: Config, tokens: Tokens) -> Result<Running, Start
     let mut running = ground.lead(opened, |epoch| Seat::Alone { epoch }).await?;
     running.metrics_address = ground.serve_metrics(running.stopping()).await?;
     Ok(running)
-}
-
-/// A server on a runtime of its own, which ends with it: no connection of one leadership lives on in the next.
-pub(crate) struct Served {
-    runtime: Option<tokio::runtime::Runtime>,
-    serving: tokio::task::JoinHandle<Result<(), ServeError>>,
-}
-
-impl Served {
-    fn start<F>(listener: std::net::TcpListener, serve: impl FnOnce(TcpListener) -> F) -> Result<Self, StartError>
-    where
-        F: Future<Output = Result<(), ServeError>> + Send + 'static,
-    {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("grpc").build();
-        let runtime = runtime.map_err(StartError::Thread)?;
-        let listener = {
-            let _inside = runtime.enter();
-            TcpListener::from_std(listener).map_err(StartError::Thread)?
-        };
-        let serving = runtime.spawn(serve(listener));
-        Ok(Self { runtime: Some(runtime), serving })
-    }
-
-    /// Waits for the last answers, at most so long, and closes all connections.
-    pub(crate) async fn end(mut self, within: Duration) {
-        if let Ok(Ok(Err(err))) = tokio::time::timeout(within, &mut self.serving).await {
-            tracing::error!(error = %err, "the server had ended");
-        }
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 /// What a scheduler stands on, whether it leads or stands by.
@@ -356,82 +273,6 @@ impl Ground {
     }
 }
 
-async fn listen(field: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Listen { field, address, error })
-}
-
-/// The journal and the state in it.
-pub(crate) struct Opened {
-    recovered: Recovered,
-    /// Nothing was written since the journal was restored from a backup.
-    restored: bool,
-    restore_floor: Epoch,
-    clock: Clock,
-    epoch: Epoch,
-    store_id: String,
-    tenure: Tenure,
-    writer: Arc<JournalWriter>,
-    reports: mpsc::UnboundedReceiver<crate::journal::Report>,
-    follower: Follower,
-    reader: Box<dyn Reader>,
-}
-
-fn journal_dir(config: &Config) -> PathBuf {
-    config.data_dir.join("journal")
-}
-
-fn open(config: &Config) -> Result<Opened, StartError> {
-    let journal = journal_dir(config);
-    let engine = EmbeddedEngine::open(&journal, OpenOptions::default())?;
-    let recovered = recover(&engine, config.core_policy())?;
-    let reader = Box::new(JournalReader::open(&journal)?);
-    Opened::begin(config, Box::new(engine), recovered, reader, Tenure::unbounded())
-}
-
-impl Opened {
-    /// Puts a leading engine and the state at its end to work.
-    pub(crate) fn begin(
-        config: &Config,
-        engine: Box<dyn Engine>,
-        recovered: Recovered,
-        reader: Box<dyn Reader>,
-        tenure: Tenure,
-    ) -> Result<Self, StartError> {
-        let (epoch, store_id) = (Epoch(engine.epoch()), format!("{:?}", engine.store_id()));
-        let restore_floor = Epoch(engine.restore_floor());
-        let restored = engine.head().epoch < engine.restore_floor();
-        for (seq, why) in &recovered.passed_over {
-            tracing::warn!(seq = seq.0, why, "a snapshot could not be used");
-        }
-        let (head, jobs) = (recovered.head, recovered.cluster.jobs().len());
-        tracing::info!(head = head.0, jobs, events = recovered.events_replayed, "the journal was recovered");
-        let clock = Clock::start(recovered.time);
-        let (reported, reports) = mpsc::unbounded_channel();
-        let report = move |report| drop(reported.send(report)); // a pump that is gone needs no reports
-        let writer = Arc::new(JournalWriter::start(engine, WriterLimits::default(), report)?);
-        let sink = {
-            let writer = Arc::downgrade(&writer);
-            Box::new(move |snapshot| {
-                writer.upgrade().map_or(Err(JournalError::Closed), |writer| writer.snapshot(snapshot))
-            })
-        };
-        let follower = Follower::start(&recovered, follower_config(config), Box::new(reader.reopen()?), sink)?;
-        Ok(Self {
-            recovered,
-            restored,
-            restore_floor,
-            clock,
-            epoch,
-            store_id,
-            tenure,
-            writer,
-            reports,
-            follower,
-            reader,
-        })
-    }
-}
-
 /// The owner of the cluster runs on a thread of its own: nothing else takes its time.
 fn spawn(pump: Pump) -> Result<oneshot::Receiver<Stopped>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::Thread)?;
@@ -476,37 +317,4 @@ async fn configure(handle: &Handle, config: &Config) -> Result<(), StartError> {
         }
     }
     Ok(())
-}
-
-/// In etcd what lies before the older snapshot is deleted, and what is left must stay small: a few minutes' worth.
-const REPLICATED_SNAPSHOT_EVENTS: u64 = 200_000;
-/// See `REPLICATED_SNAPSHOT_EVENTS`.
-const REPLICATED_SNAPSHOT_SPAN: Span = Span::seconds(120);
-
-fn follower_config(config: &Config) -> FollowerConfig {
-    let (mut snapshot_events, mut snapshot_span) = (config.snapshot.every_events, config.snapshot.every);
-    if config.etcd.is_some() {
-        snapshot_events = snapshot_events.min(REPLICATED_SNAPSHOT_EVENTS);
-        snapshot_span = snapshot_span.min(REPLICATED_SNAPSHOT_SPAN);
-    }
-    FollowerConfig { snapshot_events, snapshot_span, ..FollowerConfig::standard() }
-}
-
-fn server_tls(config: &Config, authority: &Authority) -> Result<Option<ServerTls>, StartError> {
-    if !config.uses_tls() {
-        return Ok(None);
-    }
-    let given = config.tls.as_ref().and_then(|tls| Some((tls.cert.as_ref()?, tls.key.as_ref()?)));
-    let (certificate_pem, key_pem) = match given {
-        Some((cert, key)) => (read_pem(cert)?, read_pem(key)?),
-        None => {
-            let own = authority.server(&config.server_names())?;
-            (own.certificate_pem, own.key_pem)
-        }
-    };
-    Ok(Some(ServerTls { certificate_pem, key_pem, node_authority_pem: authority.pem().to_owned() }))
-}
-
-fn read_pem(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })
 }

@@ -1,0 +1,104 @@
+//! The journal and the state in it, put to work for a scheduler that leads.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dure_core::ids::Epoch;
+use dure_core::units::Span;
+use tokio::sync::mpsc;
+
+use super::StartError;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::follower::{Follower, FollowerConfig};
+use crate::journal::{
+    EmbeddedEngine, Engine, JournalError, JournalReader, JournalWriter, OpenOptions, Reader, WriterLimits,
+};
+use crate::leadership::Tenure;
+use crate::recover::{Recovered, recover};
+
+/// In etcd what lies before the older snapshot is deleted, and what is left must stay small: a few minutes' worth.
+const REPLICATED_SNAPSHOT_EVENTS: u64 = 200_000;
+/// See `REPLICATED_SNAPSHOT_EVENTS`.
+const REPLICATED_SNAPSHOT_SPAN: Span = Span::seconds(120);
+
+fn follower_config(config: &Config) -> FollowerConfig {
+    let (mut snapshot_events, mut snapshot_span) = (config.snapshot.every_events, config.snapshot.every);
+    if config.etcd.is_some() {
+        snapshot_events = snapshot_events.min(REPLICATED_SNAPSHOT_EVENTS);
+        snapshot_span = snapshot_span.min(REPLICATED_SNAPSHOT_SPAN);
+    }
+    FollowerConfig { snapshot_events, snapshot_span, ..FollowerConfig::standard() }
+}
+
+/// The journal and the state in it.
+pub(crate) struct Opened {
+    pub(super) recovered: Recovered,
+    /// Nothing was written since the journal was restored from a backup.
+    pub(super) restored: bool,
+    pub(super) restore_floor: Epoch,
+    pub(super) clock: Clock,
+    pub(super) epoch: Epoch,
+    pub(super) store_id: String,
+    pub(super) tenure: Tenure,
+    pub(super) writer: Arc<JournalWriter>,
+    pub(super) reports: mpsc::UnboundedReceiver<crate::journal::Report>,
+    pub(super) follower: Follower,
+    pub(super) reader: Box<dyn Reader>,
+}
+
+pub(super) fn journal_dir(config: &Config) -> PathBuf {
+    config.data_dir.join("journal")
+}
+
+pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
+    let journal = journal_dir(config);
+    let engine = EmbeddedEngine::open(&journal, OpenOptions::default())?;
+    let recovered = recover(&engine, config.core_policy())?;
+    let reader = Box::new(JournalReader::open(&journal)?);
+    Opened::begin(config, Box::new(engine), recovered, reader, Tenure::unbounded())
+}
+
+impl Opened {
+    /// Puts a leading engine and the state at its end to work.
+    pub(crate) fn begin(
+        config: &Config,
+        engine: Box<dyn Engine>,
+        recovered: Recovered,
+        reader: Box<dyn Reader>,
+        tenure: Tenure,
+    ) -> Result<Self, StartError> {
+        let (epoch, store_id) = (Epoch(engine.epoch()), format!("{:?}", engine.store_id()));
+        let restore_floor = Epoch(engine.restore_floor());
+        let restored = engine.head().epoch < engine.restore_floor();
+        for (seq, why) in &recovered.passed_over {
+            tracing::warn!(seq = seq.0, why, "a snapshot could not be used");
+        }
+        let (head, jobs) = (recovered.head, recovered.cluster.jobs().len());
+        tracing::info!(head = head.0, jobs, events = recovered.events_replayed, "the journal was recovered");
+        let clock = Clock::start(recovered.time);
+        let (reported, reports) = mpsc::unbounded_channel();
+        let report = move |report| drop(reported.send(report)); // a pump that is gone needs no reports
+        let writer = Arc::new(JournalWriter::start(engine, WriterLimits::default(), report)?);
+        let sink = {
+            let writer = Arc::downgrade(&writer);
+            Box::new(move |snapshot| {
+                writer.upgrade().map_or(Err(JournalError::Closed), |writer| writer.snapshot(snapshot))
+            })
+        };
+        let follower = Follower::start(&recovered, follower_config(config), Box::new(reader.reopen()?), sink)?;
+        Ok(Self {
+            recovered,
+            restored,
+            restore_floor,
+            clock,
+            epoch,
+            store_id,
+            tenure,
+            writer,
+            reports,
+            follower,
+            reader,
+        })
+    }
+}
