@@ -340,6 +340,18 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_deployment_is_taken() {
+        let example = include_str!("../../deploy/agent.toml");
+        let parse = |text: &str| toml::from_str::<AgentConfig>(text).map_err(|err| err.to_string());
+        let plain = parse(example).expect("parses");
+        plain.check().expect("is accepted");
+        // What it only shows must exist, too: a comment that opens with a setting is one.
+        let setting = |line: &str| line.strip_prefix("# ").filter(|line| line.contains(" = ")).map(str::to_owned);
+        let full: Vec<String> = example.lines().map(|line| setting(line).unwrap_or_else(|| line.to_owned())).collect();
+        parse(&full.join("\n")).expect("parses with everything in it").check().expect("is accepted");
+    }
+
+    #[test]
     fn a_file_is_read_and_an_unknown_field_is_an_error_with_its_line() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("agent.toml");

@@ -333,4 +333,23 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
     }
+
+    #[test]
+    fn the_alerts_of_the_deployment_ask_for_what_is_there() {
+        let metrics = Metrics::new();
+        metrics.called("/dure.v1.Jobs/Submit", tonic::Code::ResourceExhausted);
+        let mut cluster = Cluster::new(dure_core::Policy::standard());
+        let pool = dure_core::input::Input::DefinePool { name: "h".into(), model: "H200".into(), gpus_per_node: 8 };
+        dure_core::decide(&mut cluster, pool, None, dure_core::units::Time(1), &mut Vec::new()).expect("a pool");
+        metrics.observe(&cluster, &Live::default());
+        let text = metrics.text();
+        let rules = include_str!("../../deploy/alerts.yml");
+        let name =
+            |from: &str| -> String { from.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect() };
+        let asked: Vec<String> = rules.match_indices("dure_").map(|(at, _)| name(&rules[at..])).collect();
+        assert!(asked.len() > 10, "{asked:?}");
+        for metric in asked {
+            assert!(text.contains(&metric), "{metric} is not among\n{text}");
+        }
+    }
 }
