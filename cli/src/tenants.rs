@@ -76,6 +76,9 @@ pub(crate) struct SetArgs {
     budget: Option<String>,
     #[command(flatten)]
     caps: ledgers::CapsArgs,
+    /// The digest of the forecast (dure what-if) on which this is approved; it is recorded with the change
+    #[arg(long, value_name = "DIGEST")]
+    forecast: Option<String>,
     /// Define it when it does not exist
     #[arg(long)]
     create: bool,
@@ -178,6 +181,7 @@ impl SetArgs {
             create: self.create,
             caps: self.caps.over(now.and_then(|tenant| tenant.caps))?,
             budget: self.budget.as_deref().map(ledgers::grant).transpose()?,
+            forecast: self.forecast.unwrap_or_default(),
         })
     }
 }
@@ -344,6 +348,7 @@ mod tests {
             budget: None,
             caps: ledgers::CapsArgs::default(),
             create: false,
+            forecast: None,
         };
         change(&mut args);
         args.request(Some(&tenant("fusion"))).map_err(|failure| failure.text())

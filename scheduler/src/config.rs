@@ -410,6 +410,7 @@ impl Config {
             caps: tenant.caps.as_ref().map(CapsConfig::caps),
             budget: tenant.budget.as_ref().map(|budget| Some(budget.grant())),
             reclaim_within: tenant.reclaim_within,
+            forecast: None,
             quotas: self.quotas(tenant).into_iter().map(quota).collect(),
         }
     }

@@ -7,7 +7,7 @@ use crate::budget::{Budget, Grant};
 use crate::caps::Caps;
 use crate::decay::Meter;
 use crate::gpu::GpuSet;
-use crate::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
+use crate::ids::{AttemptNumber, ForecastId, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
 use crate::job::{Exit, Job, JobSpec, Outcome, StopReason, Usage};
 use crate::node::{Capacity, Contact, Location, Node};
 use crate::placement::Members;
@@ -34,6 +34,8 @@ pub struct TenantChange {
     pub reclaim_within: Option<Span>,
     /// The new quotas of the pools that are named.
     pub quotas: Vec<(PoolIndex, Quota)>,
+    /// The forecast that it was approved on. It changes nothing, and is not part of the state.
+    pub forecast: Option<ForecastId>,
 }
 
 /// A fact.

@@ -95,6 +95,10 @@ impl TenantIndex {
     pub const ROOT: TenantIndex = TenantIndex(0);
 }
 
+/// Names the forecast that a change was approved on: the SHA-256 of what it showed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ForecastId(pub [u8; 32]);
+
 /// What a job runs, kept outside the core: the first 16 bytes of the SHA-256 of its encoded payload.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct BlobId(pub [u8; 16]);

@@ -3,7 +3,7 @@
 use crate::budget::Grant;
 use crate::caps::Caps;
 use crate::gpu::GpuSet;
-use crate::ids::{AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex};
+use crate::ids::{AttemptNumber, BlobId, ForecastId, JobId, MemberIndex, NodeIndex};
 use crate::job::{ArraySpec, DependencyKind, Exit};
 use crate::node::{Capacity, Location};
 use crate::request::{LabelRule, Level, Segment, Shape};
@@ -130,6 +130,8 @@ pub struct TenantDraft {
     pub reclaim_within: Option<Span>,
     /// By name of the pool (empty: the first pool): quota, limit, lend limit.
     pub quotas: Vec<QuotaDraft>,
+    /// The forecast that the change was approved on.
+    pub forecast: Option<ForecastId>,
 }
 
 /// The quota of one pool as it is asked for.

@@ -52,6 +52,7 @@ impl Cluster {
                 budget: tenant.budget.map(|budget| Some(budget.grant)),
                 reclaim_within: tenant.reclaim_within,
                 quotas: quotas.filter(|(_, quota)| *quota != Quota::default()).collect(),
+                forecast: None,
             };
             let changed = Event::TenantChanged { tenant: tenant.index, change };
             let paused = tenant.paused.then_some(Event::Paused { tenant: tenant.index, paused: true });

@@ -35,11 +35,13 @@ pub enum Verb {
     SeeLeader,
     /// Have another scheduler lead.
     HandOver,
+    /// See what a change would do, and how start estimates fare.
+    Forecast,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Verb; 15] = [
+    pub const ALL: [Verb; 16] = [
         Verb::Submit,
         Verb::ReadJobs,
         Verb::ReadPayload,
@@ -55,6 +57,7 @@ impl Verb {
         Verb::Session,
         Verb::SeeLeader,
         Verb::HandOver,
+        Verb::Forecast,
     ];
 
     /// In a sentence: "may not ... tenant".
@@ -75,6 +78,7 @@ impl Verb {
             Verb::Session => "speak for",
             Verb::SeeLeader => "see the leader of",
             Verb::HandOver => "hand over the leadership of",
+            Verb::Forecast => "see forecasts of",
         }
     }
 }
@@ -117,6 +121,7 @@ pub fn grant(role: Role, verb: Verb) -> Scope {
         Verb::Session     => [Nothing,         Nothing,    Nothing, Nothing, OwnNode],
         Verb::SeeLeader   => [Any,             Any,        Any,     Any,     Any],
         Verb::HandOver    => [Nothing,         Nothing,    Any,     Nothing, Nothing],
+        Verb::Forecast    => [OwnMission,      OwnMission, Any,     Any,     Nothing],
     };
     match role {
         Role::Pd => row[0],
@@ -160,6 +165,8 @@ pub fn access(path: &str) -> Option<Access> {
         "/dure.v1.Agents/Session" => Needs(Verb::Session),
         "/dure.v1.Schedulers/Leader" => Needs(Verb::SeeLeader),
         "/dure.v1.Schedulers/HandOver" => Needs(Verb::HandOver),
+        "/dure.v1.Forecasts/WhatIf" | "/dure.v1.Forecasts/Calibration" => Needs(Verb::Forecast),
+        "/dure.v1.Forecasts/TestSubmit" => Needs(Verb::Submit),
         "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch" | "/grpc.health.v1.Health/List" => Public,
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
         | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Known,

@@ -3,6 +3,7 @@
 use dure_core::Cluster;
 use dure_core::budget::Grant;
 use dure_core::caps::Caps;
+use dure_core::ids::ForecastId;
 use dure_core::input::{Input, QuotaDraft, TenantDraft};
 use dure_core::rejected::Refusal;
 use dure_core::reply::Reply;
@@ -15,7 +16,8 @@ use tonic::{Request, Response, Status};
 use super::convert::tenant::{Sums, tenant, usage, usage_by_user};
 use super::limits::MAX_USAGE_ROWS;
 use super::server::Services;
-use super::{convert, request, status};
+use super::status::Violation;
+use super::{convert, request};
 use crate::auth::{self, Identity, Target, Verb, Visible};
 
 #[tonic::async_trait]
@@ -46,8 +48,8 @@ impl Tenants for Services {
         request::name("tenant", &request.tenant)?;
         let id = std::mem::take(&mut request.request_id);
         let key = request::key(&identity, id, "Tenants/Set", &request)?;
-        tracing::info!(user = %identity.user, tenant = request.tenant, "tenant is set");
-        self.change_tenant(Input::SetTenant(draft(request)), key).await
+        tracing::info!(user = %identity.user, tenant = request.tenant, forecast = request.forecast, "tenant is set");
+        self.change_tenant(Input::SetTenant(draft(request)?), key).await
     }
 
     async fn carry_budget(&self, request: Request<v1::CarryBudgetRequest>) -> Result<Response<v1::Tenant>, Status> {
@@ -95,7 +97,7 @@ impl Tenants for Services {
         let rows = found?;
         if rows.len() > MAX_USAGE_ROWS {
             let why = format!("more than {MAX_USAGE_ROWS} rows; name a tenant, or leave by_user out");
-            return Err(status::Violation::new("tenant", why).into());
+            return Err(Violation::new("tenant", why).into());
         }
         Ok(Response::new(v1::UsageResponse { rows, position: Some(convert::position(position)) }))
     }
@@ -141,7 +143,7 @@ fn shown<'a>(
     below: &'a str,
 ) -> Result<impl Iterator<Item = &'a Tenant>, Status> {
     if cluster.find_tenant(below).is_none() {
-        return Err(status::refused(&Refusal::UnknownTenant { name: below.into() }.into()));
+        return Err(super::status::refused(&Refusal::UnknownTenant { name: below.into() }.into()));
     }
     let tenants = cluster.tenants().iter().skip(1);
     Ok(tenants.filter(move |tenant| visible.shows(&tenant.name) && convert::is_within(&tenant.name, below)))
@@ -163,14 +165,28 @@ fn grant(grant: v1::BudgetGrant) -> Option<Grant> {
     (period_ms > 0).then_some(Grant { gpu_time: GpuTime(gpu_ms), period: Span(period_ms) })
 }
 
-fn draft(request: v1::SetTenantRequest) -> TenantDraft {
+/// No text: none is named.
+fn forecast(digest: &str) -> Result<Option<ForecastId>, Violation> {
+    let mut bytes = [0; 32];
+    match digest {
+        "" => Ok(None),
+        _ if hex::decode_to_slice(digest, &mut bytes).is_ok() => Ok(Some(ForecastId(bytes))),
+        _ => {
+            let why = "it is no digest of a forecast: give the 64 hexadecimal digits that dure what-if ended with";
+            Err(Violation::new("forecast", format!("{digest:?}: {why}")))
+        }
+    }
+}
+
+fn draft(request: v1::SetTenantRequest) -> Result<TenantDraft, Violation> {
     let quota = |quota: v1::PoolQuota| QuotaDraft {
         pool: quota.pool.into(),
         quota: Gpus::whole(quota.quota),
         limit: quota.limit.map(Gpus::whole),
         lend_limit: quota.lend_limit.map(Gpus::whole),
     };
-    TenantDraft {
+    Ok(TenantDraft {
+        forecast: forecast(&request.forecast)?,
         name: request.tenant.into(),
         create: request.create,
         weight: request.weight,
@@ -180,5 +196,5 @@ fn draft(request: v1::SetTenantRequest) -> TenantDraft {
         budget: request.budget.map(grant),
         reclaim_within: request.reclaim_within_ms.map(Span),
         quotas: request.quotas.into_iter().map(quota).collect(),
-    }
+    })
 }

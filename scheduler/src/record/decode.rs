@@ -12,7 +12,7 @@ use dure_proto::journal::v1;
 use dure_proto::journal::v1::record::Event as Wire;
 
 use super::fault::{Fault, RecordError, needed};
-use super::ledgers::{budget_from_wire, caps_from_wire, grant_change_from_wire};
+use super::ledgers::{budget_from_wire, caps_from_wire, forecast_from_wire, grant_change_from_wire};
 use super::parts::{
     byte, capacity_from_wire, exit_from_wire, location_from_wire, members_from_wire, placed_from_wire, pool,
     quota_from_wire, reply_from_wire, spec_from_wire, tenant,
@@ -99,6 +99,7 @@ fn division(wire: Wire) -> Result<Event, Fault> {
                 caps: it.caps.map(caps_from_wire),
                 budget: it.budget.map(grant_change_from_wire),
                 reclaim_within: it.reclaim_within_ms.map(Span),
+                forecast: forecast_from_wire(&it.forecast)?,
             },
         },
         Wire::Paused(it) => Event::Paused { tenant: tenant("Paused.tenant", it.tenant)?, paused: it.paused },

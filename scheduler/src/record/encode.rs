@@ -102,6 +102,7 @@ fn tenant_changed(tenant: TenantIndex, change: &TenantChange) -> v1::TenantChang
         caps: change.caps.map(caps_to_wire),
         budget: change.budget.map(grant_change_to_wire),
         reclaim_within_ms: change.reclaim_within.map(|span| span.0),
+        forecast: change.forecast.map(|id| id.0.to_vec()).unwrap_or_default(),
     }
 }
 

@@ -1,7 +1,8 @@
-//! Caps and budgets, both ways.
+//! Caps and budgets, both ways, and what a change was approved on.
 
 use dure_core::budget::{Budget, Grant};
 use dure_core::caps::Caps;
+use dure_core::ids::ForecastId;
 use dure_core::units::{GpuTime, Gpus, Span, Time};
 use dure_proto::journal::v1;
 
@@ -38,6 +39,16 @@ pub(super) fn grant_change_to_wire(grant: Option<Grant>) -> v1::Grant {
 
 pub(super) fn grant_change_from_wire(wire: v1::Grant) -> Option<Grant> {
     (wire.period_ms > 0).then_some(Grant { gpu_time: GpuTime(wire.gpu_ms), period: Span(wire.period_ms) })
+}
+
+/// No bytes: none was named.
+pub(super) fn forecast_from_wire(wire: &[u8]) -> Result<Option<ForecastId>, Fault> {
+    let (field, value) = ("TenantChanged.forecast", wire.len() as u64);
+    match wire.try_into() {
+        Ok(bytes) => Ok(Some(ForecastId(bytes))),
+        Err(_) if wire.is_empty() => Ok(None),
+        Err(_) => Err(Fault::OutOfRange { field, value, least: 32, most: 32 }),
+    }
 }
 
 pub(super) fn budget_to_wire(budget: &Budget) -> v1::Budget {

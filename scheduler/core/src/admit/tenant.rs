@@ -30,14 +30,14 @@ pub(crate) fn set(cluster: &mut Cluster, draft: &TenantDraft, now: Time, out: &m
     for quota in &draft.quotas {
         quotas.push(check_quota(cluster, known, parent, quota)?);
     }
-    let TenantDraft { weight, default_time_limit, min_run, reclaim_within, caps, budget, .. } = *draft;
+    let TenantDraft { weight, default_time_limit, min_run, reclaim_within, caps, budget, forecast, .. } = *draft;
     let shortest = cluster.policy.min_budget_period;
     if let Some(Some(Grant { period, .. })) = budget
         && period < shortest
     {
         return Err(Refusal::BudgetPeriodTooShort { period, shortest }.into());
     }
-    let change = TenantChange { weight, default_time_limit, min_run, reclaim_within, caps, budget, quotas };
+    let change = TenantChange { weight, default_time_limit, min_run, reclaim_within, caps, budget, quotas, forecast };
     let tenant = known.unwrap_or(TenantIndex::of(cluster.tenants.len()));
     if known.is_none() {
         emit(cluster, now, Event::TenantDefined { tenant, parent, name: draft.name.clone() }, out);

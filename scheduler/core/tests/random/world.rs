@@ -427,6 +427,7 @@ impl World {
             caps: Some(caps),
             budget: Some(budget),
             reclaim_within: Some(Span::seconds(within.into())),
+            forecast: None,
             quotas,
         };
         if self.input(Input::SetTenant(draft.clone())).is_err() {

@@ -31,7 +31,7 @@ fn identity(role: Role) -> Identity {
 /// What the verb's call is about, by name: own and other.
 fn targets(verb: Verb) -> Vec<(&'static str, Target<'static>)> {
     match verb {
-        Verb::Submit | Verb::ReadTenants | Verb::SetTenants | Verb::Pause => vec![
+        Verb::Submit | Verb::ReadTenants | Verb::SetTenants | Verb::Pause | Verb::Forecast => vec![
             ("own mission", Target::Tenant("fusion")),
             ("below own", Target::Tenant("fusion/plasma")),
             ("other", Target::Tenant("solar")),
@@ -197,6 +197,20 @@ fn who_may_do_what_to_the_rest() {
             agent: all
         /dure.v1.Schedulers/HandOver (HandOver)
             operator: all
+        /dure.v1.Forecasts/WhatIf (Forecast)
+            pd: own mission, below own
+            member: own mission, below own
+            operator: own mission, below own, other, like own, all
+            auditor: own mission, below own, other, like own, all
+        /dure.v1.Forecasts/TestSubmit (Submit)
+            pd: own mission, below own
+            member: own mission, below own
+            operator: own mission, below own, other, like own, all
+        /dure.v1.Forecasts/Calibration (Forecast)
+            pd: own mission, below own
+            member: own mission, below own
+            operator: own mission, below own, other, like own, all
+            auditor: own mission, below own, other, like own, all
     "#]]
     .assert_eq(&reach(|method| !method.starts_with("/dure.v1.Jobs/")));
 }

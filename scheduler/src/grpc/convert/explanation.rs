@@ -8,7 +8,7 @@ use dure_proto::v1;
 use super::{ms, phase, tenant_name};
 use crate::grpc::text;
 
-/// Why a job waits. `may_see` says whose jobs the caller may know by their ids. Its position is for the caller to fill in.
+/// Why a job waits. `may_see` says whose jobs the caller may know by their ids. Its position and estimate are for the caller to fill in.
 pub fn explanation(
     cluster: &Cluster,
     job: &Job,
@@ -26,6 +26,7 @@ pub fn explanation(
         holders: explained.holders.iter().map(|holder| self::holder(cluster, holder, &may_see)).collect(),
         room_by_ms: ms(explained.room_by),
         helps: explained.helps.iter().map(|help| text::help(cluster, help)).collect(),
+        estimate: None,
     }
 }
 

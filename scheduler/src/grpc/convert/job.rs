@@ -12,7 +12,7 @@ use dure_proto::v1::dependency::On;
 use super::{gpu_time, ms, outcome_word, phase, stop_text, tenant_name, usage_of};
 use crate::grpc::text;
 
-/// A job as it is at `now`. Its position is for the caller to fill in.
+/// A job as it is at `now`. Its position and estimate are for the caller to fill in.
 pub fn job(cluster: &Cluster, job: &Job, now: Time) -> v1::Job {
     let spec = &job.spec;
     let (reason, reason_code) = reason(cluster, job);
@@ -45,6 +45,7 @@ pub fn job(cluster: &Cluster, job: &Job, now: Time) -> v1::Job {
         signal: exit.and_then(|exit| signal_of(&exit.how)),
         position: None,
         payload: None,
+        estimate: None,
     }
 }
 

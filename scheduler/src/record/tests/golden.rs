@@ -13,7 +13,7 @@ use dure_core::decay::Meter;
 use dure_core::event::TenantChange;
 use dure_core::gpu::GpuSet;
 use dure_core::ids::{
-    AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
+    AttemptNumber, BlobId, ForecastId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
 };
 use dure_core::job::{
     ArrayProgress, ArraySpec, Attempt, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member, MemberPhase,
@@ -310,6 +310,7 @@ fn samples() -> Vec<Event> {
     samples.extend(ledgers());
     samples.extend(constrained());
     samples.extend(plans());
+    samples.extend(approved());
     samples
 }
 
@@ -357,6 +358,13 @@ fn plans() -> Vec<Event> {
     let tenant = TenantIndex(3);
     let change = TenantChange { reclaim_within: Some(Span::seconds(3600)), ..TenantChange::default() };
     vec![Event::Planned { reservations: vec![reservation] }, Event::TenantChanged { tenant, change }]
+}
+
+fn approved() -> Vec<Event> {
+    let quota = Quota { quota: Some(Gpus::whole(32)), ..Quota::default() };
+    let (quotas, forecast) = (vec![(PoolIndex(0), quota)], Some(ForecastId([7; 32])));
+    let change = TenantChange { quotas, forecast, ..TenantChange::default() };
+    vec![Event::TenantChanged { tenant: TenantIndex(3), change }]
 }
 
 fn ledgers() -> Vec<Event> {

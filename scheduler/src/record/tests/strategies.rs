@@ -8,7 +8,7 @@ use dure_core::decay::Meter;
 use dure_core::event::{Event, TenantChange};
 use dure_core::gpu::GpuSet;
 use dure_core::ids::{
-    AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
+    AttemptNumber, BlobId, ForecastId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
 };
 use dure_core::job::{
     ArrayProgress, ArraySpec, Attempt, Checkpoint, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member,
@@ -393,10 +393,11 @@ fn reply() -> impl Strategy<Value = Reply> {
 
 fn tenant_change() -> impl Strategy<Value = TenantChange> {
     let spans = (of(span()), of(span()), of(span()));
-    let rules = (of(any::<u32>()), spans, of(caps()), of(of(grant())));
-    (rules, vec((pool(), quota()), 0..4)).prop_map(|((weight, spans, caps, budget), quotas)| {
+    let rules = (of(any::<u32>()), spans, of(caps()), of(of(grant())), of(any::<[u8; 32]>()));
+    (rules, vec((pool(), quota()), 0..4)).prop_map(|((weight, spans, caps, budget, forecast), quotas)| {
         let (default_time_limit, min_run, reclaim_within) = spans;
-        TenantChange { weight, default_time_limit, min_run, reclaim_within, caps, budget, quotas }
+        let forecast = forecast.map(ForecastId);
+        TenantChange { weight, default_time_limit, min_run, reclaim_within, caps, budget, quotas, forecast }
     })
 }
 
