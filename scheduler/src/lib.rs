@@ -5,6 +5,7 @@
 //! durable, `grpc` is the face.
 
 pub mod agents;
+pub mod audit;
 pub mod auth;
 pub mod clock;
 pub mod config;
@@ -15,12 +16,12 @@ pub mod fence;
 pub mod follower;
 pub mod grpc;
 pub mod handle;
-pub mod history;
 pub mod journal;
 pub mod lead;
 pub mod leadership;
 pub mod live;
 pub mod metrics;
+pub mod past;
 pub mod perform;
 #[cfg(test)]
 mod random_turns;

@@ -23,7 +23,7 @@ use self::served::{listen, server_tls};
 use crate::agents::logs::LogDesk;
 use crate::agents::session::AgentService;
 use crate::auth::ca::Authority;
-use crate::auth::{Authenticator, Guard, Tokens};
+use crate::auth::{Authenticator, Caller, Guard, Tokens};
 use crate::config::Config;
 use crate::fence;
 use crate::follower::Follower;
@@ -32,10 +32,10 @@ use crate::grpc::seat::Seat;
 use crate::grpc::server::{self, Services};
 use crate::grpc::watch::Watchers;
 use crate::handle::{CallError, Handle};
-use crate::history::JournalHistory;
 use crate::journal::JournalWriter;
 use crate::lead::Leader;
 use crate::metrics::{self, Metrics};
+use crate::past::JournalPast;
 use crate::perform::{Payloads, Performer};
 use crate::recover::Recovered;
 use crate::run::{Pump, Stopped};
@@ -220,7 +220,7 @@ impl Ground {
             reader,
         } = opened;
         let blobs = Arc::new(Mutex::new(reader.reopen()?));
-        let history = Arc::new(JournalHistory::new(reader.reopen()?));
+        let past = Arc::new(JournalPast::new(reader.reopen()?));
         let (deadlines, topology) = (self.config.deadlines(), self.topology.clone());
         let settings = Settings { epoch, restore_floor, store_id, deadlines, topology };
         let Recovered { cluster, head, .. } = recovered;
@@ -246,7 +246,7 @@ impl Ground {
         }
         configure(&handle, &self.config).await?;
         let (logs, seat) = (Arc::new(desk.clone()), seat(epoch.0));
-        let services = Services { handle: handle.clone(), clock, watchers, history, blobs, logs, seat };
+        let services = Services { handle: handle.clone(), clock, watchers, past, blobs, logs, seat };
         let joiner = Arc::new(Joiner::new(self.authority.clone(), self.tokens.clone()));
         let agents = AgentService { messages, desk, joiner, next_session: Arc::new(AtomicU64::new(0)) };
         if let Some(fence) = self.config.fence.clone() {
@@ -291,7 +291,9 @@ fn spawn(pump: Pump) -> Result<oneshot::Receiver<Stopped>, StartError> {
 /// Nothing may be submitted before this is durable.
 async fn skip_job_ids(handle: &Handle) -> Result<(), StartError> {
     tracing::warn!(skipped = SKIPPED_AFTER_RESTORE, "the journal was restored: ids of jobs go on after a gap");
-    let skip = handle.mutate(Input::SkipJobIds(SKIPPED_AFTER_RESTORE), None, Vec::new(), |_, _| ()).await;
+    let skip = handle
+        .mutate(Caller::scheduler("restore"), Input::SkipJobIds(SKIPPED_AFTER_RESTORE), None, Vec::new(), |_, _| ())
+        .await;
     skip.map(drop).map_err(|err| StartError::Stopped(err.to_string()))
 }
 
@@ -307,7 +309,7 @@ async fn configure(handle: &Handle, config: &Config) -> Result<(), StartError> {
             Input::DefinePool { name, .. } => format!("pool {name:?}"),
             other => format!("{other:?}"),
         };
-        match handle.mutate(input, None, Vec::new(), |_, _| ()).await {
+        match handle.mutate(Caller::scheduler("configuration"), input, None, Vec::new(), |_, _| ()).await {
             Ok(_) => {}
             Err(CallError::Rejected(rejected)) => {
                 let why = crate::grpc::status::rejected_text(&rejected);

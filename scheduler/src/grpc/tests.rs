@@ -22,9 +22,9 @@ use tonic::Request;
 use super::convert::job_event;
 use super::logs::{LogSource, LogStream, Started};
 use super::server::{Blobs, Services};
-use super::watch::{History, Recorded, Watchers};
+use super::watch::{Past, Recorded, Watchers};
 use crate::agents::logs::LogError;
-use crate::auth::{Credential, Identity, NodeName, Role};
+use crate::auth::{Caller, Credential, Identity, NodeName, Role};
 use crate::clock::Clock;
 use crate::grpc::seat::Seat;
 use crate::handle::{Call, Handle, Mutation, Position};
@@ -38,7 +38,7 @@ struct Store {
     blobs: Mutex<BTreeMap<BlobId, Vec<u8>>>,
 }
 
-impl History for Store {
+impl Past for Store {
     fn events(&self, after: Seq, limit: usize) -> Result<Vec<Recorded>, JournalError> {
         let events = self.events.lock().expect("no test panics in here");
         Ok(events.iter().filter(|recorded| recorded.seq > after).take(limit).cloned().collect())
@@ -87,7 +87,7 @@ impl Owner {
         match call {
             Call::Read(look) => look(&self.cluster, &self.live)(Ok(self.position())),
             Call::Mutate(mutation) => {
-                let Mutation { input, key, blobs, then } = *mutation;
+                let Mutation { input, key, blobs, then, .. } = *mutation;
                 let now = Time(1_000_000 + self.seq);
                 let mut events = Vec::new();
                 let decided = decide(&mut self.cluster, input, key.as_ref(), now, &mut events);
@@ -145,7 +145,7 @@ impl World {
             handle,
             clock,
             watchers,
-            history: store.clone(),
+            past: store.clone(),
             blobs: store,
             logs: logs.clone(),
             seat: Seat::Alone { epoch: 1 },
@@ -163,7 +163,11 @@ impl World {
     }
 
     async fn decide(&self, input: Input) {
-        self.services.handle.mutate(input, None, Vec::new(), |_, _| ()).await.expect("it is accepted");
+        self.services
+            .handle
+            .mutate(Caller::default(), input, None, Vec::new(), |_, _| ())
+            .await
+            .expect("it is accepted");
     }
 }
 
