@@ -1,5 +1,6 @@
 //! The services against a small owner of a cluster that answers at once, as if everything were durable.
 
+mod forecasts;
 mod jobs;
 mod logs;
 mod others;
@@ -22,10 +23,12 @@ use tonic::Request;
 use super::convert::job_event;
 use super::logs::{LogSource, LogStream, Started};
 use super::server::{Blobs, Services};
-use super::watch::{Past, Recorded, Watchers};
+use super::watch::{History, Recorded, Watchers};
 use crate::agents::logs::LogError;
-use crate::auth::{Caller, Credential, Identity, NodeName, Role};
+use crate::auth::{Credential, Identity, NodeName, Role};
 use crate::clock::Clock;
+use crate::follower::{Copied, FollowerError, News};
+use crate::forecast::{Forecasts, Told};
 use crate::grpc::seat::Seat;
 use crate::handle::{Call, Handle, Mutation, Position};
 use crate::journal::{BlobId, JournalError};
@@ -38,7 +41,7 @@ struct Store {
     blobs: Mutex<BTreeMap<BlobId, Vec<u8>>>,
 }
 
-impl Past for Store {
+impl History for Store {
     fn events(&self, after: Seq, limit: usize) -> Result<Vec<Recorded>, JournalError> {
         let events = self.events.lock().expect("no test panics in here");
         Ok(events.iter().filter(|recorded| recorded.seq > after).take(limit).cloned().collect())
@@ -87,7 +90,7 @@ impl Owner {
         match call {
             Call::Read(look) => look(&self.cluster, &self.live)(Ok(self.position())),
             Call::Mutate(mutation) => {
-                let Mutation { input, key, blobs, then, .. } = *mutation;
+                let Mutation { input, key, blobs, then } = *mutation;
                 let now = Time(1_000_000 + self.seq);
                 let mut events = Vec::new();
                 let decided = decide(&mut self.cluster, input, key.as_ref(), now, &mut events);
@@ -121,6 +124,18 @@ impl Owner {
     }
 }
 
+/// Forecasts on the owner's own state.
+fn forecasts(handle: Handle, clock: Clock) -> Arc<Forecasts> {
+    let runtime = tokio::runtime::Handle::current();
+    let copies = move |_| {
+        let copied = runtime.block_on(handle.read(|cluster, _| cluster.clone()));
+        let (cluster, position) = copied.map_err(|_| FollowerError::Stopped)?;
+        Ok(Copied { cluster, head: position.seq, time: Time(1_000_000), news: News::default() })
+    };
+    let told = Told::in_memory().expect("there is memory");
+    Arc::new(Forecasts::new(Box::new(copies), Box::new(|| Err(JournalError::Closed)), told, clock, Epoch(3)))
+}
+
 /// A cluster behind its services.
 struct World {
     services: Services,
@@ -141,13 +156,15 @@ impl World {
         };
         tokio::spawn(owner.run(calls));
         let clock = Clock::start(Time(0));
+        let forecasts = forecasts(handle.clone(), clock);
         let services = Services {
             handle,
             clock,
             watchers,
-            past: store.clone(),
+            history: store.clone(),
             blobs: store,
             logs: logs.clone(),
+            forecasts,
             seat: Seat::Alone { epoch: 1 },
         };
         let world = Self { services, logs };
@@ -163,11 +180,7 @@ impl World {
     }
 
     async fn decide(&self, input: Input) {
-        self.services
-            .handle
-            .mutate(Caller::default(), input, None, Vec::new(), |_, _| ())
-            .await
-            .expect("it is accepted");
+        self.services.handle.mutate(input, None, Vec::new(), |_, _| ()).await.expect("it is accepted");
     }
 }
 
