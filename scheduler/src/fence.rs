@@ -17,6 +17,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::auth::Caller;
 use crate::config::FenceConfig;
 use crate::handle::Handle;
 
@@ -79,7 +80,7 @@ async fn fence(config: &FenceConfig, handle: &Handle, node: &str) {
         Ok(()) => {
             // Refused when the node has come back meanwhile: then its agent knows better.
             let confirm = Input::ConfirmDead { node: node.into() };
-            match handle.mutate(confirm, None, Vec::new(), |_, _| ()).await {
+            match handle.mutate(Caller::scheduler("fence command"), confirm, None, Vec::new(), |_, _| ()).await {
                 Ok(_) => tracing::warn!(node, "the fence command has proven the node dead"),
                 Err(err) => tracing::warn!(node, error = %err, "the node was fenced, but is not taken for dead"),
             }

@@ -51,7 +51,7 @@ const NICE: i32 = 10;
 /// Where copies of the state come from.
 pub type Copies = Box<dyn Fn(bool) -> Result<Copied, FollowerError> + Send + Sync>;
 /// Where the history is read.
-pub type Histories = Box<dyn Fn() -> Result<Box<dyn Reader>, JournalError> + Send + Sync>;
+pub type Pasts = Box<dyn Fn() -> Result<Box<dyn Reader>, JournalError> + Send + Sync>;
 
 /// Start estimates of one moment.
 #[derive(Debug, Default)]
@@ -65,7 +65,7 @@ struct Current {
 /// Forecasts for whoever asks.
 pub struct Forecasts {
     copies: Copies,
-    histories: Histories,
+    pasts: Pasts,
     clock: Clock,
     epoch: Epoch,
     learned: RwLock<Learned>,
@@ -76,10 +76,10 @@ pub struct Forecasts {
 
 impl Forecasts {
     /// Nothing is estimated yet.
-    pub fn new(copies: Copies, histories: Histories, told: Told, clock: Clock, epoch: Epoch) -> Self {
+    pub fn new(copies: Copies, pasts: Pasts, told: Told, clock: Clock, epoch: Epoch) -> Self {
         Self {
             copies,
-            histories,
+            pasts,
             clock,
             epoch,
             learned: RwLock::default(),
@@ -119,7 +119,7 @@ impl Forecasts {
             let answered = match question.last {
                 None => question.answer(&copied.cluster, own.moment(&copied), &own.learned(), go_on),
                 Some(_) => {
-                    let history = (own.histories)().map_err(|err| Status::unavailable(err.to_string()))?;
+                    let history = (own.pasts)().map_err(|err| Status::unavailable(err.to_string()))?;
                     question.replay(&history, go_on)
                 }
             };

@@ -9,6 +9,7 @@ use dure_core::reply::Reply;
 use dure_core::{Cluster, ids::Epoch, ids::Seq};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::auth::Caller;
 use crate::journal::Blob;
 use crate::live::Live;
 
@@ -55,6 +56,8 @@ pub enum Call {
 
 /// A call that changes the state.
 pub struct Mutation {
+    /// Who calls.
+    pub by: Caller,
     /// What happens.
     pub input: Input,
     /// Makes it idempotent.
@@ -96,12 +99,13 @@ impl Handle {
         answered.await.map_err(|_| stopped())?.map_err(CallError::Stopped)
     }
 
-    /// Has `input` decided inside a turn. `look` sees the state right after it.
+    /// Has `input` decided inside a turn, on behalf of `by`. `look` sees the state right after it.
     ///
     /// # Errors
     /// `Rejected` when the core refuses it; `Overloaded` or `Stopped`.
     pub async fn mutate<T: Send + 'static>(
         &self,
+        by: Caller,
         input: Input,
         key: Option<RequestKey>,
         blobs: Vec<Blob>,
@@ -112,7 +116,7 @@ impl Handle {
             let seen = decided.map(|reply| look(cluster, reply));
             Box::new(move |durable| drop(answer.send(durable.map(|position| (seen, position)))))
         });
-        self.send(Call::Mutate(Box::new(Mutation { input, key, blobs, then })))?;
+        self.send(Call::Mutate(Box::new(Mutation { by, input, key, blobs, then })))?;
         let (seen, position) = answered.await.map_err(|_| stopped())?.map_err(CallError::Stopped)?;
         Ok((seen.map_err(CallError::Rejected)?, position))
     }

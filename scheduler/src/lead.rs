@@ -78,13 +78,13 @@ impl Leader {
     }
 
     fn send_off(&mut self, batch: TurnBatch) -> (Batch, Vec<Blob>) {
-        let TurnBatch { first, time, events, blobs } = batch;
+        let TurnBatch { first, time, events, blobs, calls } = batch;
         for blob in &blobs {
             self.performer.payloads.keep(BlobId(blob.id().0), blob.bytes());
         }
-        let payload = record::encode(time, &events);
+        let payload = record::encode_with_calls(time, &events, &calls);
         let count = u32::try_from(events.len()).expect("a turn's limits keep it far below");
-        let batch = DurableBatch { first_seq: first.0, time, events };
+        let batch = DurableBatch { first_seq: first.0, time, events, calls };
         self.under_way.push_back(UnderWay { last: batch.last(), batch });
         (Batch { first_seq: first.0, count, epoch: self.epoch.0, payload }, blobs)
     }

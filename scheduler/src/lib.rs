@@ -5,6 +5,7 @@
 //! durable, `forecast` runs copies of the state ahead, `grpc` is the face.
 
 pub mod agents;
+pub mod audit;
 pub mod auth;
 pub mod clock;
 pub mod config;
@@ -16,12 +17,12 @@ pub mod follower;
 pub mod forecast;
 pub mod grpc;
 pub mod handle;
-pub mod history;
 pub mod journal;
 pub mod lead;
 pub mod leadership;
 pub mod live;
 pub mod metrics;
+pub mod past;
 pub mod perform;
 #[cfg(test)]
 mod random_turns;

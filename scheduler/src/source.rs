@@ -8,7 +8,7 @@ use dure_core::ids::Seq;
 use dure_core::units::Time;
 
 use crate::journal::{Batch, Engine, FoundSnapshot, JournalError, JournalReader, ReadLimit, Reader};
-use crate::record::{self, RecordError};
+use crate::record::{self, CallRecord, RecordError};
 
 /// One durable turn.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,6 +19,8 @@ pub struct DurableBatch {
     pub time: Time,
     /// What happened; never empty.
     pub events: Vec<Event>,
+    /// The calls that led to some of it.
+    pub calls: Vec<CallRecord>,
 }
 
 impl DurableBatch {
@@ -187,12 +189,12 @@ impl DurableBatch {
     /// [`SourceError::Record`] and [`SourceError::Count`].
     pub fn decode(batch: &Batch) -> Result<Self, SourceError> {
         let (first, last) = (batch.first_seq, batch.last_seq());
-        let (time, events) =
-            record::decode(&batch.payload).map_err(|error| SourceError::Record { first, last, error })?;
+        let record::Recorded { time, events, calls } =
+            record::decode_with_calls(&batch.payload).map_err(|error| SourceError::Record { first, last, error })?;
         if events.len() != batch.count as usize {
             return Err(SourceError::Count { first, stated: batch.count, found: events.len() });
         }
-        Ok(Self { first_seq: first, time, events })
+        Ok(Self { first_seq: first, time, events, calls })
     }
 }
 

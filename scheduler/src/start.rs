@@ -25,7 +25,7 @@ use self::served::{listen, server_tls};
 use crate::agents::logs::LogDesk;
 use crate::agents::session::AgentService;
 use crate::auth::ca::Authority;
-use crate::auth::{Authenticator, Guard, Tokens};
+use crate::auth::{Authenticator, Caller, Guard, Tokens};
 use crate::config::Config;
 use crate::fence;
 use crate::follower::Follower;
@@ -35,10 +35,10 @@ use crate::grpc::seat::Seat;
 use crate::grpc::server::{self, Services};
 use crate::grpc::watch::Watchers;
 use crate::handle::{CallError, Handle};
-use crate::history::JournalHistory;
 use crate::journal::JournalWriter;
 use crate::lead::Leader;
 use crate::metrics::{self, Metrics};
+use crate::past::JournalPast;
 use crate::perform::{Payloads, Performer};
 use crate::recover::Recovered;
 use crate::run::{Pump, Stopped};
@@ -227,8 +227,8 @@ impl Ground {
             reader,
         } = opened;
         let blobs = Arc::new(Mutex::new(reader.reopen()?));
-        let history = Arc::new(JournalHistory::new(reader.reopen()?));
-        let history_reader = reader.reopen()?;
+        let past = Arc::new(JournalPast::new(reader.reopen()?));
+        let past_reader = reader.reopen()?;
         let (deadlines, topology) = (self.config.deadlines(), self.topology.clone());
         let settings = Settings { epoch, restore_floor, store_id, deadlines, topology };
         let Recovered { cluster, head, .. } = recovered;
@@ -253,10 +253,10 @@ impl Ground {
             skip_job_ids(&handle).await?;
         }
         configure(&handle, &self.config).await?;
-        let forecasts = forecasts(&self.config, follower.feed(), history_reader, clock, epoch);
+        let forecasts = forecasts(&self.config, follower.feed(), past_reader, clock, epoch);
         let estimator = estimator(&self.config, &forecasts)?;
         let (logs, seat) = (Arc::new(desk.clone()), seat(epoch.0));
-        let services = Services { handle: handle.clone(), clock, watchers, history, blobs, logs, forecasts, seat };
+        let services = Services { handle: handle.clone(), clock, watchers, past, blobs, logs, forecasts, seat };
         let joiner = Arc::new(Joiner::new(self.authority.clone(), self.tokens.clone()));
         let agents = AgentService { messages, desk, joiner, next_session: Arc::new(AtomicU64::new(0)) };
         if let Some(fence) = self.config.fence.clone() {
@@ -303,7 +303,9 @@ fn spawn(pump: Pump) -> Result<oneshot::Receiver<Stopped>, StartError> {
 /// Nothing may be submitted before this is durable.
 async fn skip_job_ids(handle: &Handle) -> Result<(), StartError> {
     tracing::warn!(skipped = SKIPPED_AFTER_RESTORE, "the journal was restored: ids of jobs go on after a gap");
-    let skip = handle.mutate(Input::SkipJobIds(SKIPPED_AFTER_RESTORE), None, Vec::new(), |_, _| ()).await;
+    let skip = handle
+        .mutate(Caller::scheduler("restore"), Input::SkipJobIds(SKIPPED_AFTER_RESTORE), None, Vec::new(), |_, _| ())
+        .await;
     skip.map(drop).map_err(|err| StartError::Stopped(err.to_string()))
 }
 
@@ -319,7 +321,7 @@ async fn configure(handle: &Handle, config: &Config) -> Result<(), StartError> {
             Input::DefinePool { name, .. } => format!("pool {name:?}"),
             other => format!("{other:?}"),
         };
-        match handle.mutate(input, None, Vec::new(), |_, _| ()).await {
+        match handle.mutate(Caller::scheduler("configuration"), input, None, Vec::new(), |_, _| ()).await {
             Ok(_) => {}
             Err(CallError::Rejected(rejected)) => {
                 let why = crate::grpc::status::rejected_text(&rejected);

@@ -18,11 +18,13 @@ use dure_core::{Cluster, decide};
 use self::sessions::Session;
 use crate::agents::liveness::{Deadlines, Liveness};
 use crate::agents::{FromAgent, Outgoing, breaker, orders};
+use crate::audit::Subject;
 use crate::effect::Effect;
 use crate::grpc::convert::job_event;
 use crate::handle::{Call, Mutation, Position};
 use crate::journal::Blob;
 use crate::live::Live;
+use crate::record::CallRecord;
 
 /// How often the nodes are gone through for silence: the precision of its deadlines.
 const ROLL_CALL_EVERY: Span = Span(250);
@@ -54,6 +56,8 @@ pub struct TurnBatch {
     pub events: Vec<Event>,
     /// Blobs that the events name.
     pub blobs: Vec<Blob>,
+    /// The calls that led to some of the events, for the audit.
+    pub calls: Vec<CallRecord>,
 }
 
 /// What a turn came to.
@@ -181,7 +185,7 @@ impl Scheduler {
 
     /// Takes everything that waits, decides, and runs a cycle if anything changed.
     pub fn turn(&mut self, calls: Vec<Call>, messages: Vec<FromAgent>, now: Time) -> Turned {
-        let mut turn = Turn { now, events: Vec::new(), blobs: Vec::new(), effects: Vec::new() };
+        let mut turn = Turn::at(now);
         for message in messages {
             self.take_message(message, &mut turn);
         }
@@ -200,16 +204,7 @@ impl Scheduler {
         for call in calls {
             match call {
                 Call::Read(look) => reads.push(look),
-                Call::Mutate(mutation) => {
-                    let Mutation { input, key, blobs, then } = *mutation;
-                    let from = turn.events.len();
-                    let decided = decide(&mut self.cluster, input, key.as_ref(), now, &mut turn.events);
-                    if turn.events.len() > from {
-                        turn.blobs.extend(blobs);
-                        self.follow_up(from, &mut turn);
-                    }
-                    turn.effects.push(Effect::Answer(then(&self.cluster, decided)));
-                }
+                Call::Mutate(mutation) => self.mutate(*mutation, &mut turn),
             }
         }
         let mut more = false;
@@ -223,6 +218,20 @@ impl Scheduler {
             turn.effects.push(Effect::Answer(look(&self.cluster, &self.live)));
         }
         Turned { batch: self.close(turn), more }
+    }
+
+    fn mutate(&mut self, mutation: Mutation, turn: &mut Turn) {
+        let Mutation { by, input, key, blobs, then } = mutation;
+        let from = turn.events.len();
+        let subject = Subject::of(&self.cluster, &input);
+        let decided = decide(&mut self.cluster, input, key.as_ref(), turn.now, &mut turn.events);
+        let events = turn.events.len() - from;
+        if events > 0 {
+            turn.blobs.extend(blobs);
+            turn.calls.extend(decided.as_ref().ok().map(|reply| subject.record(by, reply, events)));
+            self.follow_up(from, turn);
+        }
+        turn.effects.push(Effect::Answer(then(&self.cluster, decided)));
     }
 
     /// Makes room for what the next cycle may place, so that it need not ask for memory.
@@ -254,13 +263,13 @@ impl Scheduler {
     }
 
     fn close(&mut self, turn: Turn) -> Option<TurnBatch> {
-        let Turn { now, events, blobs, effects } = turn;
+        let Turn { now, events, blobs, calls, effects } = turn;
         let first = Seq(self.head.0 + 1);
         self.head = Seq(self.head.0 + events.len() as u64);
         if !effects.is_empty() {
             self.waiting.push_back((self.head, effects));
         }
-        (!events.is_empty()).then_some(TurnBatch { first, time: now, events, blobs })
+        (!events.is_empty()).then_some(TurnBatch { first, time: now, events, blobs, calls })
     }
 
     fn decide(&mut self, input: Input, turn: &mut Turn) {
@@ -292,7 +301,14 @@ struct Turn {
     now: Time,
     events: Vec<Event>,
     blobs: Vec<Blob>,
+    calls: Vec<CallRecord>,
     effects: Vec<Effect>,
+}
+
+impl Turn {
+    fn at(now: Time) -> Self {
+        Self { now, events: Vec::new(), blobs: Vec::new(), calls: Vec::new(), effects: Vec::new() }
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tower::{Layer, Service};
 
 use super::ca;
+use super::caller::Caller;
 use super::identity::{Credential, Identity, NodeName, Role, Target};
 use super::table::{Access, Scope, access, grant};
 use super::token::Tokens;
@@ -164,6 +165,8 @@ where
         let metrics = self.guard.metrics.clone();
         match self.guard.authenticator.admit(&path, request.headers(), request.extensions()) {
             Ok(identity) => {
+                let caller = Caller::arriving(identity.as_ref(), &path, request.extensions());
+                request.extensions_mut().insert(caller);
                 if let Some(identity) = identity {
                     request.extensions_mut().insert(identity);
                 }

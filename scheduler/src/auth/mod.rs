@@ -5,12 +5,14 @@
 //! request, and what no rule allows is denied.
 
 pub mod ca;
+pub mod caller;
 pub mod identity;
 pub mod layer;
 pub mod table;
 pub mod token;
 
 pub use ca::{Authority, CaError};
+pub use caller::{Caller, caller};
 pub use identity::{Credential, Denied, Identity, NodeName, Role, Target, Visible, node_of, of};
 pub use layer::{AuthPolicy, Authenticator, Guard};
 pub use table::{Access, Scope, Verb};

@@ -30,7 +30,7 @@ impl Shelf {
             let (count, epoch) = (events.len() as u32, engine.epoch());
             let batch = Batch { first_seq, count, epoch, payload: encode(time, events) };
             engine.append(&[batch], &[]).expect("appended");
-            Arc::new(DurableBatch { first_seq, time, events: events.to_vec() })
+            Arc::new(DurableBatch { first_seq, time, events: events.to_vec(), calls: Vec::new() })
         })
     }
 }
@@ -208,6 +208,7 @@ fn stops_on_a_turn_that_does_not_fit_and_says_why() {
         first_seq: bench.head().0 + 1,
         time: bench.turns.now,
         events: vec![Event::JobForgotten { job }],
+        calls: Vec::new(),
     };
     feed.feed(Arc::new(wrong));
     assert!(matches!(feed.verify(bench.head(), 0), Err(FollowerError::Stopped)));

@@ -107,7 +107,7 @@ impl Rounds {
     }
 
     fn relearned(&self) -> Result<Option<Learned>, String> {
-        let reader = (self.forecasts.histories)().map_err(|err| err.to_string())?;
+        let reader = (self.forecasts.pasts)().map_err(|err| err.to_string())?;
         let head = reader.head().map_err(|err| err.to_string())?.seq;
         if head > MAX_RELEARNED {
             return Err(format!("the journal has more than {MAX_RELEARNED} events"));

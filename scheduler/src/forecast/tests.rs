@@ -31,9 +31,9 @@ impl World {
             Ok(Copied { cluster: of.0.clone(), head: Seq(1), time: of.1, news })
         };
         let told = Told::in_memory().expect("there is memory");
-        let histories = || Err(JournalError::Closed);
+        let pasts = || Err(JournalError::Closed);
         let clock = Clock::start(Time(0));
-        let forecasts = Forecasts::new(Box::new(copies), Box::new(histories), told, clock, Epoch(1));
+        let forecasts = Forecasts::new(Box::new(copies), Box::new(pasts), told, clock, Epoch(1));
         let forecasts = Arc::new(forecasts);
         let rounds = Rounds::new(forecasts.clone(), Arc::new(AtomicBool::new(false)));
         let world = Self { cluster, forecasts, rounds };

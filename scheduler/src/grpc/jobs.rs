@@ -17,14 +17,14 @@ use super::logs::LogChunks;
 use super::server::Services;
 use super::watch::Events;
 use super::{convert, request, status};
-use crate::auth::{self, Identity, Target, Verb};
+use crate::auth::{self, Caller, Identity, Target, Verb};
 use crate::journal;
 
 #[tonic::async_trait]
 impl Jobs for Services {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let identity = auth::of(&request)?;
-        submit::submit(self, &identity, request.into_inner()).await.map(Response::new)
+        submit::submit(self, &identity, auth::caller(&request), request.into_inner()).await.map(Response::new)
     }
 
     async fn get(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::Job>, Status> {
@@ -54,27 +54,27 @@ impl Jobs for Services {
     }
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::JobActionResponse>, Status> {
-        let identity = auth::of(&request)?;
+        let (identity, by) = (auth::of(&request)?, auth::caller(&request));
         let mut request = request.into_inner();
         let id = std::mem::take(&mut request.request_id);
         let key = request::key(&identity, id, "Jobs/Cancel", &request)?;
-        self.act(identity, request.job_id, Input::Cancel(JobId(request.job_id)), key).await
+        self.act(identity, by, request.job_id, Input::Cancel(JobId(request.job_id)), key).await
     }
 
     async fn hold(&self, request: Request<v1::HoldRequest>) -> Result<Response<v1::JobActionResponse>, Status> {
-        let identity = auth::of(&request)?;
+        let (identity, by) = (auth::of(&request)?, auth::caller(&request));
         let mut request = request.into_inner();
         let id = std::mem::take(&mut request.request_id);
         let key = request::key(&identity, id, "Jobs/Hold", &request)?;
-        self.act(identity, request.job_id, Input::Hold(JobId(request.job_id)), key).await
+        self.act(identity, by, request.job_id, Input::Hold(JobId(request.job_id)), key).await
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::JobActionResponse>, Status> {
-        let identity = auth::of(&request)?;
+        let (identity, by) = (auth::of(&request)?, auth::caller(&request));
         let mut request = request.into_inner();
         let id = std::mem::take(&mut request.request_id);
         let key = request::key(&identity, id, "Jobs/Release", &request)?;
-        self.act(identity, request.job_id, Input::Release(JobId(request.job_id)), key).await
+        self.act(identity, by, request.job_id, Input::Release(JobId(request.job_id)), key).await
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::Explanation>, Status> {
@@ -123,6 +123,7 @@ impl Services {
     async fn act(
         &self,
         identity: Identity,
+        by: Caller,
         job_id: u64,
         input: Input,
         key: Option<RequestKey>,
@@ -131,7 +132,7 @@ impl Services {
         let (allowed, _) = self.handle.read(move |cluster, _| look(cluster)).await?;
         allowed?;
         let after = move |cluster: &Cluster, _| cluster.job(JobId(job_id)).map(convert::phase);
-        let (phase, position) = self.handle.mutate(input, key, Vec::new(), after).await?;
+        let (phase, position) = self.handle.mutate(by, input, key, Vec::new(), after).await?;
         let phase = phase.unwrap_or(v1::JobPhase::Unspecified).into();
         Ok(Response::new(v1::JobActionResponse { job_id, phase, position: Some(convert::position(position)) }))
     }

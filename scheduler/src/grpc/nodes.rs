@@ -13,7 +13,7 @@ use super::convert::node::node;
 use super::page::Page;
 use super::server::Services;
 use super::{convert, request, status};
-use crate::auth::{self, Identity, Target, Verb};
+use crate::auth::{self, Caller, Identity, Target, Verb};
 use crate::live::Live;
 
 #[tonic::async_trait]
@@ -50,12 +50,12 @@ impl Nodes for Services {
     }
 
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::Node>, Status> {
-        let identity = auth::of(&request)?;
+        let (identity, by) = (auth::of(&request)?, auth::caller(&request));
         let mut request = request.into_inner();
         let id = std::mem::take(&mut request.request_id);
         let key = request::key(&identity, id, "Nodes/Drain", &request)?;
         let input = Input::Drain { node: request.name.as_str().into(), evict: request.evict };
-        self.keep(&identity, &request.name, &request.reason, input, key).await
+        self.keep(&identity, by.because(&request.reason), &request.name, input, key).await
     }
 
     async fn resume(&self, request: Request<v1::NodeActionRequest>) -> Result<Response<v1::Node>, Status> {
@@ -74,31 +74,31 @@ impl Services {
         method: &str,
         input: impl FnOnce(Box<str>) -> Input,
     ) -> Result<Response<v1::Node>, Status> {
-        let identity = auth::of(&request)?;
+        let (identity, by) = (auth::of(&request)?, auth::caller(&request));
         let mut request = request.into_inner();
         let id = std::mem::take(&mut request.request_id);
         let key = request::key(&identity, id, method, &request)?;
         let input = input(request.name.as_str().into());
-        self.keep(&identity, &request.name, &request.reason, input, key).await
+        self.keep(&identity, by.because(&request.reason), &request.name, input, key).await
     }
 
     async fn keep(
         &self,
         identity: &Identity,
+        by: Caller,
         name: &str,
-        reason: &str,
         input: Input,
         key: Option<RequestKey>,
     ) -> Result<Response<v1::Node>, Status> {
         identity.may(Verb::KeepNodes, Target::Node(name))?;
         request::name("name", name)?;
-        request::reason(reason)?;
-        tracing::info!(user = %identity.user, node = name, reason, ?input, "an operator acts on a node");
+        request::reason(&by.reason)?;
+        tracing::info!(user = %identity.user, node = name, reason = &*by.reason, ?input, "an operator acts on a node");
         let after = |cluster: &Cluster, reply: Reply| match reply {
             Reply::Node(at) => Some((at, node(cluster, cluster.node(at), None, false))),
             Reply::Submitted { .. } | Reply::Job(_) | Reply::Tenant(_) | Reply::Done => None,
         };
-        let (found, position) = self.handle.mutate(input, key, Vec::new(), after).await?;
+        let (found, position) = self.handle.mutate(by, input, key, Vec::new(), after).await?;
         let (at, mut node) = found.ok_or_else(|| Status::internal("the scheduler answered with something else"))?;
         self.fill_live(at, &mut node).await?;
         node.position = Some(convert::position(position));

@@ -21,7 +21,7 @@ use super::limits::{
 };
 use super::logs::LogSource;
 use super::seat::Seat;
-use super::watch::{History, Watchers};
+use super::watch::{Past, Watchers};
 use crate::auth::Guard;
 use crate::clock::Clock;
 use crate::forecast::Forecasts;
@@ -53,7 +53,7 @@ pub struct Services {
     /// What happens.
     pub watchers: Watchers,
     /// What has happened.
-    pub history: Arc<dyn History>,
+    pub past: Arc<dyn Past>,
     /// Scripts and environments.
     pub blobs: Arc<dyn Blobs>,
     /// Output of jobs.

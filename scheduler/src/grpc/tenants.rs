@@ -18,7 +18,7 @@ use super::limits::MAX_USAGE_ROWS;
 use super::server::Services;
 use super::status::Violation;
 use super::{convert, request};
-use crate::auth::{self, Identity, Target, Verb, Visible};
+use crate::auth::{self, Caller, Identity, Target, Verb, Visible};
 
 #[tonic::async_trait]
 impl Tenants for Services {
@@ -42,41 +42,41 @@ impl Tenants for Services {
     }
 
     async fn set(&self, request: Request<v1::SetTenantRequest>) -> Result<Response<v1::Tenant>, Status> {
-        let identity = auth::of(&request)?;
+        let (identity, by) = (auth::of(&request)?, auth::caller(&request));
         let mut request = request.into_inner();
         identity.may(Verb::SetTenants, Target::Tenant(&request.tenant))?;
         request::name("tenant", &request.tenant)?;
         let id = std::mem::take(&mut request.request_id);
         let key = request::key(&identity, id, "Tenants/Set", &request)?;
         tracing::info!(user = %identity.user, tenant = request.tenant, forecast = request.forecast, "tenant is set");
-        self.change_tenant(Input::SetTenant(draft(request)?), key).await
+        self.change_tenant(by, Input::SetTenant(draft(request)?), key).await
     }
 
     async fn carry_budget(&self, request: Request<v1::CarryBudgetRequest>) -> Result<Response<v1::Tenant>, Status> {
-        let identity = auth::of(&request)?;
+        let (identity, by) = (auth::of(&request)?, auth::caller(&request));
         let mut request = request.into_inner();
         identity.may(Verb::SetTenants, Target::Tenant(&request.tenant))?;
         let id = std::mem::take(&mut request.request_id);
         let key = request::key(&identity, id, "Tenants/CarryBudget", &request)?;
         tracing::info!(user = %identity.user, tenant = request.tenant, "budget is carried over");
         let gpu_time = request.gpu_ms.map(GpuTime);
-        self.change_tenant(Input::CarryBudget { tenant: request.tenant.into(), gpu_time }, key).await
+        self.change_tenant(by, Input::CarryBudget { tenant: request.tenant.into(), gpu_time }, key).await
     }
 
     async fn pause(&self, request: Request<v1::PauseRequest>) -> Result<Response<v1::PauseResponse>, Status> {
-        let identity = auth::of(&request)?;
+        let (identity, by) = (auth::of(&request)?, auth::caller(&request));
         let mut request = request.into_inner();
         let id = std::mem::take(&mut request.request_id);
         let key = request::key(&identity, id, "Tenants/Pause", &request)?;
-        self.set_paused(&identity, request.tenant, true, key).await
+        self.set_paused(&identity, by, request.tenant, true, key).await
     }
 
     async fn resume(&self, request: Request<v1::ResumeRequest>) -> Result<Response<v1::PauseResponse>, Status> {
-        let identity = auth::of(&request)?;
+        let (identity, by) = (auth::of(&request)?, auth::caller(&request));
         let mut request = request.into_inner();
         let id = std::mem::take(&mut request.request_id);
         let key = request::key(&identity, id, "Tenants/Resume", &request)?;
-        self.set_paused(&identity, request.tenant, false, key).await
+        self.set_paused(&identity, by, request.tenant, false, key).await
     }
 
     async fn usage(&self, request: Request<v1::UsageRequest>) -> Result<Response<v1::UsageResponse>, Status> {
@@ -107,6 +107,7 @@ impl Services {
     /// Changes one tenant, and shows it as it is then.
     async fn change_tenant(
         &self,
+        by: Caller,
         input: Input,
         key: Option<dure_core::input::RequestKey>,
     ) -> Result<Response<v1::Tenant>, Status> {
@@ -115,7 +116,7 @@ impl Services {
             Reply::Tenant(at) => Some(tenant(cluster, cluster.tenant(at), &Sums::count(cluster, now))),
             Reply::Submitted { .. } | Reply::Job(_) | Reply::Node(_) | Reply::Done => None,
         };
-        let (found, position) = self.handle.mutate(input, key, Vec::new(), after).await?;
+        let (found, position) = self.handle.mutate(by, input, key, Vec::new(), after).await?;
         let mut tenant = found.ok_or_else(|| Status::internal("the scheduler answered with something else"))?;
         tenant.position = Some(convert::position(position));
         Ok(Response::new(tenant))
@@ -124,6 +125,7 @@ impl Services {
     async fn set_paused(
         &self,
         identity: &Identity,
+        by: Caller,
         tenant: String,
         paused: bool,
         key: Option<dure_core::input::RequestKey>,
@@ -131,7 +133,7 @@ impl Services {
         identity.may(Verb::Pause, Target::Tenant(&tenant))?;
         tracing::info!(user = %identity.user, tenant, paused, "pause is set");
         let input = Input::Pause { tenant: tenant.as_str().into(), paused };
-        let ((), position) = self.handle.mutate(input, key, Vec::new(), |_, _| ()).await?;
+        let ((), position) = self.handle.mutate(by, input, key, Vec::new(), |_, _| ()).await?;
         Ok(Response::new(v1::PauseResponse { tenant, paused, position: Some(convert::position(position)) }))
     }
 }

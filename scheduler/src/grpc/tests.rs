@@ -23,9 +23,9 @@ use tonic::Request;
 use super::convert::job_event;
 use super::logs::{LogSource, LogStream, Started};
 use super::server::{Blobs, Services};
-use super::watch::{History, Recorded, Watchers};
+use super::watch::{Past, Recorded, Watchers};
 use crate::agents::logs::LogError;
-use crate::auth::{Credential, Identity, NodeName, Role};
+use crate::auth::{Caller, Credential, Identity, NodeName, Role};
 use crate::clock::Clock;
 use crate::follower::{Copied, FollowerError, News};
 use crate::forecast::{Forecasts, Told};
@@ -41,7 +41,7 @@ struct Store {
     blobs: Mutex<BTreeMap<BlobId, Vec<u8>>>,
 }
 
-impl History for Store {
+impl Past for Store {
     fn events(&self, after: Seq, limit: usize) -> Result<Vec<Recorded>, JournalError> {
         let events = self.events.lock().expect("no test panics in here");
         Ok(events.iter().filter(|recorded| recorded.seq > after).take(limit).cloned().collect())
@@ -90,7 +90,7 @@ impl Owner {
         match call {
             Call::Read(look) => look(&self.cluster, &self.live)(Ok(self.position())),
             Call::Mutate(mutation) => {
-                let Mutation { input, key, blobs, then } = *mutation;
+                let Mutation { input, key, blobs, then, .. } = *mutation;
                 let now = Time(1_000_000 + self.seq);
                 let mut events = Vec::new();
                 let decided = decide(&mut self.cluster, input, key.as_ref(), now, &mut events);
@@ -161,7 +161,7 @@ impl World {
             handle,
             clock,
             watchers,
-            history: store.clone(),
+            past: store.clone(),
             blobs: store,
             logs: logs.clone(),
             forecasts,
@@ -180,7 +180,11 @@ impl World {
     }
 
     async fn decide(&self, input: Input) {
-        self.services.handle.mutate(input, None, Vec::new(), |_, _| ()).await.expect("it is accepted");
+        self.services
+            .handle
+            .mutate(Caller::default(), input, None, Vec::new(), |_, _| ())
+            .await
+            .expect("it is accepted");
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Recorded {
 }
 
 /// The journal as watchers read it.
-pub trait History: Send + Sync + 'static {
+pub trait Past: Send + Sync + 'static {
     /// The durable events after a position, oldest first, at most `limit`; empty at the end. May block.
     ///
     /// # Errors
@@ -184,8 +184,8 @@ impl Watcher {
             return Ok(());
         }
         loop {
-            let (history, after) = (self.services.history.clone(), self.last);
-            let read = tokio::task::spawn_blocking(move || history.events(after, CATCH_UP)).await;
+            let (past, after) = (self.services.past.clone(), self.last);
+            let read = tokio::task::spawn_blocking(move || past.events(after, CATCH_UP)).await;
             let failed = |why: String| Ended::Failed(Status::internal(format!("the journal cannot be read: {why}")));
             let recorded = read.map_err(|err| failed(err.to_string()))?.map_err(|err| failed(err.to_string()))?;
             let Some(last) = recorded.last().map(|recorded| recorded.seq) else { return Ok(()) };

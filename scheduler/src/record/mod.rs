@@ -7,6 +7,7 @@
 //! `encode` and `decode` are one match each over all events, `parts` and `words` go both ways, `snapshot` frames the
 //! events of a whole state.
 
+mod calls;
 mod constraints;
 mod decode;
 mod encode;
@@ -22,6 +23,7 @@ use dure_core::units::Time;
 use dure_proto::journal::v1;
 use prost::Message as _;
 
+pub use calls::CallRecord;
 pub use fault::{Fault, RecordError};
 pub use snapshot::{SNAPSHOT_FORMAT, SnapshotError, SnapshotHeader, SnapshotReader, SnapshotTooLarge, encode_snapshot};
 
@@ -44,6 +46,36 @@ pub fn decode(payload: &[u8]) -> Result<(Time, Vec<Event>), RecordError> {
     Ok((Time(batch.time_ms), decode::events(batch.events)?))
 }
 
+/// What a payload holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recorded {
+    /// When it happened.
+    pub time: Time,
+    /// What happened.
+    pub events: Vec<Event>,
+    /// The calls that led to some of it.
+    pub calls: Vec<CallRecord>,
+}
+
+/// The payload of one turn, with the calls that led to its events.
+pub fn encode_with_calls(time: Time, events: &[Event], calls: &[CallRecord]) -> Vec<u8> {
+    let mut bytes = encode(time, events);
+    for call in calls {
+        prost::encoding::message::encode(CALLS_TAG, &calls::to_wire(call), &mut bytes);
+    }
+    bytes
+}
+
+/// Everything that a payload holds.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_with_calls(payload: &[u8]) -> Result<Recorded, RecordError> {
+    let batch = v1::Batch::decode(payload).map_err(RecordError::Malformed)?;
+    let calls = batch.calls.into_iter().map(calls::from_wire).collect();
+    Ok(Recorded { time: Time(batch.time_ms), events: decode::events(batch.events)?, calls })
+}
+
 /// Writes a `Batch` event by event, without ever holding all its records.
 struct BatchEncoder {
     bytes: Vec<u8>,
@@ -52,7 +84,7 @@ struct BatchEncoder {
 
 impl BatchEncoder {
     fn new(time: Time, events: usize) -> Self {
-        let head = v1::Batch { time_ms: time.0, events: Vec::new() };
+        let head = v1::Batch { time_ms: time.0, ..v1::Batch::default() };
         let mut bytes = Vec::with_capacity(16 + events * USUAL_EVENT_BYTES);
         head.encode(&mut bytes).expect("a vector takes whatever comes");
         Self { bytes, events: 0 }
@@ -67,6 +99,8 @@ impl BatchEncoder {
 
 /// The number of `Batch.events`.
 const EVENTS_TAG: u32 = 2;
+/// The number of `Batch.calls`.
+const CALLS_TAG: u32 = 3;
 
 #[cfg(test)]
 mod tests;

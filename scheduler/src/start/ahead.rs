@@ -16,7 +16,7 @@ use crate::journal::Reader;
 pub(super) fn forecasts(
     config: &Config,
     follower: FollowerFeed,
-    history: Box<dyn Reader>,
+    past: Box<dyn Reader>,
     clock: Clock,
     epoch: Epoch,
 ) -> Arc<Forecasts> {
@@ -25,9 +25,9 @@ pub(super) fn forecasts(
         Told::in_memory()
     });
     let copies = Box::new(move |with_news| follower.copy(with_news));
-    let history = Mutex::new(history);
-    let histories = Box::new(move || history.lock().unwrap_or_else(PoisonError::into_inner).reopen());
-    Arc::new(Forecasts::new(copies, histories, told.expect("memory holds an empty table"), clock, epoch))
+    let past = Mutex::new(past);
+    let pasts = Box::new(move || past.lock().unwrap_or_else(PoisonError::into_inner).reopen());
+    Arc::new(Forecasts::new(copies, pasts, told.expect("memory holds an empty table"), clock, epoch))
 }
 
 /// The background that renews start estimates, where they are wanted.

@@ -107,7 +107,13 @@ impl World {
             decided.expect("the core takes it");
             Box::new(move |durable| *slot.lock().expect("one thread") = Some(durable))
         });
-        let call = Call::Mutate(Box::new(Mutation { input, key: None, blobs: Vec::new(), then }));
+        let call = Call::Mutate(Box::new(Mutation {
+            by: crate::auth::Caller::default(),
+            input,
+            key: None,
+            blobs: Vec::new(),
+            then,
+        }));
         self.scheduler.turn(vec![call], Vec::new(), self.now);
         answer
     }

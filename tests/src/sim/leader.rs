@@ -143,7 +143,8 @@ impl World {
         if restored {
             let input = dure_core::Input::SkipJobIds(SKIPPED_AFTER_RESTORE);
             let then = Box::new(|_: &_, _| Box::new(|_| ()) as _);
-            let mutation = dure_scheduler::handle::Mutation { input, key: None, blobs: Vec::new(), then };
+            let by = dure_scheduler::auth::Caller::default();
+            let mutation = dure_scheduler::handle::Mutation { by, input, key: None, blobs: Vec::new(), then };
             process.calls.push(Call::Mutate(Box::new(mutation)));
         }
         self.processes.push(process);

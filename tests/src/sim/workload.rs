@@ -190,7 +190,13 @@ impl World {
             };
             Box::new(when_durable) as _
         });
-        process.calls.push(Call::Mutate(Box::new(Mutation { input, key, blobs, then })));
+        process.calls.push(Call::Mutate(Box::new(Mutation {
+            by: dure_scheduler::auth::Caller::default(),
+            input,
+            key,
+            blobs,
+            then,
+        })));
         self.wake(life);
     }
 

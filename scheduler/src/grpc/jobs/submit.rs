@@ -7,7 +7,7 @@ use dure_core::reply::Reply;
 use dure_proto::v1;
 use tonic::Status;
 
-use crate::auth::{Identity, Target, Verb};
+use crate::auth::{Caller, Identity, Target, Verb};
 use crate::grpc::convert;
 use crate::grpc::limits::MAX_JOBS_PER_CALL;
 use crate::grpc::request;
@@ -18,6 +18,7 @@ use crate::grpc::status::Violation;
 pub(super) async fn submit(
     services: &Services,
     identity: &Identity,
+    by: Caller,
     mut request: v1::SubmitRequest,
 ) -> Result<v1::SubmitResponse, Status> {
     if request.jobs.len() > MAX_JOBS_PER_CALL {
@@ -36,7 +37,7 @@ pub(super) async fn submit(
     }
     let accepted = |_: &_, reply| reply;
     let blobs = blobs.into_values().collect();
-    let (reply, position) = services.handle.mutate(Input::Submit(drafts), key, blobs, accepted).await?;
+    let (reply, position) = services.handle.mutate(by, Input::Submit(drafts), key, blobs, accepted).await?;
     match reply {
         Reply::Submitted { first, count } => {
             let position = Some(convert::position(position));

@@ -91,7 +91,7 @@ proptest! {
     fn is_the_message_of_the_schema(time in any::<u64>(), events in vec(event(), 0..6)) {
         let bytes = encode(Time(time), &events);
         let records = events.iter().map(encode::record).collect();
-        prop_assert_eq!(bytes, v1::Batch { time_ms: time, events: records }.encode_to_vec());
+        prop_assert_eq!(bytes, v1::Batch { time_ms: time, events: records, calls: Vec::new() }.encode_to_vec());
     }
 
     #[test]
@@ -121,7 +121,12 @@ proptest! {
 }
 
 fn event_bytes(wire: v1::record::Event) -> Vec<u8> {
-    v1::Batch { time_ms: 1, events: vec![v1::Record { event: None }, v1::Record { event: Some(wire) }] }.encode_to_vec()
+    v1::Batch {
+        time_ms: 1,
+        events: vec![v1::Record { event: None }, v1::Record { event: Some(wire) }],
+        calls: Vec::new(),
+    }
+    .encode_to_vec()
 }
 
 fn fault_of(wire: v1::record::Event) -> String {
@@ -129,7 +134,8 @@ fn fault_of(wire: v1::record::Event) -> String {
     let both = event_bytes(wire.clone());
     let first = decode(&both).expect_err("an unknown kind");
     assert_eq!(first, RecordError::Event { index: 0, fault: Fault::UnknownEvent });
-    let alone = v1::Batch { time_ms: 1, events: vec![v1::Record { event: Some(wire) }] }.encode_to_vec();
+    let alone =
+        v1::Batch { time_ms: 1, events: vec![v1::Record { event: Some(wire) }], calls: Vec::new() }.encode_to_vec();
     decode(&alone).expect_err("a fault").to_string()
 }
 
@@ -183,4 +189,29 @@ fn snapshot_tells_what_is_wrong_with_it() {
     let part = v1::SnapshotPart { part: Some(v1::snapshot_part::Part::Header(newer)) };
     let newer = SnapshotReader::open(&part.encode_length_delimited_to_vec()).map(drop);
     assert_eq!(newer, Err(SnapshotError::NewerFormat { found: 2 }));
+}
+
+/// The bytes of a call as they were written once; they mean the same for ever, and change no event beside them.
+#[test]
+fn calls_travel_beside_the_events() {
+    let call = CallRecord {
+        user: "ana".into(),
+        role: "member".into(),
+        origin: "10.0.0.7".into(),
+        method: "Jobs/Cancel".into(),
+        tenant: "fusion".into(),
+        job: 7,
+        what: "job 7".into(),
+        reason: "no use".into(),
+        events: 2,
+    };
+    let events = [Event::JobForgotten { job: dure_core::ids::JobId(1) }];
+    let bytes = encode_with_calls(Time(5), &events, std::slice::from_ref(&call));
+    let recorded = decode_with_calls(&bytes).expect("it decodes");
+    assert_eq!(recorded, Recorded { time: Time(5), events: events.to_vec(), calls: vec![call.clone()] });
+    assert_eq!(decode(&bytes).expect("it decodes"), (Time(5), events.to_vec()));
+    expect_test::expect!["0805120582030208011a3f0a03616e6112066d656d6265721a0831302e302e302e37220b4a6f62732f43616e63656c2a06667573696f6e30073a056a6f62203742066e6f207573654802"].assert_eq(&hex::encode(&bytes));
+    let long = CallRecord { what: "ä".repeat(600).into(), ..call };
+    let cut = decode_with_calls(&encode_with_calls(Time(5), &[], &[long])).expect("it decodes");
+    assert_eq!(cut.calls[0].what.len(), 512);
 }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use dure_core::ids::Seq;
 
-use crate::grpc::watch::{History, Recorded};
+use crate::grpc::watch::{Past, Recorded};
 use crate::journal::{JournalError, ReadLimit, Reader};
 use crate::record;
 
@@ -12,18 +12,18 @@ use crate::record;
 const STEP: ReadLimit = ReadLimit { batches: 256, bytes: 1 << 20 };
 
 /// The journal as watchers see it.
-pub struct JournalHistory {
+pub struct JournalPast {
     reader: Mutex<Box<dyn Reader>>,
 }
 
-impl JournalHistory {
+impl JournalPast {
     /// Reads with a reader of its own.
     pub fn new(reader: Box<dyn Reader>) -> Self {
         Self { reader: Mutex::new(reader) }
     }
 }
 
-impl History for JournalHistory {
+impl Past for JournalPast {
     fn events(&self, after: Seq, limit: usize) -> Result<Vec<Recorded>, JournalError> {
         let from = after.0 + 1;
         let batches = self.reader.lock().unwrap_or_else(PoisonError::into_inner).read(from, STEP)?;
