@@ -5,7 +5,7 @@
 //! borrowed whole. Called by `apply` alone.
 
 use crate::cluster::Cluster;
-use crate::ids::{JobId, PoolIndex, TenantIndex, UserIndex};
+use crate::ids::{JobId, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
 use crate::tenant::RunningKey;
 use crate::units::{Gpus, Time};
 
@@ -19,6 +19,7 @@ struct Holding {
     gpus: Gpus,
     /// `gpus`, when it must not be evicted.
     fixed: Gpus,
+    priority: PriorityIndex,
     key: RunningKey,
 }
 
@@ -41,7 +42,7 @@ impl Cluster {
         let tenant = &mut self.tenants[mission.at()];
         if is_scavenger || own > tenant.quota_in(holding.pool).quota.unwrap_or_default() {
             tenant.held[holding.pool.at()].borrowed += holding.gpus;
-            self.attempt_mut(id).borrowed = true;
+            self.set_borrowed(id, true);
         }
     }
 
@@ -50,6 +51,9 @@ impl Cluster {
         self.charge(id, now);
         let holding = self.holding(id);
         let was_borrowed = self.attempt_mut(id).borrowed;
+        if was_borrowed {
+            self.count_lent(id, false);
+        }
         self.sub_held(&holding, now);
         let Some(mission) = holding.mission else { return };
         let tenant = &mut self.tenants[mission.at()];
@@ -72,6 +76,7 @@ impl Cluster {
             tenant.attempts.insert(holding.key);
             if borrowed {
                 tenant.held[holding.pool.at()].borrowed += holding.gpus;
+                self.count_lent(id, true);
             }
         }
     }
@@ -113,11 +118,25 @@ impl Cluster {
         }
         for job in flips {
             self.charge(job, now);
-            let attempt = self.attempt_mut(job);
-            attempt.borrowed = !attempt.borrowed;
+            let is_borrowed = !self.attempt_mut(job).borrowed;
+            self.set_borrowed(job, is_borrowed);
         }
         for (pool, borrowed) in borrowed_now.into_iter().enumerate() {
             self.tenants[mission.at()].held[pool].borrowed = borrowed;
+        }
+    }
+
+    fn set_borrowed(&mut self, id: JobId, is_borrowed: bool) {
+        self.attempt_mut(id).borrowed = is_borrowed;
+        self.count_lent(id, is_borrowed);
+    }
+
+    /// An attempt counts as lent from now on, or no more.
+    fn count_lent(&mut self, id: JobId, is_lent: bool) {
+        let Self { jobs, reach, .. } = self;
+        let job = jobs.get(id).expect("an event names a job that exists");
+        for member in job.attempt.as_deref().into_iter().flat_map(|attempt| &attempt.members) {
+            reach.lend(member.placed.node, member.placed.gpus.len(), is_lent);
         }
     }
 
@@ -157,6 +176,12 @@ impl Cluster {
         count: impl Fn(u32) -> u32,
     ) {
         let half_life = self.policy.half_life;
+        let class = usize::from(holding.priority.0);
+        let in_class = &mut self.tenants[holding.tenant.at()].running_in_class;
+        if class >= in_class.len() {
+            in_class.resize(class + 1, 0);
+        }
+        in_class[class] = count(in_class[class]);
         let ledger = self.tenants[holding.tenant.at()].users.entry(holding.user).or_default();
         change(&mut ledger.used, holding.gpus);
         ledger.recent.set_rate(ledger.used, now, half_life);
@@ -188,6 +213,7 @@ impl Cluster {
             pool: attempt.pool,
             gpus,
             fixed: if job.spec.preemptible { Gpus::ZERO } else { gpus },
+            priority: job.spec.priority,
             key: RunningKey { preemptible: job.spec.preemptible, start_order: attempt.start_order, job: id },
         }
     }

@@ -203,6 +203,20 @@ pub enum Blocked {
         /// Then enough of it has.
         until: Time,
     },
+    /// The job is inside its quota, and what it may take back would lose more than its wait costs: it is taken back at the
+    /// deadline, or earlier if that pays.
+    TooDear {
+        /// Where it looked.
+        pool: PoolIndex,
+        /// What the gang needs.
+        want: Gpus,
+        /// GPU-time that the victims would lose.
+        loss: GpuTime,
+        /// GPU-time that the gang waits until as much ends by itself, by the limits of what runs.
+        saved: GpuTime,
+        /// Then it is taken back whatever that costs.
+        until: Time,
+    },
     /// GPUs are promised to the job, and some of them are still being given back.
     ReclaimPending {
         /// Where they are.

@@ -1,6 +1,6 @@
 //! All state. Fields are private to the crate: from outside it is read, and changed only by `apply`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use petgraph::graphmap::DiGraphMap;
 
@@ -12,7 +12,7 @@ use crate::jobs::Jobs;
 use crate::node::{Contact, Node};
 use crate::order::Order;
 use crate::place::{PlaceIndex, Scratch};
-use crate::plan::Plans;
+use crate::plan::{Plans, Reach};
 use crate::policy::Policy;
 use crate::promise::Promise;
 use crate::queue::{QueueKey, Queued};
@@ -145,6 +145,10 @@ pub struct Cluster {
     pub(crate) index_is_stale: bool,
     /// For each node what it adds to the counters of its pool.
     pub(crate) counted: Vec<Counted>,
+    /// What evictions could free at most.
+    pub(crate) reach: Reach,
+    /// Jobs whose attempts are being stopped.
+    pub(crate) leaving: BTreeSet<JobId>,
     /// Some mission has a deadline by which what it lent is to be back.
     pub(crate) has_deadlines: bool,
     /// Some tenant has caps.
@@ -195,6 +199,8 @@ impl Cluster {
             widest: Vec::new(),
             index_is_stale: false,
             counted: Vec::new(),
+            reach: Reach::default(),
+            leaving: BTreeSet::new(),
             has_deadlines: false,
             has_caps: false,
             has_budgets: false,
@@ -397,6 +403,7 @@ impl Cluster {
     /// After a node changed: brings the counters of its pool and the index up to date.
     pub(crate) fn node_changed(&mut self, node: NodeIndex) {
         self.counted[node.at()].follow(&self.nodes[node.at()], &mut self.pools);
+        self.reach.touch(node);
         if !self.index_is_stale {
             self.index.sync(&self.nodes[node.at()]);
         }

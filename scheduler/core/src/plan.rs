@@ -14,15 +14,22 @@
 
 mod asked;
 mod claim;
+mod eager;
 mod ends;
+mod lent;
+mod reach;
 mod victims;
 mod when;
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
+
 pub(crate) use self::asked::{Asked, TrialIndex};
+use self::claim::Claim;
 pub(crate) use self::claim::would_borrow;
 pub(crate) use self::ends::{by_ends, latest_end};
+pub(crate) use self::reach::Reach;
 pub(crate) use self::when::returns;
 use crate::admit::{budget, caps};
 use crate::blocked::Blocked;
@@ -32,6 +39,7 @@ use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::finish;
 use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
+use crate::job::Job;
 use crate::order::Order;
 use crate::placement::Members;
 use crate::refused::Refused;
@@ -47,12 +55,25 @@ pub(crate) struct Plans {
     seen: Option<(Versions, Time)>,
     /// Looking stopped at its limit then: there is more to see.
     is_cut_off: bool,
-    /// Classes and tenants for which there is no plan in that state, and why if there is more to say than placement said.
-    without: BTreeMap<(ClassIndex, TenantIndex), Option<Blocked>>,
+    /// Classes and tenants for which there is no plan in that state.
+    without: BTreeMap<(ClassIndex, TenantIndex), Refusal>,
+    /// The same in the state before.
+    before: BTreeMap<(ClassIndex, TenantIndex), Refusal>,
     /// When one of them may have a plan though nothing happened.
     ripe_at: Option<Time>,
     /// Since when classes of tenants wait inside their quota.
     claims: when::Claims,
+}
+
+/// What is remembered of a class of a tenant for which there is no plan.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    /// Why, if there is more to say than placement said.
+    why: Option<Blocked>,
+    /// When that was worked out.
+    told_at: Time,
+    /// A plan did not pay: no other is sought before then.
+    rests_until: Option<Time>,
 }
 
 /// Everything that could lead to another plan.
@@ -72,6 +93,7 @@ impl Plans {
         {
             self.without.remove(&(of, tenant));
         }
+        self.before.retain(|(of, _), _| *of != class);
     }
 
     /// What was looked at has changed though nothing was freed.
@@ -81,7 +103,7 @@ impl Plans {
 
     /// Why there was no plan for a class of a tenant when it was last looked for.
     pub(crate) fn why(&self, class: ClassIndex, tenant: TenantIndex) -> Option<Blocked> {
-        self.without.get(&(class, tenant)).copied().flatten()
+        self.without.get(&(class, tenant)).and_then(|refusal| refusal.why)
     }
 }
 
@@ -101,8 +123,12 @@ pub(crate) struct NoPlan {
     pub(crate) why: Option<Blocked>,
     /// When there may be one though nothing happens.
     pub(crate) ripe_at: Option<Time>,
+    /// There is one that does not pay: no other is sought before then.
+    rests_until: Option<Time>,
     /// Whether anything was tried: that is what is bounded.
     is_tried: bool,
+    /// Whether `why` was worked out, and not only left out.
+    is_told: bool,
 }
 
 /// Makes promises to blocked jobs, and evicts for them.
@@ -120,7 +146,7 @@ pub(crate) fn make_room(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, o
         if now < next {
             return wake_at(cluster, Some(next));
         }
-        plans.without.clear();
+        plans.before = std::mem::take(&mut plans.without);
         plans.ripe_at = None;
     }
     let is_cut_off = look(cluster, now, cycled, out);
@@ -174,7 +200,7 @@ fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
             }
             Err(none) => {
                 tries += u32::from(none.is_tried);
-                note(cluster, &mut order, id, none);
+                note(cluster, &mut order, id, none, now);
             }
         }
     }
@@ -206,7 +232,7 @@ fn is_held_back(cluster: &mut Cluster, id: JobId) -> bool {
     is_over
 }
 
-fn note(cluster: &mut Cluster, order: &mut Order, id: JobId, none: NoPlan) {
+fn note(cluster: &mut Cluster, order: &mut Order, id: JobId, none: NoPlan, now: Time) {
     let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
     let (class, tenant) = (job.queued.expect("the order gives queued jobs").class, job.spec.tenant);
     let at = &mut cluster.plans.ripe_at;
@@ -215,14 +241,15 @@ fn note(cluster: &mut Cluster, order: &mut Order, id: JobId, none: NoPlan) {
         return order.skip(cluster, id);
     }
     cluster.refused.pass_over(class, tenant);
-    cluster.plans.without.insert((class, tenant), none.why);
+    let before = cluster.plans.before.get(&(class, tenant)).filter(|_| !none.is_told);
+    let (why, told_at) = before.map_or((none.why, now), |before| (none.why.or(before.why), before.told_at));
+    cluster.plans.without.insert((class, tenant), Refusal { why, told_at, rests_until: none.rests_until });
     order.refused(cluster);
 }
 
 /// A plan for a job in the queue.
 fn plan_for(cluster: &mut Cluster, id: JobId, now: Time) -> Result<Plan, NoPlan> {
-    let mut asked = Asked::of(cluster.jobs.get(id).expect("the order gives jobs that exist"));
-    asked.patience = when::patience(cluster, id, &asked, now);
+    let asked = ask(cluster, id, now)?;
     let (mut index, mut scratch) = (std::mem::take(&mut cluster.index), std::mem::take(&mut cluster.scratch));
     // What is set aside for others inside their quota is left alone where that can be; but what was lent comes back.
     let mut found = Err(NoPlan::default());
@@ -241,6 +268,49 @@ fn plan_for(cluster: &mut Cluster, id: JobId, now: Time) -> Result<Plan, NoPlan>
     found
 }
 
+/// What a job in the queue asks for, and when it may have it from others.
+///
+/// # Errors
+/// Where it is clear without a search that there is no plan.
+fn ask(cluster: &mut Cluster, id: JobId, now: Time) -> Result<Asked, NoPlan> {
+    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
+    let (class, tenant) = (job.queued.expect("the order gives queued jobs").class, job.spec.tenant);
+    let mut asked = Asked::of(job);
+    asked.patience = when::patience(cluster, id, &asked, now);
+    cluster.reach.catch_up(&cluster.nodes);
+    let before = cluster.plans.before.get(&(class, tenant)).copied();
+    let rests_until = before.and_then(|before| before.rests_until).filter(|until| *until > now);
+    let (mut may_take, mut claimed) = (false, SmallVec::<[(PoolIndex, Time); 1]>::new());
+    for &pool in &asked.request.pools {
+        let Some(claim) = Claim::of(cluster, &asked, pool) else { continue };
+        if claim.is_inside_quota() {
+            claimed.push((pool, cluster.plans.claims.since((class, tenant, pool), now)));
+        }
+        may_take |= claim.may_take(cluster, &asked, pool, rests_until.is_some());
+    }
+    let is_told = |before: &Refusal| cluster.policy.plan_reasons.is_none_or(|age| before.told_at + age > now);
+    asked.tells = cluster.policy.plan_reasons.is_some() && !before.as_ref().is_some_and(is_told);
+    if may_take || asked.tells && rests_until.is_none() {
+        asked.patience.extend(rests_until.iter().flat_map(|until| claimed.iter().map(|(pool, _)| (*pool, *until))));
+        let deadline = |(pool, since): (PoolIndex, Time)| (pool, eager::deadline(cluster, tenant, class, since));
+        asked.deadlines = claimed.into_iter().map(deadline).collect();
+        return Ok(asked);
+    }
+    let why = before.and_then(|before| before.why);
+    Err(NoPlan { why, ripe_at: rests_until, rests_until, ..NoPlan::default() })
+}
+
+/// By pool in which a job waits inside its quota, from when on lent GPUs come back for it whatever that costs.
+pub(crate) fn deadlines(cluster: &Cluster, job: &Job, now: Time) -> SmallVec<[(PoolIndex, Time); 1]> {
+    let (asked, tenant) = (Asked::of(job), job.spec.tenant);
+    let Some(class) = job.queued.map(|queued| queued.class) else { return SmallVec::new() };
+    let in_pool = |pool: &PoolIndex| {
+        let since = cluster.plans.claims.known_since((class, tenant, *pool)).unwrap_or(now);
+        claim::is_claim(cluster, &asked, *pool).then(|| (*pool, eager::deadline(cluster, tenant, class, since)))
+    };
+    asked.request.pools.iter().filter_map(in_pool).collect()
+}
+
 /// A plan in one of the pools that would do, in their order. The index is as before.
 ///
 /// # Errors
@@ -251,13 +321,16 @@ pub(crate) fn find_plan(
     asked: &Asked,
     now: Time,
 ) -> Result<Plan, NoPlan> {
-    let mut none = NoPlan::default();
-    for &pool in &asked.request.pools {
+    let mut none = NoPlan { is_told: asked.tells, ..NoPlan::default() };
+    for (at, &pool) in asked.request.pools.iter().enumerate() {
         match claim::find(cluster, trial, asked, pool, now) {
             Ok(plan) => return Ok(plan),
             Err(here) => {
                 none.why = none.why.or(here.why);
                 none.ripe_at = none.ripe_at.into_iter().chain(here.ripe_at).min();
+                // Only where no pool has a plan that pays is it in vain to look.
+                let both = none.rests_until.zip(here.rests_until).map(|(a, b)| a.min(b));
+                none.rests_until = if at == 0 { here.rests_until } else { both };
                 none.is_tried |= here.is_tried;
             }
         }
@@ -273,7 +346,7 @@ fn carry_out(cluster: &mut Cluster, id: JobId, plan: Plan, now: Time, out: &mut 
     let is_array = cluster.job(id).is_some_and(|job| job.progress.is_some());
     let job = if is_array { crate::cycle::start_index(cluster, id, now, out) } else { id };
     emit(cluster, now, Event::Promised { job, pool: plan.pool, members: plan.members, due }, out);
-    let is_leaving = |victim: &JobId| cluster.job(*victim).is_some_and(claim::is_leaving);
+    let is_leaving = |victim: &JobId| cluster.job(*victim).is_some_and(lent::is_leaving);
     let evicted: Vec<JobId> = plan.victims.iter().copied().filter(|victim| !is_leaving(victim)).collect();
     for victim in evicted {
         finish::evict(cluster, victim, job, now, out);

@@ -90,6 +90,14 @@ pub struct Policy {
     pub max_timeline_steps: u32,
     /// Jobs that are tried on what is set aside, in one cycle: bounds a turn.
     pub max_backfill_per_cycle: u32,
+    /// How old the reason may be for which no plan was found, where nothing else is looked for; none: it is not worked out
+    /// at all, which virtual time does without.
+    pub plan_reasons: Option<Span>,
+    /// How long a job that waits inside its quota lets borrowers be whose eviction costs more than its wait, where no tenant
+    /// above it has a deadline.
+    pub reclaim_patience: Span,
+    /// What a restart costs an evicted attempt, beside the work since its last checkpoint.
+    pub restart_cost: Span,
     /// Promises at once; 0: nothing is taken back.
     pub max_promises: u32,
     /// After so many failures of its own a job waits for free GPUs: nobody is evicted for it any more.
@@ -152,6 +160,9 @@ impl Policy {
             max_reservations: 8,
             max_timeline_steps: 20_000,
             max_backfill_per_cycle: 50,
+            plan_reasons: Some(Span::seconds(60)),
+            reclaim_patience: Span::seconds(86_400),
+            restart_cost: Span::seconds(900),
             max_promises: 1000,
             max_evicting_failures: 3,
             kill_bound: Span::seconds(120),

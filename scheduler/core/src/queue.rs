@@ -185,6 +185,14 @@ impl Queue {
         }
     }
 
+    /// Jobs of a class of whom one is the oldest: of each user and priority the first in its place, and the first of those
+    /// that are not at the front.
+    pub(crate) fn oldest_of(&self, class: ClassIndex) -> impl Iterator<Item = JobId> + '_ {
+        let users = self.levels.values().flat_map(BTreeMap::values);
+        let buckets = users.filter_map(move |user| user.find(class).ok().map(|at| &user.buckets[at].keys));
+        buckets.flat_map(|keys| keys.first().into_iter().chain(keys.iter().find(|key| key.back))).map(|key| key.job)
+    }
+
     /// How many jobs of this tenant would be looked at before `queued`, if all users were alike: those of a higher
     /// priority, and those of the same that are older.
     pub fn before(&self, priority: PriorityIndex, queued: Queued) -> usize {

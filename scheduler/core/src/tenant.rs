@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
+
 use crate::budget::Budget;
 use crate::caps::Caps;
 use crate::decay::Meter;
@@ -104,6 +106,8 @@ pub struct Tenant {
     pub queued: usize,
     /// Attempts that hold GPUs in this tenant and below it.
     pub running: u32,
+    /// Its own attempts that hold GPUs, by class of priority. Counted from the jobs, and never part of a record.
+    pub running_in_class: SmallVec<[u32; 4]>,
     /// Its own pending jobs.
     pub queue: Queue,
     /// Its own users.
@@ -135,6 +139,7 @@ impl Tenant {
             total: Usage::default(),
             queued: 0,
             running: 0,
+            running_in_class: SmallVec::new(),
             queue: Queue::default(),
             users: BTreeMap::new(),
             attempts: Sorted::default(),

@@ -28,22 +28,22 @@ pub(crate) enum Timer {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Timers {
     launches: Sorted<(Time, Timer)>,
+    limits: BTreeSet<(Time, Timer)>,
     others: BTreeSet<(Time, Timer)>,
 }
 
 impl Timers {
     /// The earliest; between equal ones in the order of `Timer`.
     pub(crate) fn first(&self) -> Option<(Time, Timer)> {
-        self.launches.first().into_iter().chain(self.others.first()).min().copied()
+        self.launches.first().into_iter().chain(self.limits.first()).chain(self.others.first()).min().copied()
     }
 
     /// Sets one; it may be set already.
     pub(crate) fn insert(&mut self, time: Time, timer: Timer) {
         match timer {
             Timer::Launch(..) => self.launches.insert((time, timer)),
-            Timer::TimeLimit(..) | Timer::NotBefore(_) | Timer::Forget(_) | Timer::BudgetPeriod(_) => {
-                self.others.insert((time, timer))
-            }
+            Timer::TimeLimit(..) => self.limits.insert((time, timer)),
+            Timer::NotBefore(_) | Timer::Forget(_) | Timer::BudgetPeriod(_) => self.others.insert((time, timer)),
         };
     }
 
@@ -51,20 +51,28 @@ impl Timers {
     pub(crate) fn remove(&mut self, time: Time, timer: Timer) {
         match timer {
             Timer::Launch(..) => self.launches.remove(&(time, timer)),
-            Timer::TimeLimit(..) | Timer::NotBefore(_) | Timer::Forget(_) | Timer::BudgetPeriod(_) => {
-                self.others.remove(&(time, timer))
-            }
+            Timer::TimeLimit(..) => self.limits.remove(&(time, timer)),
+            Timer::NotBefore(_) | Timer::Forget(_) | Timer::BudgetPeriod(_) => self.others.remove(&(time, timer)),
         };
     }
 
     /// Whether it is set.
     pub(crate) fn contains(&self, time: Time, timer: Timer) -> bool {
-        self.launches.contains(&(time, timer)) || self.others.contains(&(time, timer))
+        let key = (time, timer);
+        self.launches.contains(&key) || self.limits.contains(&key) || self.others.contains(&key)
+    }
+
+    /// The attempts that run, the first to be over by its limit first, each with that time.
+    pub(crate) fn limits(&self) -> impl Iterator<Item = (Time, JobId)> {
+        self.limits.iter().filter_map(|(time, timer)| match timer {
+            Timer::TimeLimit(job, _) => Some((*time, *job)),
+            Timer::Launch(..) | Timer::NotBefore(_) | Timer::Forget(_) | Timer::BudgetPeriod(_) => None,
+        })
     }
 
     /// All of them, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Time, Timer)> {
-        self.launches.iter().chain(&self.others).copied()
+        self.launches.iter().chain(&self.limits).chain(&self.others).copied()
     }
 
     /// Makes room for so many launches.

@@ -442,6 +442,7 @@ fn policy(without: Without) -> Policy {
         max_ended: MAX_ENDED,
         max_attempts: u32::MAX,
         plan_interval: Span::ZERO,
+        plan_reasons: None,
         max_promises: if without.reclaim { 0 } else { standard.max_promises },
         remember_refusals: !without.classes,
         ..standard

@@ -107,11 +107,11 @@ fn errors_name_file_line_and_field() {
 fn a_small_replay() {
     let nodes = [node("n0", 8, "x"), node("n1", 8, "y")];
     let jobs = [
-        job("a", 0, 100, 12, "x"),
+        job("a", 0, 1000, 12, "x"),
         job("b", 10, 50, 8, "y"),
         job("c", 10, 50, 4, "y"),
-        job("late", 200, 1, 1, "x"),
-        job("same", 200, 0, 1, "x"),
+        job("late", 2000, 1, 1, "x"),
+        job("same", 2000, 0, 1, "x"),
     ];
     let mut drive = Drive::new(&nodes, &jobs, &Division::Pools).expect("it can be replayed");
     while drive.turn().expect("it goes on") {}
@@ -127,16 +127,16 @@ fn a_small_replay() {
         110.000,end,b,1,,,
         110.000,start,a,2,n0,0+1+2+3+4+5+6+7,1000
         110.000,start,a,2,n1,0+1+2+3,1000
-        200.000,start,late,1,n1,4,1000
-        200.000,start,same,1,n1,5,1000
-        200.000,end,same,1,,,
-        201.000,end,late,1,,,
-        210.000,end,a,2,,,
+        1110.000,end,a,2,,,
+        2000.000,start,late,1,n0,0,1000
+        2000.000,start,same,1,n0,1,1000
+        2000.000,end,same,1,,,
+        2001.000,end,late,1,,,
     "#]]
     .assert_eq(&rows);
     let quotas = quotas(drive.missions());
     let replayed = drive.finish();
-    let (report, measured) = report(&replayed, &jobs, &nodes, &quotas, BTreeMap::new(), Some(Span::seconds(50)));
+    let (report, measured) = report(&replayed, &jobs, &nodes, &quotas, BTreeMap::new(), Some(Span::seconds(500)));
     let of = |figures: &dure_replay::report::Figures| {
         format!(
             "{} started, wait {} {}, completion {}, slowdown {}, own {} borrowed {} lost {} owed {}, {} evictions",
@@ -154,19 +154,19 @@ fn a_small_replay() {
     };
     let figures = [of(&report.tenants["x"]), of(&report.tenants["y"]), of(&report.all)].join("\n");
     expect![[r#"
-        3 started, wait 0 0, completion 70.333, slowdown 1.367, own 0 borrowed 0.533 lost 0.2 owed 0.111, 1 evictions
+        3 started, wait 0 0, completion 370.333, slowdown 1.037, own 0 borrowed 3.533 lost 0.2 owed 0.111, 1 evictions
         2 started, wait 25 50, completion 75, slowdown 1.5, own 0.167 borrowed 0 lost 0 owed 0.056, 0 evictions
-        5 started, wait 10 50, completion 72.2, slowdown 1.42, own 0.167 borrowed 0.533 lost 0.2 owed 0.167, 1 evictions"#]].assert_eq(&figures);
+        5 started, wait 10 50, completion 252.2, slowdown 1.222, own 0.167 borrowed 3.533 lost 0.2 owed 0.167, 1 evictions"#]].assert_eq(&figures);
     let samples: Vec<String> =
         measured.samples.iter().map(|sample| format!("{} {:?}", sample.time, sample.tenants)).collect();
     expect![[r#"
         0 [[12, 4, 0, 0], [0, 0, 0, 0]]
-        50000 [[12, 4, 0, 0], [4, 0, 1, 8]]
-        100000 [[0, 0, 1, 12], [8, 0, 0, 0]]
-        150000 [[12, 4, 0, 0], [0, 0, 0, 0]]
-        200000 [[13, 5, 0, 0], [0, 0, 0, 0]]"#]]
+        500000 [[12, 4, 0, 0], [0, 0, 0, 0]]
+        1000000 [[12, 4, 0, 0], [0, 0, 0, 0]]
+        1500000 [[0, 0, 0, 0], [0, 0, 0, 0]]
+        2000000 [[1, 0, 0, 0], [0, 0, 0, 0]]"#]]
     .assert_eq(&samples.join("\n"));
-    expect!["0.750298 0.523242 2299eabf4c7384bec845fd4b6517bb385b24967bad6cfa69168ec2b784557af3"]
+    expect!["0.416073 0.216475 4e53467377e717fc00bbc5f4691302f3dbf4aecc19b921a75bb41f4391964a4e"]
         .assert_eq(&format!("{} {} {}", report.utilisation, report.fragmentation, report.digest));
 }
 

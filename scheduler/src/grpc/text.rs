@@ -15,7 +15,7 @@ use dure_core::units::{Gpus, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
-pub const CODES: [&str; 28] = [
+pub const CODES: [&str; 29] = [
     "HELD",
     "DEPENDENCY",
     "NOT_BEFORE",
@@ -38,6 +38,7 @@ pub const CODES: [&str; 28] = [
     "RETRY_BUDGET",
     "FRAGMENTED",
     "MINIMUM_RUN",
+    "TOO_DEAR",
     "RECLAIM_PENDING",
     "RESERVED",
     "BEHIND_RESERVATION",
@@ -74,6 +75,7 @@ pub fn code(blocker: &Blocker) -> &'static str {
             Blocked::RetryBudget { .. } => "RETRY_BUDGET",
             Blocked::Fragmented { .. } => "FRAGMENTED",
             Blocked::MinimumRun { .. } => "MINIMUM_RUN",
+            Blocked::TooDear { .. } => "TOO_DEAR",
             Blocked::ReclaimPending { .. } => "RECLAIM_PENDING",
             Blocked::Reserved { .. } => "RESERVED",
             Blocked::BehindReservation { .. } => "BEHIND_RESERVATION",
@@ -183,6 +185,7 @@ fn blocked(names: Names<'_>, blocked: Blocked) -> Reason {
             plan::fragmented(names, pool, want, reclaimable, until)
         }
         Blocked::MinimumRun { pool, want, until } => plan::minimum_run(names, pool, want, until),
+        Blocked::TooDear { pool, want, loss, saved, until } => plan::too_dear(names, pool, want, loss, saved, until),
         Blocked::ReclaimPending { pool, want, free, due } => plan::reclaim_pending(names, pool, want, free, due),
         Blocked::Reserved { pool, want, idle, from } => plan::reserved(names, pool, want, idle, from),
         Blocked::BehindReservation { job, pool, idle, until } => plan::behind(names, job, pool, idle, until),

@@ -117,9 +117,13 @@ impl Cluster {
             Phase::AwaitingProof(_) => Phase::AwaitingProof(reason.outcome(broken)),
             _ => Phase::Stopping(reason),
         };
+        if job.phase == Phase::Stopping(reason) {
+            self.leaving.insert(id);
+        }
     }
 
     pub(super) fn end_attempt(&mut self, id: JobId, outcome: Outcome, now: Time) {
+        self.leaving.remove(&id);
         self.drop_attempt_timers(id);
         self.spend_budget(id, outcome, now);
         self.end_charge(id, now);

@@ -78,6 +78,7 @@ impl Cluster {
         let index = node.index;
         self.nodes.push(node);
         self.counted.push(Counted::nothing(pool));
+        self.reach.add(&self.nodes[index.at()]);
         self.index_is_stale = true;
         self.node_changed(index);
         self.freed();
@@ -119,7 +120,7 @@ impl Cluster {
         members: impl Iterator<Item = MemberIndex> + Clone,
         change: impl Fn(&mut Node, Resident, Placed, CpuMilli, MemoryMib),
     ) {
-        let Self { jobs, nodes, pools, counted, index, .. } = self;
+        let Self { jobs, nodes, pools, counted, index, reach, .. } = self;
         let job = jobs.get(id).expect("an event names a job that exists");
         let (cpu, memory) = (job.spec.request.cpu, job.spec.request.memory);
         let placed = |member: MemberIndex| job.attempt.as_deref().expect("it was placed").members[member.at()].placed;
@@ -128,6 +129,7 @@ impl Cluster {
             let node = &mut nodes[placed.node.at()];
             change(node, Resident { job: id, member }, placed, cpu, memory);
             counted[placed.node.at()].follow(node, pools);
+            reach.touch(placed.node);
         }
         if !self.index_is_stale {
             index.sync_members(nodes, members.map(|member| placed(member).node));

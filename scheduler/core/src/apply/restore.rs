@@ -80,6 +80,9 @@ impl Cluster {
                         let limit = started + job.spec.time_limit + job.spec.grace + slack;
                         self.timers.insert(limit, Timer::TimeLimit(id, attempt.number));
                     }
+                    (Phase::Stopping(_), _) => {
+                        self.leaving.insert(id);
+                    }
                     _ => {}
                 }
             }

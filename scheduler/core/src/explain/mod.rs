@@ -128,7 +128,7 @@ impl Cluster {
             reserve::lift_for(self, &mut index, job, *pool, now);
         }
         let trial = &mut TrialIndex { index: &mut index, scratch: &mut scratch };
-        let asked = Asked::of(job);
+        let asked = Asked { deadlines: plan::deadlines(self, job, now), ..Asked::of(job) };
         let is_worn = plan::has_failed_too_often(self, job.id);
         let planned = if is_worn { Err(NoPlan::default()) } else { plan::find_plan(self, trial, &asked, now) };
         if is_worn {

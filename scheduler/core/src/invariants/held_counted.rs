@@ -21,6 +21,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
     let mut held: BTreeMap<(TenantIndex, PoolIndex), Sum> = BTreeMap::new();
     let mut of_users: BTreeMap<(TenantIndex, UserIndex), Gpus> = BTreeMap::new();
     let mut running: BTreeMap<TenantIndex, u32> = BTreeMap::new();
+    let mut in_class: BTreeMap<(TenantIndex, u8), u32> = BTreeMap::new();
     let mut jobs_of_users: BTreeMap<(TenantIndex, UserIndex), (u32, u32)> = BTreeMap::new();
     for job in cluster.jobs.iter() {
         let of_user = jobs_of_users.entry((job.spec.tenant, job.spec.user)).or_default();
@@ -30,6 +31,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
             continue;
         }
         of_user.0 += 1;
+        *in_class.entry((job.spec.tenant, job.spec.priority.0)).or_default() += 1;
         let gpus = attempt.gpus();
         *of_users.entry((job.spec.tenant, job.spec.user)).or_default() += gpus;
         for tenant in cluster.chain(job.spec.tenant) {
@@ -61,6 +63,12 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         ensure(tenant.running == counted, || {
             format!("tenant {:?}: {} attempts, counted {counted}", tenant.name, tenant.running)
         })?;
+        for (class, said) in tenant.running_in_class.iter().enumerate() {
+            let counted = in_class.remove(&(tenant.index, class as u8)).unwrap_or_default();
+            ensure(*said == counted, || {
+                format!("tenant {:?}: {said} in class {class}, counted {counted}", tenant.name)
+            })?;
+        }
         ensure(tenant.excess.rate == tenant.above_quota(), || {
             let (rate, above) = (tenant.excess.rate, tenant.above_quota());
             format!("tenant {:?} is metered for {rate} GPUs above its quota and holds {above}", tenant.name)
@@ -82,5 +90,6 @@ pub(super) fn check(cluster: &Cluster) -> Check {
             })?;
         }
     }
+    ensure(in_class.is_empty(), || format!("attempts that are not counted in their class: {in_class:?}"))?;
     ensure(of_users.is_empty(), || format!("users without a ledger hold GPUs: {of_users:?}"))
 }

@@ -1,12 +1,15 @@
-//! Idle, heard and installed GPUs of each pool, and the placement index, are what the nodes say.
+//! Idle, heard and installed GPUs of each pool, what evictions could free, and the placement index, are what the nodes and
+//! the attempts say.
 //!
 //! Source: the definitions of the fields.
 
 use super::{Check, ensure};
 use crate::cluster::{Cluster, Widest};
 use crate::ids::PoolIndex;
+use crate::job::Phase;
 use crate::node::{Contact, Node};
 use crate::place::check_index;
+use crate::plan::Reach;
 use crate::topology::Topology;
 use crate::units::Gpus;
 
@@ -29,6 +32,17 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         let (has, of_pool) = (node.capacity.gpus.len(), u32::from(cluster.pool(node.pool).gpus_per_node));
         ensure(has == of_pool, || format!("node {} has {has} GPUs, those of its pool have {of_pool}", node.name))?;
     }
+    let (mut reach, mut counted) = (cluster.reach.clone(), Reach::default());
+    reach.catch_up(&cluster.nodes);
+    cluster.nodes.iter().for_each(|node| counted.add(node));
+    for job in cluster.jobs.iter().filter(|job| !matches!(job.phase, Phase::AwaitingProof(_))) {
+        let borrowed = job.live_attempt().filter(|attempt| attempt.borrowed);
+        for member in borrowed.iter().flat_map(|attempt| &attempt.members) {
+            counted.lend(member.placed.node, member.placed.gpus.len(), true);
+        }
+    }
+    counted.catch_up(&cluster.nodes);
+    ensure(reach == counted, || format!("within reach {reach:?}, counted {counted:?}"))?;
     if !cluster.index_is_stale {
         let topology = Topology::compile(&cluster.nodes).map_err(|why| why.to_string())?;
         let widest: Vec<Widest> = (0..topology.pools()).map(|at| Widest::of(&topology, PoolIndex::of(at))).collect();

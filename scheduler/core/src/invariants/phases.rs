@@ -11,6 +11,11 @@ use crate::node::Contact;
 pub(super) fn check(cluster: &Cluster) -> Check {
     let waiting = cluster.jobs.iter().filter(|job| job.phase == Phase::Waiting).count();
     ensure(waiting == cluster.waiting as usize, || format!("{waiting} jobs wait, counted {}", cluster.waiting))?;
+    let is_leaving = |job: &&Job| matches!(job.phase, Phase::Stopping(_));
+    let leaving = cluster.jobs.iter().filter(is_leaving).map(|job| job.id);
+    ensure(leaving.eq(cluster.leaving.iter().copied()), || {
+        format!("not those that are stopped: {:?}", cluster.leaving)
+    })?;
     cluster
         .jobs
         .iter()

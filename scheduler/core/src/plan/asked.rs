@@ -29,6 +29,10 @@ pub(crate) struct Asked {
     pub(crate) avoid: SmallVec<[NodeIndex; 2]>,
     /// Before these times nothing is taken back for it from others; it may end by itself.
     pub(crate) patience: SmallVec<[(PoolIndex, Time); 1]>,
+    /// Before these times GPUs are taken back for it from others only where that pays.
+    pub(crate) deadlines: SmallVec<[(PoolIndex, Time); 1]>,
+    /// Whether it is worked out what lies in the way where there is no plan.
+    pub(crate) tells: bool,
 }
 
 impl Asked {
@@ -44,12 +48,19 @@ impl Asked {
             request: job.spec.request.clone(),
             avoid: job.avoid.clone(),
             patience: SmallVec::new(),
+            deadlines: SmallVec::new(),
+            tells: true,
         }
     }
 
     /// Until when nothing is taken back for it in a pool.
     pub(crate) fn waits_until(&self, pool: PoolIndex) -> Option<Time> {
         self.patience.iter().find(|(of, _)| *of == pool).map(|(_, time)| *time)
+    }
+
+    /// From when on GPUs are taken back for it in a pool whatever that costs.
+    pub(crate) fn deadline(&self, pool: PoolIndex) -> Option<Time> {
+        self.deadlines.iter().find(|(of, _)| *of == pool).map(|(_, time)| *time)
     }
 
     /// As a start that is thought of.

@@ -5,41 +5,80 @@
 //! attempts that lie above the quota of a branch that the job is not in, from the lowest common ancestor with guaranteed
 //! branches upwards, and never from outside a tenant whose own quota is full. Preemption takes lower classes of the job's
 //! own tenant.
-//! It must never take what must not be evicted, what has not run its minimum, or what may lie on a node that is not heard.
+//! It must never claim more than the quotas above the job guarantee.
 
 use smallvec::SmallVec;
 
 use super::asked::{Asked, TrialIndex};
+use super::eager::{self, Worth};
+use super::lent;
 use super::victims::{self, Candidate, Found, Where};
 use super::{NoPlan, Plan};
 use crate::admit::lending::{self, Breach};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::ids::{JobId, PoolIndex, TenantIndex};
-use crate::job::{Job, Phase};
-use crate::node::Contact;
+use crate::job::Job;
 use crate::tenant::Tenant;
-use crate::units::{GpuTime, Gpus, Span, Time};
+use crate::units::{Gpus, Span, Time};
 
 /// How many GPUs victims must give back below certain tenants, by level: quota first, then limit. Tenant trees are flat.
 pub(super) type Relief = SmallVec<[Gpus; 4]>;
 
 /// What the job would pass, and by how much.
 #[derive(Clone, Copy, Debug)]
-struct Shortage {
-    of: Bound,
-    gpus: Gpus,
+pub(super) struct Shortage {
+    pub(super) of: Bound,
+    pub(super) gpus: Gpus,
 }
 
 /// A bound that only certain victims help to keep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Bound {
+pub(super) enum Bound {
     /// The quota of a tenant: what counts against it, not what is borrowed there.
     Quota(TenantIndex),
     /// The limit of a tenant: whatever is held below it.
     Limit(TenantIndex),
     /// What may be borrowed for longer than a deadline.
     Lent(Span),
+}
+
+/// What a job may claim in a pool.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    shortages: SmallVec<[Shortage; 4]>,
+    /// The tenants below which others may have taken what is the job's; empty: it has nothing to claim by.
+    lenders: SmallVec<[TenantIndex; 4]>,
+}
+
+impl Claim {
+    /// None where no eviction can help.
+    pub(super) fn of(cluster: &Cluster, asked: &Asked, pool: PoolIndex) -> Option<Self> {
+        let shortages = shortages(cluster, asked, pool)?;
+        let lenders = lenders(cluster, asked.tenant, pool, &shortages);
+        Some(Self { shortages, lenders })
+    }
+
+    /// Whether the job waits inside every quota above it, and may therefore have lent GPUs taken back.
+    pub(super) fn is_inside_quota(&self) -> bool {
+        !self.lenders.is_empty()
+    }
+
+    /// Whether attempts could be taken for the job at all: by its claim, as far as what is within reach would hold it, or
+    /// from lower classes. Cheap; `cluster.reach` is up to date. What rests is not claimed now.
+    pub(super) fn may_take(&self, cluster: &Cluster, asked: &Asked, pool: PoolIndex, rests: bool) -> bool {
+        if rests || lent::has_lower_classes(cluster, asked.tenant, asked.priority) {
+            return lent::has_lower_classes(cluster, asked.tenant, asked.priority);
+        }
+        // What branches of one mission took from each other, and what is on its way, is not counted in what is within reach.
+        let is_counted = self.lenders.iter().all(|lender| *lender == TenantIndex::ROOT) && cluster.leaving.is_empty();
+        self.is_inside_quota() && (!is_counted || cluster.reach.could_hold(&asked.request, pool))
+    }
+}
+
+/// Whether the job waits inside every quota above it, and may therefore have lent GPUs taken back.
+pub(super) fn is_claim(cluster: &Cluster, asked: &Asked, pool: PoolIndex) -> bool {
+    Claim::of(cluster, asked, pool).is_some_and(|claim| claim.is_inside_quota())
 }
 
 /// A plan for `asked` in `pool`. The index is as before.
@@ -53,25 +92,23 @@ pub(super) fn find(
     pool: PoolIndex,
     now: Time,
 ) -> Result<Plan, NoPlan> {
-    let Some(shortages) = shortages(cluster, asked, pool) else { return Err(NoPlan::default()) };
-    let lenders = lenders(cluster, asked.tenant, pool, &shortages);
-    let mut taken_back = lent(cluster, asked.tenant, pool, &lenders);
-    taken_back.extend(scavengers(cluster, asked.tenant, pool));
-    taken_back.extend(leaving(cluster, pool));
-    taken_back.sort_unstable();
-    taken_back.dedup();
+    let Some(claim) = Claim::of(cluster, asked, pool) else { return Err(NoPlan::default()) };
     let mut none = NoPlan::default();
-    if let Some(due) = asked.waits_until(pool).filter(|due| *due > now && !lenders.is_empty()) {
+    if let Some(due) = asked.waits_until(pool).filter(|due| *due > now && claim.is_inside_quota()) {
         none.ripe_at = Some(due);
-    } else if !lenders.is_empty() {
-        match attempt(cluster, trial, asked, pool, taken_back, &shortages, now) {
-            Ok(plan) => return Ok(plan),
+    } else if claim.is_inside_quota() {
+        let taken_back = lent::taken_back(cluster, asked.tenant, pool, &claim.lenders);
+        match attempt(cluster, trial, asked, pool, taken_back, &claim.shortages, now) {
+            Ok(plan) => match too_dear(cluster, asked, &plan, now) {
+                None => return Ok(plan),
+                Some(dear) => none = dear,
+            },
             Err(reclaim) => none = reclaim,
         }
     }
-    let lower = lower_classes(cluster, asked, pool);
+    let lower = lent::lower_classes(cluster, asked, pool);
     if !lower.is_empty() {
-        match attempt(cluster, trial, asked, pool, lower, &shortages, now) {
+        match attempt(cluster, trial, asked, pool, lower, &claim.shortages, now) {
             Ok(plan) => return Ok(plan),
             Err(preempt) => {
                 none.is_tried |= preempt.is_tried;
@@ -82,10 +119,18 @@ pub(super) fn find(
     Err(none)
 }
 
-/// Whether the job waits inside every quota above it, and may therefore have lent GPUs taken back.
-pub(super) fn is_claim(cluster: &Cluster, asked: &Asked, pool: PoolIndex) -> bool {
-    let shortages = shortages(cluster, asked, pool);
-    shortages.is_some_and(|shortages| !lenders(cluster, asked.tenant, pool, &shortages).is_empty())
+/// Why a plan to take back is not carried out yet: it would lose more than it brings, and its deadline is not over.
+fn too_dear(cluster: &Cluster, asked: &Asked, plan: &Plan, now: Time) -> Option<NoPlan> {
+    let (pool, want) = (plan.pool, asked.gpus());
+    let deadline = asked.deadline(pool).filter(|deadline| *deadline > now)?;
+    let worth = eager::worth(cluster, asked, pool, &plan.victims, now);
+    if worth.pays() {
+        return None;
+    }
+    let Worth { loss, saved } = worth;
+    let why = Blocked::TooDear { pool, want, loss, saved, until: deadline };
+    let again = eager::look_again_at(deadline, now);
+    Some(NoPlan { why: Some(why), ripe_at: Some(again), rests_until: Some(again), is_tried: true, ..NoPlan::default() })
 }
 
 /// Whether a job of a tenant that starts now lies above the quota of its mission.
@@ -99,11 +144,11 @@ pub(super) fn returns(cluster: &Cluster, asked: &Asked, pool: PoolIndex, now: Ti
     let Some(shortages) = shortages(cluster, asked, pool) else { return Vec::new() };
     let lenders = lenders(cluster, asked.tenant, pool, &shortages);
     let gone = |id: JobId| {
-        let candidate = candidate(cluster, id, pool, &shortages, now)?;
+        let candidate = lent::candidate(cluster, id, pool, &shortages, now)?;
         let grace = cluster.job(id)?.spec.grace;
         Some((candidate.ripe_at.max(now) + grace + cluster.policy.kill_bound, id))
     };
-    lent(cluster, asked.tenant, pool, &lenders).into_iter().filter_map(gone).collect()
+    lent::lent(cluster, asked.tenant, pool, &lenders).into_iter().filter_map(gone).collect()
 }
 
 /// Where the job would pass a quota or a limit; none where no eviction can help.
@@ -166,7 +211,7 @@ fn unfit(cluster: &Cluster, mission: &Tenant, pool: PoolIndex) -> Gpus {
 }
 
 /// Within `quota`, counted in the order of starts: the GPUs that fit, and the attempts that do not.
-fn above_quota(
+pub(super) fn above_quota(
     cluster: &Cluster,
     pool: PoolIndex,
     quota: Gpus,
@@ -193,28 +238,8 @@ fn above_quota(
     (quota - left, above)
 }
 
-fn is_scavenger(job: &Job) -> bool {
+pub(super) fn is_scavenger(job: &Job) -> bool {
     job.live_attempt().is_some_and(|attempt| attempt.scavenger)
-}
-
-/// Attempts that are being stopped anyhow: what they leave and is promised to nobody costs no eviction.
-fn leaving(cluster: &Cluster, pool: PoolIndex) -> impl Iterator<Item = JobId> {
-    let keys = cluster.missions().flat_map(|mission| mission.attempts.iter());
-    let jobs = keys.filter_map(|key| cluster.job(key.job)).filter(|job| is_leaving(job));
-    jobs.filter(move |job| job.live_attempt().is_some_and(|attempt| attempt.pool == pool)).map(|job| job.id)
-}
-
-/// Whether it is being stopped, whatever for.
-pub(super) fn is_leaving(job: &Job) -> bool {
-    matches!(job.phase, Phase::Stopping(_))
-}
-
-/// Attempts of the job's own mission that lie outside every budget: whoever is inside quota and budget goes before them.
-fn scavengers(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex) -> Vec<JobId> {
-    let Some(mission) = cluster.mission(tenant).filter(|_| cluster.has_budgets) else { return Vec::new() };
-    let is_there = |job: &&Job| is_scavenger(job) && job.live_attempt().is_some_and(|attempt| attempt.pool == pool);
-    let keys = cluster.tenant(mission).attempts.iter().rev();
-    keys.filter_map(|key| cluster.job(key.job)).filter(is_there).map(|job| job.id).collect()
 }
 
 /// The tenants below which others may have taken what is the job's: from its parent up to the first whose own quota is
@@ -239,54 +264,6 @@ fn lenders(
     found
 }
 
-/// Attempts that lie above the quota of a branch of `lenders` which `tenant` is not in.
-fn lent(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex, lenders: &[TenantIndex]) -> Vec<JobId> {
-    let mut found = Vec::new();
-    for lender in lenders {
-        let lender = cluster.tenant(*lender);
-        let others = lender.children.iter().filter(|child| !cluster.is_within(tenant, **child));
-        if lender.depth == 0 {
-            for mission in others {
-                let keys = cluster.tenant(*mission).attempts.iter().rev();
-                let borrows = |job: &JobId| {
-                    let attempt = cluster.job(*job).and_then(Job::live_attempt);
-                    attempt.is_some_and(|attempt| attempt.borrowed && attempt.pool == pool)
-                };
-                found.extend(keys.take_while(|key| key.preemptible).map(|key| key.job).filter(borrows));
-            }
-            continue;
-        }
-        let quota_of = |child: &TenantIndex| cluster.tenant(*child).quota_in(pool).quota;
-        for child in others.filter(|child| quota_of(child).is_some()) {
-            let quota = quota_of(child).unwrap_or_default();
-            found.extend(above_quota(cluster, pool, quota, *child, |job| cluster.is_within(job.spec.tenant, *child)).1);
-        }
-        // Branches without a quota share what the others leave of the lender's.
-        let shared = lender.quota_in(pool).quota.unwrap_or_default();
-        let rest = shared.less(lender.children.iter().filter_map(quota_of).sum());
-        let in_rest = |job: &Job| {
-            let branch = cluster.chain(job.spec.tenant).find(|above| above.parent == Some(lender.index));
-            branch.is_some_and(|branch| branch.quota_in(pool).quota.is_none())
-        };
-        found.extend(above_quota(cluster, pool, rest, lender.index, in_rest).1);
-    }
-    found.sort_unstable();
-    found.dedup();
-    found
-}
-
-/// Attempts of the job's own tenant in lower classes.
-fn lower_classes(cluster: &Cluster, asked: &Asked, pool: PoolIndex) -> Vec<JobId> {
-    let Some(mission) = cluster.mission(asked.tenant) else { return Vec::new() };
-    let is_lower = |other: &&Job| {
-        other.spec.tenant == asked.tenant
-            && other.spec.priority < asked.priority
-            && other.live_attempt().is_some_and(|attempt| attempt.pool == pool)
-    };
-    let keys = cluster.tenant(mission).attempts.iter();
-    keys.filter_map(|key| cluster.job(key.job)).filter(is_lower).map(|job| job.id).collect()
-}
-
 /// Looks for victims among `jobs`.
 fn attempt(
     cluster: &Cluster,
@@ -299,7 +276,7 @@ fn attempt(
 ) -> Result<Plan, NoPlan> {
     let want = asked.gpus();
     let candidates: Vec<Candidate> =
-        jobs.iter().filter_map(|victim| candidate(cluster, *victim, pool, shortages, now)).collect();
+        jobs.iter().filter_map(|victim| lent::candidate(cluster, *victim, pool, shortages, now)).collect();
     let missing = shortages.iter().map(|short| short.gpus).collect();
     match victims::search(cluster, trial, &Where { asked, pool, now }, candidates, missing) {
         Found::Victims { members, victims } if stays_inside(cluster, asked, pool, &victims) => {
@@ -308,13 +285,13 @@ fn attempt(
         Found::Victims { .. } => Err(NoPlan { is_tried: true, ..NoPlan::default() }),
         Found::Ripening { until } => {
             let why = Blocked::MinimumRun { pool, want, until };
-            Err(NoPlan { why: Some(why), ripe_at: Some(until), is_tried: true })
+            Err(NoPlan { why: Some(why), ripe_at: Some(until), is_tried: true, ..NoPlan::default() })
         }
         Found::InTheWay { reclaimable, until } => {
             let why = Blocked::Fragmented { pool, want, reclaimable, until };
-            Err(NoPlan { why: Some(why), ripe_at: None, is_tried: true })
+            Err(NoPlan { why: Some(why), is_tried: true, ..NoPlan::default() })
         }
-        Found::Nothing => Err(NoPlan { why: None, ripe_at: None, is_tried: true }),
+        Found::Nothing => Err(NoPlan { is_tried: true, ..NoPlan::default() }),
     }
 }
 
@@ -331,43 +308,4 @@ fn stays_inside(cluster: &Cluster, asked: &Asked, pool: PoolIndex, victims: &[Jo
         let (own, after) = above_quota(cluster, pool, quota, tenant.index, stays);
         own + asked.gpus() <= quota && after.iter().all(|job| before.contains(job))
     })
-}
-
-/// An attempt that may be evicted, now or later.
-fn candidate(cluster: &Cluster, id: JobId, pool: PoolIndex, shortages: &[Shortage], now: Time) -> Option<Candidate> {
-    let job = cluster.job(id)?;
-    let attempt = job.live_attempt()?;
-    let leaves = is_leaving(job);
-    let may_stop = leaves || job.spec.preemptible && matches!(job.phase, Phase::Launching | Phase::Running);
-    let is_heard = |member: &crate::job::Member| cluster.node(member.placed.node).contact == Contact::Ready;
-    if !may_stop || attempt.pool != pool || !attempt.members.iter().all(is_heard) {
-        return None;
-    }
-    let gpus = attempt.gpus();
-    let helps = |short: &Shortage| {
-        let counts = match short.of {
-            Bound::Quota(tenant) => cluster.is_within(job.spec.tenant, tenant) && !attempt.borrowed,
-            Bound::Limit(tenant) => cluster.is_within(job.spec.tenant, tenant),
-            Bound::Lent(deadline) => lending::is_slow(cluster, job, deadline),
-        };
-        if counts { gpus } else { Gpus::ZERO }
-    };
-    Some(Candidate {
-        job: id,
-        gpus,
-        loss: match attempt.started_at {
-            Some(_) if !leaves => gpus.over(now.since(job.kept_until(attempt))),
-            _ => GpuTime::ZERO,
-        },
-        ripe_at: match attempt.started_at {
-            Some(started) if !leaves => started + min_run(cluster, job.spec.tenant),
-            _ => now,
-        },
-        relief: shortages.iter().map(helps).collect(),
-    })
-}
-
-/// How long attempts of a tenant run before they may be evicted.
-fn min_run(cluster: &Cluster, tenant: TenantIndex) -> Span {
-    cluster.chain(tenant).find_map(|tenant| tenant.min_run).unwrap_or(cluster.policy.default_min_run)
 }

@@ -34,10 +34,15 @@ struct Claim {
 }
 
 impl Claims {
-    fn since(&mut self, key: Key, now: Time) -> Time {
+    pub(super) fn since(&mut self, key: Key, now: Time) -> Time {
         let claim = self.since.entry(key).or_insert(Claim { since: now, is_seen: true });
         claim.is_seen = true;
         claim.since
+    }
+
+    /// The same, where it is known.
+    pub(super) fn known_since(&self, key: Key) -> Option<Time> {
+        self.since.get(&key).map(|claim| claim.since)
     }
 
     /// After all blocked classes were looked at: forgets those that do not wait inside their quota any more.

@@ -4,6 +4,7 @@ mod arrays;
 mod constraints;
 mod deadlines;
 mod division;
+mod eager;
 mod evictions;
 mod explain;
 mod gangs;

@@ -512,7 +512,7 @@ fn cpu_is_taken_back_with_the_gpus_and_held() {
             again dev/c at the front
             place prod/q -> n0[2-3]
             blocked c: NotEnoughCpuOrMemory { gpu, want: 1, fit: 0 }
-            blocked p: Fragmented { gpu, want: 2, reclaimable: 0, until +3690s }
+            blocked p: Fragmented { gpu, want: 2, reclaimable: 1, until +3690s }
             blocked d: NotEnoughCpuOrMemory { gpu, want: 1, fit: 0 }"#]],
     );
 }

@@ -104,7 +104,7 @@ pub(super) fn paused(names: Names<'_>, tenant: TenantIndex) -> Reason {
 }
 
 /// GPU-hours with one decimal.
-fn hours(time: GpuTime) -> String {
+pub(super) fn hours(time: GpuTime) -> String {
     let tenths = time.0 / 360_000;
     format!("{}.{}", tenths / 10, tenths % 10)
 }

@@ -1,8 +1,9 @@
 //! What the planner and the cycle say.
 
 use dure_core::ids::{JobId, PoolIndex};
-use dure_core::units::{Gpus, Time};
+use dure_core::units::{GpuTime, Gpus, Time};
 
+use super::division::hours;
 use super::{Names, Reason, are, gpus, moment, plural};
 
 pub(super) fn fragmented(names: Names<'_>, pool: PoolIndex, want: Gpus, reclaimable: Gpus, until: Time) -> Reason {
@@ -24,6 +25,29 @@ pub(super) fn minimum_run(names: Names<'_>, pool: PoolIndex, want: Gpus, until: 
          has at {by}"
     );
     Reason::new(message, "nothing: they are taken back then").gpus("want", want).number("until_ms", until.0)
+}
+
+pub(super) fn too_dear(
+    names: Names<'_>,
+    pool: PoolIndex,
+    want: Gpus,
+    loss: GpuTime,
+    saved: GpuTime,
+    until: Time,
+) -> Reason {
+    let (pool, needs, by, lost, spared) = (names.pool(pool), gpus(want), moment(until), hours(loss), hours(saved));
+    let message = format!(
+        "it is inside its quota and needs {needs}; to take them back now in pool {pool} would lose {lost} GPU-hours of work to \
+         spare it {spared} of waiting; they come back whatever that costs from {by} on"
+    );
+    Reason::new(
+        message,
+        "nothing: they are taken back then, or sooner if it pays; a shorter deadline: dure quota set --reclaim-within",
+    )
+    .gpus("want", want)
+    .number("loss_gpu_ms", loss.0)
+    .number("saved_gpu_ms", saved.0)
+    .number("until_ms", until.0)
 }
 
 pub(super) fn reclaim_pending(names: Names<'_>, pool: PoolIndex, want: Gpus, free: Gpus, due: Time) -> Reason {

@@ -56,6 +56,13 @@ fn all() -> Vec<Blocker> {
         Blocked::NonPreemptibleOverQuota { tenant, pool, quota, used, want },
         Blocked::Fragmented { pool, want, reclaimable: Gpus::whole(3), until: Time(1_800_000_000_000) },
         Blocked::MinimumRun { pool, want, until: Time(1_800_000_000_000) },
+        Blocked::TooDear {
+            pool,
+            want,
+            loss: dure_core::units::GpuTime(9_000_000),
+            saved: dure_core::units::GpuTime(3_600_000),
+            until: Time(1_800_000_000_000),
+        },
         Blocked::ReclaimPending { pool, want, free: Gpus::whole(1), due: Time(1_800_000_000_000) },
         Blocked::Reserved { pool, want, idle: Gpus::whole(1), from: Time(1_800_000_000_000) },
         Blocked::BehindReservation { job: JobId(7), pool, idle: Gpus::whole(2), until: Time(1_800_000_000_000) },
@@ -103,6 +110,7 @@ fn every_reason_says_what_is_in_the_way_and_what_would_help() {
         NON_PREEMPTIBLE_OVER_QUOTA: non-preemptible jobs of tenant fusion hold 7 of its quota of 8 in pool h200; this one needs 16 | submit it as preemptible to run on lent GPUs, or wait for the others to end | {"quota": 8, "used": 7, "want": 16}
         FRAGMENTED: it is inside its quota and needs 16 GPUs, but what others run inside theirs lies in the way in pool h200 until 2027-01-15T08:00:00Z at the latest; 3 GPUs could be taken back and would not help | ask for smaller members or fewer in one domain, or wait until then | {"reclaimable": 3, "until_ms": 1800000000000, "want": 16}
         MINIMUM_RUN: it is inside its quota and needs 16 GPUs; what borrows them in pool h200 has not run its minimum yet, enough of it has at 2027-01-15T08:00:00Z | nothing: they are taken back then | {"until_ms": 1800000000000, "want": 16}
+        TOO_DEAR: it is inside its quota and needs 16 GPUs; to take them back now in pool h200 would lose 2.5 GPU-hours of work to spare it 1.0 of waiting; they come back whatever that costs from 2027-01-15T08:00:00Z on | nothing: they are taken back then, or sooner if it pays; a shorter deadline: dure quota set --reclaim-within | {"loss_gpu_ms": 9000000, "saved_gpu_ms": 3600000, "until_ms": 1800000000000, "want": 16}
         RECLAIM_PENDING: 16 GPUs in pool h200 are promised to it, 1 is free already; what holds the rest is being stopped, until 2027-01-15T08:00:00Z at the latest | nothing: it starts when the last of them is free | {"due_ms": 1800000000000, "free": 1, "want": 16}
         RESERVED: 16 GPUs in pool h200 are set aside for it, 1 is idle now; by the limits of what runs it starts at 2027-01-15T08:00:00Z at the latest | nothing: it starts then, or sooner if what runs ends sooner | {"from_ms": 1800000000000, "idle": 1, "want": 16}
         BEHIND_RESERVATION: 2 are idle in pool h200 and set aside for job 7 from 2027-01-15T08:00:00Z on: only what is over before then may run there | ask for less time: --time | {"idle": 2, "job": 7, "until_ms": 1800000000000}
