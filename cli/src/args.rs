@@ -8,6 +8,7 @@ use crate::{
     bench::BenchCommand,
     context::Flags,
     dev::DevArgs,
+    estimates::EstimatesArgs,
     exec::{ExecArgs, ShellArgs},
     explain::ExplainArgs,
     generate::GenerateArgs,
@@ -92,6 +93,7 @@ pub(crate) enum Command {
     },
     /// GPU-time by tenant or user
     Usage(Shown<UsageArgs>),
+    Estimates(Shown<EstimatesArgs>),
     /// Start nothing new in a tenant, or anywhere
     Pause(Shown<PauseArgs>),
     /// Go on after a pause
@@ -100,7 +102,6 @@ pub(crate) enum Command {
     /// Run the agent of this node
     Agent(ServeArgs),
     Dev(Box<DevArgs>),
-    /// What another quota, node or job would do, on a copy of a journal
     WhatIf(Box<Shown<WhatIfArgs>>),
     Generate(GenerateArgs),
     /// Replay jobs in virtual time: the same core, another division
@@ -149,6 +150,7 @@ impl Cli {
             Command::Nodes(with) => with.view,
             Command::Node { view, .. } | Command::Quota { view, .. } | Command::Bench { view, .. } => (*view).into(),
             Command::Usage(with) => with.view,
+            Command::Estimates(with) => with.view,
             Command::Pause(with) | Command::Resume(with) => with.view,
             Command::Replay(with) => with.view,
             Command::WhatIf(with) => with.view,
@@ -219,6 +221,10 @@ mod tests {
             "dure quota show fusion --budget",
             "dure quota carry fusion 500",
             "dure watch --after 17",
+            "dure estimates fusion --last 30d --output json",
+            "dure what-if --quota fusion=640 --add-nodes 8:n0 --job fusion:16x8:4h",
+            "dure what-if --data-dir /d --last 30d --quota fusion=640",
+            "dure submit --test-only -A fusion --gpus 8 -- train",
             "dure pause",
             "dure resume fusion",
             "dure completions zsh",

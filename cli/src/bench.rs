@@ -40,7 +40,7 @@ pub(crate) enum BenchCommand {
     Cycle(cycle::CycleArgs),
     /// How well shares and whole GPUs are packed, on the data of FGD (ATC'23)
     Packing(packing::PackingArgs),
-    /// A what-if and start estimates over a long queue
+    /// What-ifs and start estimates of a live scheduler over a long queue, and what they cost its turns
     WhatIf(what_if::WhatIfArgs),
     /// Memory per pending job
     Memory(memory::MemoryArgs),
@@ -61,7 +61,7 @@ pub(crate) fn run(command: BenchCommand, out: Out) -> Result<(), Failure> {
         BenchCommand::Recovery(args) => recovery::run(&args),
         BenchCommand::Cycle(args) => cycle::run(&args),
         BenchCommand::Packing(args) => packing::run(&args),
-        BenchCommand::WhatIf(args) => what_if::run(&args),
+        BenchCommand::WhatIf(args) => runtime.block_on(what_if::run(&args)),
         BenchCommand::Memory(args) => runtime.block_on(memory::run(&args)),
     };
     runtime.shutdown_timeout(cluster::STOP_WITHIN);

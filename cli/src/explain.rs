@@ -5,6 +5,7 @@ use dure_proto::v1::{ExplainRequest, Explanation, Help, Holder, Rank, TenantRank
 
 use crate::{
     context::Context,
+    estimates,
     failure::Failure,
     jobid::{self, JobRef},
     phase,
@@ -71,6 +72,9 @@ pub(crate) fn text(id: JobRef, explanation: &Explanation) -> String {
     if explanation.room_by_ms > 0 {
         let by = when::shown(explanation.room_by_ms);
         text.push_str(&format!("by the limits of what runs there is room for it by {by}\n"));
+    }
+    if let Some(estimate) = &explanation.estimate {
+        text.push_str(&format!("it {}\n", estimates::long(estimate)));
     }
     explanation.helps.iter().for_each(|Help { message, .. }| text.push_str(&format!("it {message}\n")));
     text

@@ -5,7 +5,7 @@ use dure_proto::v1::{self, Job, JobPhase, ListJobsRequest, PageRequest};
 
 use crate::{
     context::Context,
-    explain,
+    estimates, explain,
     failure::Failure,
     jobid::{self, JobRef},
     phase,
@@ -106,10 +106,13 @@ fn queue_table(all: &v1::ListJobsResponse, now_ms: u64, out: Out) -> String {
     if all.jobs.is_empty() {
         return "no jobs (--all shows ended ones too)".to_owned();
     }
-    let mut rows =
-        out.table(&["id>", "tenant", "user", "name", "phase", "gpus>", "shape", "age>", "ran>", "where or why not"]);
+    let mut head = vec!["id>", "tenant", "user", "name", "phase", "gpus>", "shape", "age>", "ran>"];
+    let is_estimated = all.jobs.iter().any(|job| job.estimate.is_some());
+    head.extend(is_estimated.then_some("starts>"));
+    head.push("where or why not");
+    let mut rows = out.table(&head);
     for job in &all.jobs {
-        rows.row([
+        let mut row = vec![
             jobid::shown(job),
             job.tenant.clone(),
             job.user.clone(),
@@ -119,8 +122,10 @@ fn queue_table(all: &v1::ListJobsResponse, now_ms: u64, out: Out) -> String {
             phase::shape(job),
             when::age(job.submitted_ms, now_ms),
             ran(job, now_ms),
-            note(job),
-        ]);
+        ];
+        row.extend(is_estimated.then(|| estimates::short(job.estimate.as_ref(), now_ms)));
+        row.push(note(job));
+        rows.row(row);
     }
     let mut text = rows.text();
     if !all.next_page_token.is_empty() {
@@ -206,6 +211,9 @@ fn job_text(job: &Job, now_ms: u64, out: Out) -> String {
     }
     if !job.reason.is_empty() {
         lines.push(("why not", format!("{} (dure explain {} says what would help)", job.reason, jobid::shown(job))));
+    }
+    if let Some(estimate) = &job.estimate {
+        lines.push(("estimate", format!("{} (as of {})", estimates::long(estimate), when::shown(estimate.as_of_ms))));
     }
     if let Some(usage) = &job.usage {
         let own = span::gpu_time(usage.own_gpu_ms);

@@ -13,6 +13,7 @@ mod context;
 mod demo;
 mod dev;
 mod draft;
+mod estimates;
 mod exec;
 mod explain;
 mod failure;
@@ -88,7 +89,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Scheduler(SchedulerArgs { command: None, config: Some(config), .. }) => serve::scheduler(&config),
         Command::Agent(args) => serve::agent(args),
         Command::Dev(args) => dev::run(*args, Out::new(format)),
-        Command::WhatIf(with) => what_if::run(with.args, Out::new(format)),
+        Command::WhatIf(with) if with.args.data_dir.is_some() => what_if::journal(with.args, Out::new(format)),
         Command::Generate(args) => generate::run(args),
         Command::Replay(with) => replay::run(with.args, Out::new(format)),
         Command::Bench { view: _, command } => bench::run(command, Out::new(format)),
@@ -128,6 +129,8 @@ async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Fail
         Command::Node { view: _, command } => nodes::act(command, context, out).await,
         Command::Quota { view: _, command } => tenants::quota(command, context, out).await,
         Command::Usage(with) => tenants::usage(with.args, context, out).await,
+        Command::Estimates(with) => estimates::run(with.args, context, out).await,
+        Command::WhatIf(with) => what_if::live(with.args, context, out).await,
         Command::Scheduler(args) => match args.command {
             Some(command) => schedulers::run(command, context, out).await,
             None => Err(Failure::Usage("dure scheduler: name its configuration: --config FILE".to_owned())),
@@ -140,7 +143,6 @@ async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Fail
         | Command::Dev(_)
         | Command::Replay(_)
         | Command::Generate(_)
-        | Command::WhatIf(_)
         | Command::Bench { .. }
         | Command::Backup(_)
         | Command::Restore(_)

@@ -9,13 +9,14 @@ pub(crate) mod lines;
 use std::{error::Error as _, io::Read, path::PathBuf};
 
 use clap::Args;
-use dure_proto::v1::{self, JobPhase, SubmitRequest, SubmitResponse};
+use dure_proto::v1::{self, JobPhase, SubmitRequest, SubmitResponse, TestSubmitRequest};
 use dure_scheduler::grpc::limits::MAX_MESSAGE;
 use tonic::Code;
 
 use crate::{
     context::Context,
     draft::Draft,
+    estimates,
     failure::Failure,
     phase, script,
     script::{options::Fate, table::OPTIONS},
@@ -46,6 +47,9 @@ pub(crate) struct SubmitArgs {
     /// Many jobs in one call: one JSON object per line, with the flags as fields
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Say whether, when and where it would start, and submit nothing
+    #[arg(long)]
+    test_only: bool,
     /// Print nothing but the ids
     #[arg(long)]
     parsable: bool,
@@ -65,10 +69,13 @@ pub(crate) async fn run(args: SubmitArgs, context: &Context, out: Out) -> Result
     if args.sbatch_options {
         return out.text(&sbatch_options(out));
     }
-    let (parsable, quiet) = (args.parsable, args.quiet);
+    let (parsable, quiet, test_only) = (args.parsable, args.quiet, args.test_only);
     let (drafts, remarks) = drafts(args)?;
     if !quiet {
         remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
+    }
+    if test_only {
+        return test(drafts, context, out).await;
     }
     let wait = drafts.iter().any(|draft| draft.wait == Some(true));
     let (answer, ids) = accepted(drafts, context).await?;
@@ -92,14 +99,31 @@ pub(crate) async fn only(args: SubmitArgs, context: &Context) -> Result<Vec<u64>
     accepted(drafts, context).await.map(|(_, ids)| ids)
 }
 
-async fn accepted(drafts: Vec<Draft>, context: &Context) -> Result<(SubmitResponse, Vec<u64>), Failure> {
+/// Whether, when and where the jobs would start.
+async fn test(drafts: Vec<Draft>, context: &Context, out: Out) -> Result<(), Failure> {
+    let request = TestSubmitRequest { jobs: specs(drafts, context)? };
+    let names: Vec<String> = request.jobs.iter().map(|job| job.name.clone()).collect();
+    let mut client = context.forecasts().await?;
+    let told = client.test_submit(request).await.map_err(|status| context.refused(status))?.into_inner();
+    out.answer("TestSubmitResponse", &told, || {
+        let lines =
+            names.iter().zip(&told.jobs).map(|(name, job)| format!("job {name} {}\n", estimates::forecast(job)));
+        lines.collect()
+    })
+}
+
+fn specs(drafts: Vec<Draft>, context: &Context) -> Result<Vec<v1::JobSpec>, Failure> {
     let mut jobs = Vec::with_capacity(drafts.len());
     for (index, mut draft) in drafts.into_iter().enumerate() {
         draft.tenant = draft.tenant.or_else(|| context.tenant.clone());
         let at = if index > 0 { format!("job {index}: ") } else { String::new() };
         jobs.push(draft.spec().map_err(|why| Failure::Usage(format!("{at}{why}")))?);
     }
-    let answer = send(context, jobs).await?;
+    Ok(jobs)
+}
+
+async fn accepted(drafts: Vec<Draft>, context: &Context) -> Result<(SubmitResponse, Vec<u64>), Failure> {
+    let answer = send(context, specs(drafts, context)?).await?;
     let ids = (answer.first_job_id..).take(answer.count as usize).collect();
     Ok((answer, ids))
 }

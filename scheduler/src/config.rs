@@ -68,6 +68,9 @@ pub struct Config {
     /// How often the state is written down as a whole.
     #[serde(default)]
     pub snapshot: SnapshotConfig,
+    /// How often start estimates are renewed.
+    #[serde(default)]
+    pub estimates: EstimatesConfig,
     /// What is asked about lost nodes; without it an operator's word or a new boot is waited for.
     #[serde(default)]
     pub fence: Option<FenceConfig>,
@@ -226,6 +229,21 @@ impl Default for SnapshotConfig {
     fn default() -> Self {
         let FollowerConfig { snapshot_events, snapshot_span, .. } = FollowerConfig::standard();
         Self { every_events: snapshot_events, every: snapshot_span }
+    }
+}
+
+/// Start estimates of what waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EstimatesConfig {
+    /// They are renewed at most this often; 0s: there are none.
+    #[serde(deserialize_with = "span::required")]
+    pub every: Span,
+}
+
+impl Default for EstimatesConfig {
+    fn default() -> Self {
+        Self { every: Span::seconds(15) }
     }
 }
 

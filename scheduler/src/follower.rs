@@ -5,6 +5,7 @@
 //! failure of it stops no work: it only means that the next recovery replays more.
 
 mod following;
+mod news;
 mod thread;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,8 @@ use crate::record::SnapshotTooLarge;
 use crate::recover::{RecoverError, Recovered};
 pub use crate::source::DurableBatch;
 use crate::source::{Source, SourceError};
-pub use following::Following;
+pub use following::{Copied, Following};
+pub use news::News;
 pub use thread::Sink;
 use thread::{Command, Pump};
 
@@ -129,6 +131,17 @@ impl FollowerFeed {
         let (reply, answer) = sync_channel(1);
         self.ask(Command::Snapshot { reply })?;
         answer.recv().unwrap_or(Err(FollowerError::Stopped))
+    }
+
+    /// A copy of the state as it is at the last durable position; with what has happened since the last copy that was given
+    /// with it. The scheduler is not asked, and no turn waits. Waits for the answer.
+    ///
+    /// # Errors
+    /// [`FollowerError::Stopped`].
+    pub fn copy(&self, with_news: bool) -> Result<Copied, FollowerError> {
+        let (reply, answer) = sync_channel(1);
+        self.ask(Command::Copy { with_news, reply })?;
+        answer.recv().map_err(|_| FollowerError::Stopped)
     }
 
     fn ask(&self, command: Command) -> Result<(), FollowerError> {

@@ -2,7 +2,7 @@
 //!
 //! `turn` is the synchronous heart (messages in, a batch of events and effects out), `lead` joins it to the journal, `run`
 //! pumps both, `handle` is how gRPC services talk to them, `agents` are the sessions of the nodes, `journal` makes turns
-//! durable, `grpc` is the face.
+//! durable, `forecast` runs copies of the state ahead, `grpc` is the face.
 
 pub mod agents;
 pub mod audit;
@@ -14,6 +14,7 @@ pub mod etcd;
 pub mod export;
 pub mod fence;
 pub mod follower;
+pub mod forecast;
 pub mod grpc;
 pub mod handle;
 pub mod journal;

@@ -1,5 +1,6 @@
 //! Starts a scheduler: journal, recovery, follower, the owner of the cluster, and the servers around them; and stops it.
 
+mod ahead;
 mod error;
 mod opened;
 mod served;
@@ -15,6 +16,7 @@ use dure_core::input::Input;
 use dure_core::node::Location;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::ahead::{estimator, forecasts};
 pub use self::error::StartError;
 pub(crate) use self::opened::Opened;
 use self::opened::{journal_dir, open};
@@ -27,6 +29,7 @@ use crate::auth::{Authenticator, Caller, Guard, Tokens};
 use crate::config::Config;
 use crate::fence;
 use crate::follower::Follower;
+use crate::forecast::Estimator;
 use crate::grpc::join::Joiner;
 use crate::grpc::seat::Seat;
 use crate::grpc::server::{self, Services};
@@ -64,9 +67,12 @@ pub struct Running {
     pub authority_pem: String,
     /// The journal's directory, for readers.
     pub journal: PathBuf,
+    /// What is measured.
+    pub metrics: Arc<Metrics>,
     stop: watch::Sender<bool>,
     ended: oneshot::Receiver<Stopped>,
     serving: Served,
+    estimator: Option<Estimator>,
     follower: Follower,
     writer: Arc<JournalWriter>,
 }
@@ -85,13 +91,14 @@ impl Running {
     /// Stops in order: no new calls, what was decided becomes durable, the journal is closed (and with it the leadership
     /// given up: whoever waits for it need not wait for the last answers), the last answers leave.
     pub async fn stop(self) {
-        let Self { stop, ended, serving, follower, writer, .. } = self;
+        let Self { stop, ended, serving, estimator, follower, writer, .. } = self;
         let _ = stop.send(true); // nobody listens any more when the pump has ended by itself
         // A scheduler that ended by itself has said so already, and says it once.
         if !ended.is_terminated() {
             drop(ended.await);
         }
         let closed = tokio::task::spawn_blocking(move || {
+            drop(estimator);
             if let Err(err) = follower.stop() {
                 tracing::error!(error = %err, "the follower had stopped");
             }
@@ -221,6 +228,7 @@ impl Ground {
         } = opened;
         let blobs = Arc::new(Mutex::new(reader.reopen()?));
         let past = Arc::new(JournalPast::new(reader.reopen()?));
+        let past_reader = reader.reopen()?;
         let (deadlines, topology) = (self.config.deadlines(), self.topology.clone());
         let settings = Settings { epoch, restore_floor, store_id, deadlines, topology };
         let Recovered { cluster, head, .. } = recovered;
@@ -245,8 +253,10 @@ impl Ground {
             skip_job_ids(&handle).await?;
         }
         configure(&handle, &self.config).await?;
+        let forecasts = forecasts(&self.config, follower.feed(), past_reader, clock, epoch);
+        let estimator = estimator(&self.config, &forecasts)?;
         let (logs, seat) = (Arc::new(desk.clone()), seat(epoch.0));
-        let services = Services { handle: handle.clone(), clock, watchers, past, blobs, logs, seat };
+        let services = Services { handle: handle.clone(), clock, watchers, past, blobs, logs, forecasts, seat };
         let joiner = Arc::new(Joiner::new(self.authority.clone(), self.tokens.clone()));
         let agents = AgentService { messages, desk, joiner, next_session: Arc::new(AtomicU64::new(0)) };
         if let Some(fence) = self.config.fence.clone() {
@@ -264,9 +274,11 @@ impl Ground {
             tokens: self.tokens.clone(),
             authority_pem: self.authority.pem().to_owned(),
             journal: journal_dir(&self.config),
+            metrics: self.metrics.clone(),
             stop,
             ended,
             serving,
+            estimator,
             follower,
             writer,
         })

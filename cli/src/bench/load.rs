@@ -1,6 +1,6 @@
 //! Clusters and jobs for the benches that go over gRPC.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path};
 
 use dure_proto::v1::{JobSpec, Payload, Shape, SubmitRequest};
 
@@ -20,13 +20,23 @@ pub(super) const USER: &str = "bench";
 /// GPUs of a node.
 pub(super) const GPUS: u32 = 8;
 
-/// Starts a cluster of simulated nodes and waits until all have joined.
+/// Starts a cluster of simulated nodes, all for one mission, and waits until all have joined.
 pub(super) async fn cluster(dir: &Path, nodes: u32, tls: bool) -> Result<Cluster, Failure> {
-    let config = format!(
-        "data_dir = \".\"\n[[pool]]\nname = \"pool\"\nmodel = \"{MODEL}\"\ngpus_per_node = {GPUS}\n\
-         [[tenant]]\nname = \"{MISSION}\"\nquota = {}\n",
-        nodes * GPUS
-    );
+    cluster_of(dir, nodes, tls, &[(MISSION.to_owned(), nodes * GPUS)]).await
+}
+
+/// The same, for missions with these quotas.
+pub(super) async fn cluster_of(
+    dir: &Path,
+    nodes: u32,
+    tls: bool,
+    missions: &[(String, u32)],
+) -> Result<Cluster, Failure> {
+    let mut config =
+        format!("data_dir = \".\"\n[[pool]]\nname = \"pool\"\nmodel = \"{MODEL}\"\ngpus_per_node = {GPUS}\n");
+    for (mission, quota) in missions {
+        config.push_str(&format!("[[tenant]]\nname = \"{mission}\"\nquota = {quota}\n"));
+    }
     let spec = Spec {
         config,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -34,7 +44,7 @@ pub(super) async fn cluster(dir: &Path, nodes: u32, tls: bool) -> Result<Cluster
         nodes,
         gpus: GPUS,
         launcher: Launcher::Simulated,
-        users: BTreeSet::from([(MISSION.to_owned(), USER.to_owned())]),
+        users: missions.iter().map(|(mission, _)| (mission.clone(), USER.to_owned())).collect(),
         tls,
     };
     let cluster = Cluster::start(spec).await?;

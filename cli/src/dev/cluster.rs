@@ -169,6 +169,11 @@ impl Cluster {
         Ok(Session::new(self.server.clone(), channel, self.operator.clone(), self.users.clone()))
     }
 
+    /// What the scheduler measures, as Prometheus reads it.
+    pub(crate) async fn metrics(&self) -> String {
+        self.scheduler.lock().await.metrics.text()
+    }
+
     /// The folder of its journal.
     pub(crate) async fn journal(&self) -> PathBuf {
         self.scheduler.lock().await.journal.clone()

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use dure_proto::v1::{jobs_client::JobsClient, nodes_client::NodesClient, tenants_client::TenantsClient};
+use dure_proto::v1::{
+    forecasts_client::ForecastsClient, jobs_client::JobsClient, nodes_client::NodesClient,
+    tenants_client::TenantsClient,
+};
 use tonic::Status;
 
 use crate::{
@@ -49,6 +52,11 @@ impl Session {
     pub(crate) fn tenants(&self) -> TenantsClient<Authed> {
         TenantsClient::with_interceptor(self.channel.clone(), self.operator.clone())
             .max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// Forecasts, for the operator.
+    pub(crate) fn forecasts(&self) -> ForecastsClient<Authed> {
+        ForecastsClient::with_interceptor(self.channel.clone(), self.operator.clone())
     }
 
     /// Nodes, for the operator.

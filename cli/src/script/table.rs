@@ -120,7 +120,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     on("spread-job", ' ', Value::None),
     aside("stepmgr", ' ', Value::None, BY_SCRIPT),
     on("switches", ' ', Value::Needed),
-    refused("test-only", ' ', Value::None, "the job would run: submit with --hold and ask dure explain"),
+    refused("test-only", ' ', Value::None, "said on the command line: dure submit --test-only"),
     aside("thread-spec", ' ', Value::Needed, BY_SITE),
     aside("threads-per-core", ' ', Value::Needed, BY_PLACEMENT),
     on("time", 't', Value::Needed),

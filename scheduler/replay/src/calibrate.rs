@@ -10,7 +10,7 @@ use dure_core::units::{Span, Time};
 use serde::Serialize;
 
 use crate::drive::{Drive, DriveError};
-use crate::forecast::{Estimate, estimates};
+use crate::forecast::{Ahead, Estimate, estimates};
 use crate::learned::Learned;
 use crate::trace::{Moment, Row};
 
@@ -87,7 +87,7 @@ fn tell(drive: &Drive<'_>, learned: &Learned, promises: &mut BTreeMap<JobId, Pro
     if !drive.cluster().jobs().iter().filter(waits).any(|job| !promises.contains_key(&job.id)) {
         return;
     }
-    for (job, estimate) in estimates(drive.cluster(), drive.now(), learned) {
+    for (job, estimate) in estimates(drive.cluster(), &Ahead::whole(drive.now(), learned)).of {
         if drive.cluster().job(job).as_ref().is_some_and(waits) {
             let told_at = drive.now();
             promises.entry(job).or_insert(Promise { job: drive.place(job), told_at, estimate });

@@ -1,30 +1,51 @@
 //! What will happen: a copy of the state, run forward by the plan that the scheduler really follows.
 //!
-//! Comes in: a copy of a cluster, the time, learned run times. Goes out: when and where each waiting job starts (P50 by
-//! learned run times, P90 as if every job ran to its limit), and what each mission gets before and after a change. What has
-//! not been submitted yet is not in it.
+//! Comes in: a copy of a cluster, and how far to look. Goes out: when and where each waiting job starts (P50 by learned run
+//! times, P90 as if every job ran to its limit), and what each mission gets before and after a change. What has not been
+//! submitted yet is not in it.
+
+mod look;
 
 use std::collections::BTreeMap;
 
 use dure_core::Cluster;
 use dure_core::event::Event;
-use dure_core::ids::{JobId, NodeIndex, TenantIndex};
+use dure_core::explain::Blocker;
+use dure_core::ids::{JobId, TenantIndex};
 use dure_core::input::{Input, JobDraft, NodeDraft, TenantDraft};
 use dure_core::job::{Job, Outcome, Phase};
 use dure_core::rejected::Rejected;
 use dure_core::reply::Reply;
-use dure_core::units::{GpuTime, Gpus, Span, Time};
+use dure_core::units::{Span, Time};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::forward::{Forward, Story};
 use crate::learned::{Kind, Learned};
 use crate::report::{Spread, hours, spread};
+use look::{Looked, look};
 
-/// Instants of one run forward: bounds its time.
-const MAX_INSTANTS: u32 = 200_000;
-/// How far a forecast looks.
+/// The farthest that a forecast looks.
 pub const HORIZON: Span = Span::seconds(90 * 86_400);
+
+/// From where, how far, by which run times, and for how long a forecast may be computed.
+#[derive(Clone, Copy)]
+pub struct Ahead<'a> {
+    /// The moment of the state.
+    pub now: Time,
+    /// How far to look from there.
+    pub horizon: Span,
+    /// Run times of what has ended.
+    pub learned: &'a Learned,
+    /// Asked at every instant: false ends the look where it is.
+    pub go_on: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl<'a> Ahead<'a> {
+    /// As far as forecasts look, however long it takes.
+    pub fn whole(now: Time, learned: &'a Learned) -> Self {
+        Self { now, horizon: HORIZON, learned, go_on: &|| true }
+    }
+}
 
 /// What a job is told apart by when run times are learned.
 pub fn kind_of<'a>(cluster: &'a Cluster, job: &'a Job) -> Kind<'a> {
@@ -33,92 +54,19 @@ pub fn kind_of<'a>(cluster: &'a Cluster, job: &'a Job) -> Kind<'a> {
     Kind { tenant, user, name: &spec.name, gpus: job.gpus().rounded_up() }
 }
 
-/// Learns from what `event` says, which has just been applied: a run that ended by itself.
+/// What `event` says, which has just been applied, of a run that ended by itself: its kind, and how long it took.
+pub fn run_of<'a>(cluster: &'a Cluster, event: &Event) -> Option<(Kind<'a>, Span)> {
+    let Event::AttemptEnded { job, outcome: Outcome::Completed | Outcome::Failed, .. } = event else { return None };
+    let job = cluster.job(*job)?;
+    let attempt = job.attempt.as_deref()?;
+    Some((kind_of(cluster, job), attempt.ended_at?.since(attempt.started_at?)))
+}
+
+/// Learns from what `event` says, which has just been applied.
 pub fn learn(learned: &mut Learned, cluster: &Cluster, event: &Event) {
-    let Event::AttemptEnded { job, outcome: Outcome::Completed | Outcome::Failed, .. } = event else { return };
-    let Some(job) = cluster.job(*job) else { return };
-    let span = job.attempt.as_deref().and_then(|attempt| Some(attempt.ended_at?.since(attempt.started_at?)));
-    if let Some(span) = span {
-        learned.add(kind_of(cluster, job), span);
+    if let Some((kind, run)) = run_of(cluster, event) {
+        learned.add(kind, run);
     }
-}
-
-/// The first start of a job that waits.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Start {
-    /// When.
-    pub time: Time,
-    /// On which nodes, by rank.
-    pub nodes: Vec<NodeIndex>,
-}
-
-/// What happens to one mission on the way.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Course {
-    waits: Vec<Span>,
-    evictions: u64,
-    lost: GpuTime,
-}
-
-/// What is noted on the way.
-#[derive(Debug)]
-struct Look<'l> {
-    learned: Option<&'l Learned>,
-    /// Jobs that wait and have not started on the way.
-    left: usize,
-    starts: BTreeMap<JobId, Option<Start>>,
-    courses: BTreeMap<TenantIndex, Course>,
-}
-
-impl Story for Look<'_> {
-    fn run_time(&mut self, cluster: &Cluster, job: &Job, elapsed: Span) -> Span {
-        let learned = self.learned.and_then(|learned| learned.run_time(kind_of(cluster, job), elapsed));
-        learned.unwrap_or(job.spec.time_limit)
-    }
-
-    fn saw(&mut self, cluster: &Cluster, now: Time, event: &Event) {
-        match event {
-            Event::JobPlaced { job, members, .. } => {
-                let Some(entry) = cluster.job(*job) else { return };
-                // An index of an array starts for its array, which starts with its first.
-                let asked = entry.index_of.map_or(*job, |(array, _)| array);
-                let Some(slot @ None) = self.starts.get_mut(&asked) else { return };
-                *slot = Some(Start { time: now, nodes: members.iter().map(|placed| placed.node).collect() });
-                self.left -= 1;
-                if let Some(mission) = cluster.mission(entry.spec.tenant) {
-                    let waited = now.since(entry.submitted_at);
-                    self.courses.entry(mission).or_default().waits.push(waited);
-                }
-            }
-            Event::AttemptEnded { job, outcome: Outcome::Evicted, .. } => {
-                let Some(entry) = cluster.job(*job) else { return };
-                let Some(mission) = cluster.mission(entry.spec.tenant) else { return };
-                let ran = entry.attempt.as_deref().map_or(Span::ZERO, |attempt| now.since(attempt.placed_at));
-                let course = self.courses.entry(mission).or_default();
-                course.evictions += 1;
-                course.lost += entry.gpus().over(ran);
-            }
-            // Nothing else is asked for.
-            _ => {}
-        }
-    }
-}
-
-/// Runs `cluster` forward from `now` until all that waits has started, the horizon is reached or nothing happens any more.
-fn look<'l>(cluster: Cluster, now: Time, learned: Option<&'l Learned>, horizon: Span) -> (Look<'l>, Cluster) {
-    let waiting = cluster.jobs().iter().filter(|job| job.phase == Phase::Waiting && job.index_of.is_none());
-    let starts: BTreeMap<JobId, Option<Start>> = waiting.map(|job| (job.id, None)).collect();
-    let story = Look { learned, left: starts.len(), starts, courses: BTreeMap::new() };
-    let mut forward = Forward::new(cluster, now, story);
-    forward.cycle(now);
-    for _ in 0..MAX_INSTANTS {
-        let next = forward.next_time().filter(|next| *next <= now + horizon);
-        let Some(next) = next.filter(|_| forward.story().left > 0) else { break };
-        let next = next.max(now);
-        forward.pass(next);
-        forward.cycle(next);
-    }
-    forward.into_parts()
 }
 
 /// When a job starts.
@@ -130,46 +78,83 @@ pub struct Estimate {
     pub p90: Option<Time>,
 }
 
-/// When each waiting job starts. Two copies are run forward, which takes as long as so many placements.
-pub fn estimates(cluster: &Cluster, now: Time, learned: &Learned) -> BTreeMap<JobId, Estimate> {
-    let (half, _) = look(cluster.clone(), now, Some(learned), HORIZON);
-    let (most, _) = look(cluster.clone(), now, None, HORIZON);
-    let time = |start: Option<&Option<Start>>| start.and_then(Option::as_ref).map(|start| start.time);
-    let estimate = |(job, start): (&JobId, &Option<Start>)| {
-        let p50 = time(Some(start));
-        // A shorter run elsewhere can make a start later: then the later of the two is the safer promise.
-        (*job, Estimate { p50, p90: time(most.starts.get(job)).max(p50) })
-    };
-    half.starts.iter().map(estimate).collect()
+/// When the jobs start that wait.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Estimates {
+    /// By job; arrays stand for their first index.
+    pub of: BTreeMap<JobId, Estimate>,
+    /// It was told to stop before the horizon was reached: what has no time may still start within it.
+    pub is_cut: bool,
+}
+
+/// When each waiting job starts. Two copies are run forward, one after the other, which takes as long as so many placements.
+pub fn estimates(cluster: &Cluster, ahead: &Ahead<'_>) -> Estimates {
+    let half = look(cluster.clone(), ahead, true);
+    let most = look(cluster.clone(), ahead, false);
+    let estimate = |job: &JobId| (*job, both(*job, &half, &most));
+    Estimates { of: half.starts().map(estimate).collect(), is_cut: half.is_cut || most.is_cut }
+}
+
+/// A shorter run elsewhere can make a start later: then the later of the two is the safer promise.
+fn both(job: JobId, half: &Looked<'_>, most: &Looked<'_>) -> Estimate {
+    let time = |looked: &Looked<'_>| looked.start(job).map(|start| start.time);
+    let (p50, p90) = (time(half), time(most));
+    Estimate { p50, p90: p90.map(|p90| p90.max(p50.unwrap_or(p90))) }
 }
 
 /// Whether, when and where a job would start that is not submitted.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Trial {
     /// When.
     pub estimate: Estimate,
     /// The names of the nodes of the earlier of the two forecasts, by rank; empty where it does not start.
     pub nodes: Vec<Box<str>>,
+    /// Why it does not, at the end of what was looked at.
+    pub never: Option<Blocker>,
+}
+
+/// The trials of some jobs, by their places.
+#[derive(Debug)]
+pub struct Trials {
+    /// One for each job.
+    pub list: Vec<Trial>,
+    /// The state at the end of the earlier forecast: reasons name what is in it.
+    pub after: Cluster,
+    /// As in [`Estimates`].
+    pub is_cut: bool,
 }
 
 /// Submits `drafts` to a copy, and runs it forward: one answer for each.
 ///
 /// # Errors
 /// As a submit.
-pub fn trial(cluster: &Cluster, drafts: Vec<JobDraft>, now: Time, learned: &Learned) -> Result<Vec<Trial>, Rejected> {
+pub fn trial(cluster: &Cluster, drafts: Vec<JobDraft>, ahead: &Ahead<'_>) -> Result<Trials, Rejected> {
     let mut copy = cluster.clone();
-    let reply = dure_core::decide(&mut copy, Input::Submit(drafts), None, now, &mut Vec::new())?;
-    let Reply::Submitted { first, count } = reply else { return Ok(Vec::new()) };
-    let (half, after) = look(copy.clone(), now, Some(learned), HORIZON);
-    let (most, _) = look(copy, now, None, HORIZON);
-    let answer = |job: u64| {
-        let of = |look: &Look<'_>| look.starts.get(&JobId(job)).cloned().flatten();
-        let (half, most) = (of(&half), of(&most));
-        let p50 = half.as_ref().map(|start| start.time);
-        let nodes = half.iter().flat_map(|start| &start.nodes).map(|node| after.node(*node).name.clone()).collect();
-        Trial { estimate: Estimate { p50, p90: most.map(|start| start.time).max(p50) }, nodes }
+    let jobs = submit(&mut copy, drafts, ahead.now)?;
+    let (half, most) = together(|| look(copy.clone(), ahead, true), || look(copy.clone(), ahead, false));
+    Ok(trials(jobs, half, &most))
+}
+
+fn submit(cluster: &mut Cluster, drafts: Vec<JobDraft>, now: Time) -> Result<Vec<JobId>, Rejected> {
+    if drafts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Reply::Submitted { first, count } = decide(cluster, Input::Submit(drafts), now)? else { return Ok(Vec::new()) };
+    Ok((first.0..).take(count as usize).map(JobId).collect())
+}
+
+fn trials(jobs: Vec<JobId>, half: Looked<'_>, most: &Looked<'_>) -> Trials {
+    let answer = |job: JobId| {
+        let start = half.start(job).or(most.start(job));
+        let nodes = start.iter().flat_map(|start| &start.nodes);
+        Trial {
+            estimate: both(job, &half, most),
+            nodes: nodes.map(|node| half.cluster.node(*node).name.clone()).collect(),
+            never: half.cluster.first_blocker(job).filter(|_| start.is_none()),
+        }
     };
-    Ok((first.0..first.0 + u64::from(count)).map(answer).collect())
+    let list = jobs.into_iter().map(answer).collect();
+    Trials { list, is_cut: half.is_cut || most.is_cut, after: half.cluster }
 }
 
 /// What is changed in a forecast.
@@ -209,49 +194,67 @@ pub struct WhatIf {
     pub before: BTreeMap<String, Outlook>,
     /// With the change.
     pub after: BTreeMap<String, Outlook>,
-    /// SHA-256 over both: names this forecast in an audit.
+    /// It was told to stop before the horizon was reached: what starts later counts as not started.
+    pub is_cut: bool,
+    /// SHA-256 over all of this but itself: names this forecast in an audit.
     pub digest: String,
 }
 
-/// Runs `cluster` forward as it is and with `change`; the two at once, on two threads.
+impl WhatIf {
+    /// Both, under the digest of all of it.
+    pub fn new(before: BTreeMap<String, Outlook>, after: BTreeMap<String, Outlook>, is_cut: bool) -> Self {
+        let mut both = Self { before, after, is_cut, digest: String::new() };
+        let json = serde_json::to_vec(&both).expect("a forecast is plain data");
+        both.digest = hex::encode(Sha256::digest(json));
+        both
+    }
+}
+
+/// Runs `cluster` forward as it is and with `change`, at once. The trials are those of the change's jobs.
 ///
 /// # Errors
 /// A part of the change that the core refuses.
-pub fn what_if(
-    cluster: &Cluster,
-    change: Change,
-    now: Time,
-    learned: &Learned,
-    horizon: Span,
-) -> Result<WhatIf, Rejected> {
+pub fn what_if(cluster: &Cluster, change: Change, ahead: &Ahead<'_>) -> Result<(WhatIf, Trials), Rejected> {
     let mut changed = cluster.clone();
-    apply(&mut changed, change, now)?;
-    let run = |cluster: Cluster| {
-        let waiting = waiting(&cluster);
-        let (seen, cluster) = look(cluster, now, Some(learned), horizon);
-        outlooks(seen, &cluster, &waiting)
+    let jobs = apply(&mut changed, change, ahead.now)?;
+    let waits = (waiting(cluster), waiting(&changed));
+    let limits = (!jobs.is_empty()).then(|| changed.clone());
+    let ((before, after), most) = together(
+        || together(|| look(cluster.clone(), ahead, true), || look(changed, ahead, true)),
+        || limits.map(|changed| look(changed, ahead, false)),
+    );
+    let is_cut = before.is_cut || after.is_cut;
+    let (before, _) = outlooks(before, &waits.0);
+    let (gets, after) = outlooks(after, &waits.1);
+    let trials = match most {
+        Some(most) => trials(jobs, after, &most),
+        None => Trials { list: Vec::new(), is_cut, after: after.cluster },
     };
-    let (before, after) = std::thread::scope(|scope| {
-        let before = scope.spawn(|| run(cluster.clone()));
-        let after = run(changed);
-        (before.join().expect("a run forward does not panic"), after)
-    });
-    let mut both = WhatIf { before, after, digest: String::new() };
-    let json = serde_json::to_vec(&both).expect("a forecast is plain data");
-    both.digest = hex::encode(Sha256::digest(json));
-    Ok(both)
+    Ok((WhatIf::new(before, gets, is_cut), trials))
 }
 
-fn apply(cluster: &mut Cluster, change: Change, now: Time) -> Result<(), Rejected> {
-    let mut events = Vec::new();
+/// Two looks at once, on two threads.
+fn together<A: Send, B: Send>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B) -> (A, B) {
+    std::thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        (one.join().expect("a look does not panic"), other)
+    })
+}
+
+fn decide(cluster: &mut Cluster, input: Input, now: Time) -> Result<Reply, Rejected> {
+    dure_core::decide(cluster, input, None, now, &mut Vec::new())
+}
+
+/// The ids of the further jobs.
+fn apply(cluster: &mut Cluster, change: Change, now: Time) -> Result<Vec<JobId>, Rejected> {
     let tenants = change.tenants.into_iter().map(Input::SetTenant);
     let nodes_in = change.nodes_in.into_iter().map(Input::NodeHello);
     let nodes_out = change.nodes_out.into_iter().map(|node| Input::Drain { node, evict: true });
-    let jobs = (!change.jobs.is_empty()).then_some(Input::Submit(change.jobs));
-    for input in tenants.chain(nodes_in).chain(nodes_out).chain(jobs) {
-        dure_core::decide(cluster, input, None, now, &mut events)?;
+    for input in nodes_in.chain(nodes_out).chain(tenants) {
+        decide(cluster, input, now)?;
     }
-    Ok(())
+    submit(cluster, change.jobs, now)
 }
 
 /// Waiting jobs by mission.
@@ -265,14 +268,14 @@ fn waiting(cluster: &Cluster) -> BTreeMap<TenantIndex, u64> {
     count
 }
 
-fn outlooks(seen: Look<'_>, cluster: &Cluster, waiting: &BTreeMap<TenantIndex, u64>) -> BTreeMap<String, Outlook> {
-    let mut courses = seen.courses;
-    let missions = cluster.tenants().iter().filter(|tenant| tenant.depth == 1);
+/// What each mission gets, and the look without its courses.
+fn outlooks<'l>(mut seen: Looked<'l>, waiting: &BTreeMap<TenantIndex, u64>) -> (BTreeMap<String, Outlook>, Looked<'l>) {
+    let mut courses = seen.take_courses();
+    let missions = seen.cluster.missions();
     let outlook = |mission: &dure_core::tenant::Tenant| {
         let mut course = courses.remove(&mission.index).unwrap_or_default();
-        let quota: Gpus = mission.quota();
         let of = Outlook {
-            quota: quota.rounded_up(),
+            quota: mission.quota().rounded_up(),
             waiting: waiting.get(&mission.index).copied().unwrap_or(0),
             started: course.waits.len() as u64,
             wait_s: spread(&mut course.waits),
@@ -281,7 +284,8 @@ fn outlooks(seen: Look<'_>, cluster: &Cluster, waiting: &BTreeMap<TenantIndex, u
         };
         (mission.name.to_string(), of)
     };
-    missions.map(outlook).collect()
+    let of = missions.map(outlook).collect();
+    (of, seen)
 }
 
 #[cfg(test)]

@@ -27,6 +27,34 @@ pub struct Kind<'a> {
     pub gpus: u32,
 }
 
+/// A run that ended by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    tenant: Box<str>,
+    user: Box<str>,
+    name: Box<str>,
+    gpus: u32,
+    took: Span,
+}
+
+impl Run {
+    /// A run of this kind that took so long.
+    pub fn new(kind: Kind<'_>, took: Span) -> Self {
+        let Kind { tenant, user, name, gpus } = kind;
+        Self { tenant: tenant.into(), user: user.into(), name: name.into(), gpus, took }
+    }
+
+    /// What it is told apart by.
+    pub fn kind(&self) -> Kind<'_> {
+        Kind { tenant: &self.tenant, user: &self.user, name: &self.name, gpus: self.gpus }
+    }
+
+    /// How long it took.
+    pub fn took(&self) -> Span {
+        self.took
+    }
+}
+
 /// The last runs of one kind.
 #[derive(Clone, Debug, Default)]
 struct Runs {

@@ -4,15 +4,29 @@ use dure_core::Cluster;
 use dure_core::ids::Seq;
 use dure_core::units::Time;
 
-use super::{DurableBatch, FollowerConfig, FollowerError};
+use super::{DurableBatch, FollowerConfig, FollowerError, News};
 use crate::journal::Snapshot;
 use crate::record::encode_snapshot;
 use crate::recover::{Recovered, apply_all};
+
+/// A copy of the state.
+#[derive(Debug)]
+pub struct Copied {
+    /// The state.
+    pub cluster: Cluster,
+    /// Position of its last event.
+    pub head: Seq,
+    /// When that happened.
+    pub time: Time,
+    /// What has happened since the last copy with it; empty where it was not asked for.
+    pub news: News,
+}
 
 /// A state that follows the journal.
 #[derive(Debug)]
 pub struct Following {
     cluster: Cluster,
+    news: News,
     head: Seq,
     time: Time,
     /// Where the last snapshot stands, and since when the next one is waited for; an empty journal has no time.
@@ -25,7 +39,8 @@ impl Following {
     pub fn new(recovered: &Recovered, config: FollowerConfig) -> Self {
         let snapshot = recovered.from_snapshot.unwrap_or(Seq(0));
         let last = (snapshot, (recovered.head > Seq(0)).then_some(recovered.time));
-        Self { cluster: recovered.cluster.clone(), head: recovered.head, time: recovered.time, last, config }
+        let (cluster, news) = (recovered.cluster.clone(), News::default());
+        Self { cluster, news, head: recovered.head, time: recovered.time, last, config }
     }
 
     /// Position of the last event applied.
@@ -38,6 +53,12 @@ impl Following {
         &self.cluster
     }
 
+    /// A copy of the state.
+    pub fn copied(&mut self, with_news: bool) -> Copied {
+        let news = if with_news { std::mem::take(&mut self.news) } else { News::default() };
+        Copied { cluster: self.cluster.clone(), head: self.head, time: self.time, news }
+    }
+
     /// Applies the next turn; a snapshot when one is due.
     ///
     /// # Errors
@@ -45,6 +66,7 @@ impl Following {
     /// applied all the same.
     pub fn apply(&mut self, turn: &DurableBatch) -> Result<Option<Snapshot>, FollowerError> {
         apply_all(&mut self.cluster, turn.time, turn.first_seq, &turn.events)?;
+        turn.events.iter().for_each(|event| self.news.read(&self.cluster, turn.time, event));
         self.head = turn.last();
         self.time = turn.time;
         let (seq, time) = (self.last.0, *self.last.1.get_or_insert(turn.time));

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
 use dure_core::ids::Seq;
 
-use super::{DurableBatch, FollowerError, Following, Shared};
+use super::{Copied, DurableBatch, FollowerError, Following, Shared};
 use crate::journal::{JournalError, Snapshot};
 use crate::source::{Source, Turns};
 
@@ -18,6 +18,13 @@ pub(super) enum Command {
     Verify { seq: Seq, digest: u64, reply: SyncSender<Result<(), FollowerError>> },
     /// Make a snapshot now.
     Snapshot { reply: SyncSender<Result<Seq, FollowerError>> },
+    /// Give a copy of the state.
+    Copy {
+        /// With what has happened since the last copy with it.
+        with_news: bool,
+        /// Where it goes.
+        reply: SyncSender<Copied>,
+    },
     /// Stop.
     Stop,
 }
@@ -68,6 +75,10 @@ impl Pump {
                     self.catch_up()?;
                     let made = self.following.snapshot().and_then(|snapshot| self.hand_over(snapshot));
                     drop(reply.send(made.map(|()| self.following.head())));
+                }
+                Command::Copy { with_news, reply } => {
+                    self.catch_up()?;
+                    drop(reply.send(self.following.copied(with_news)));
                 }
                 Command::Stop => return self.catch_up(),
             }

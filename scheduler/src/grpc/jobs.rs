@@ -41,6 +41,7 @@ impl Jobs for Services {
         let (found, position) = self.handle.read(move |cluster, _| look(cluster)).await?;
         let (mut job, payload) = found?;
         job.position = Some(convert::position(position));
+        self.forecasts.estimates(std::iter::once(&mut job));
         if with_payload {
             job.payload = Some(self.payload(payload).await?);
         }
@@ -89,6 +90,7 @@ impl Jobs for Services {
         let (found, position) = self.handle.read(move |cluster, _| look(cluster)).await?;
         let mut explanation = found?;
         explanation.position = Some(convert::position(position));
+        explanation.estimate = self.forecasts.estimate(job_id).filter(|_| explanation.position_in_tenant > 0);
         Ok(Response::new(explanation))
     }
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dure_proto::v1::agents_server::{Agents, AgentsServer};
+use dure_proto::v1::forecasts_server::ForecastsServer;
 use dure_proto::v1::jobs_server::JobsServer;
 use dure_proto::v1::nodes_server::NodesServer;
 use dure_proto::v1::schedulers_server::SchedulersServer;
@@ -23,6 +24,7 @@ use super::seat::Seat;
 use super::watch::{Past, Watchers};
 use crate::auth::Guard;
 use crate::clock::Clock;
+use crate::forecast::Forecasts;
 use crate::handle::Handle;
 use crate::journal::{BlobId, JournalError, Reader};
 
@@ -56,6 +58,8 @@ pub struct Services {
     pub blobs: Arc<dyn Blobs>,
     /// Output of jobs.
     pub logs: Arc<dyn LogSource>,
+    /// What would be.
+    pub forecasts: Arc<Forecasts>,
     /// Who leads.
     pub seat: Seat,
 }
@@ -105,6 +109,7 @@ pub async fn serve(
     let schedulers = SchedulersServer::new(services.seat.clone());
     let jobs = JobsServer::new(services.clone());
     let tenants = TenantsServer::new(services.clone());
+    let forecasts = ForecastsServer::new(services.clone());
     let nodes = NodesServer::new(services);
     let agents = AgentsServer::new(agents);
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -120,6 +125,7 @@ pub async fn serve(
         .add_service(tenants.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(nodes.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(agents.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
+        .add_service(forecasts.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(schedulers)
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(broken)?)

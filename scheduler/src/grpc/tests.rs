@@ -1,5 +1,6 @@
 //! The services against a small owner of a cluster that answers at once, as if everything were durable.
 
+mod forecasts;
 mod jobs;
 mod logs;
 mod others;
@@ -26,6 +27,8 @@ use super::watch::{Past, Recorded, Watchers};
 use crate::agents::logs::LogError;
 use crate::auth::{Caller, Credential, Identity, NodeName, Role};
 use crate::clock::Clock;
+use crate::follower::{Copied, FollowerError, News};
+use crate::forecast::{Forecasts, Told};
 use crate::grpc::seat::Seat;
 use crate::handle::{Call, Handle, Mutation, Position};
 use crate::journal::{BlobId, JournalError};
@@ -121,6 +124,18 @@ impl Owner {
     }
 }
 
+/// Forecasts on the owner's own state.
+fn forecasts(handle: Handle, clock: Clock) -> Arc<Forecasts> {
+    let runtime = tokio::runtime::Handle::current();
+    let copies = move |_| {
+        let copied = runtime.block_on(handle.read(|cluster, _| cluster.clone()));
+        let (cluster, position) = copied.map_err(|_| FollowerError::Stopped)?;
+        Ok(Copied { cluster, head: position.seq, time: Time(1_000_000), news: News::default() })
+    };
+    let told = Told::in_memory().expect("there is memory");
+    Arc::new(Forecasts::new(Box::new(copies), Box::new(|| Err(JournalError::Closed)), told, clock, Epoch(3)))
+}
+
 /// A cluster behind its services.
 struct World {
     services: Services,
@@ -141,6 +156,7 @@ impl World {
         };
         tokio::spawn(owner.run(calls));
         let clock = Clock::start(Time(0));
+        let forecasts = forecasts(handle.clone(), clock);
         let services = Services {
             handle,
             clock,
@@ -148,6 +164,7 @@ impl World {
             past: store.clone(),
             blobs: store,
             logs: logs.clone(),
+            forecasts,
             seat: Seat::Alone { epoch: 1 },
         };
         let world = Self { services, logs };

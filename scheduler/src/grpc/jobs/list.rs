@@ -48,6 +48,7 @@ pub(super) async fn list(
         match next {
             Some(next) if jobs.len() < page.size && scans < MAX_SCANS => from = next,
             next => {
+                services.forecasts.estimates(jobs.iter_mut());
                 let next_page_token = page.token(next.map(|next| next.0));
                 return Ok(v1::ListJobsResponse { jobs, next_page_token, position: Some(convert::position(position)) });
             }
