@@ -1,16 +1,18 @@
 //! Reclaim on random clusters: after whatever happened it comes to rest, has then served everybody whom evictions can
-//! serve, and every step on the way raised what is held inside quotas. The invariants are checked at every step.
+//! serve, and every step on the way raised what is held inside all quotas above it, branches of missions included. The invariants are checked at every step.
+
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
 use crate::event::Event;
 use crate::fixture::Fixture;
-use crate::ids::JobId;
+use crate::ids::{JobId, PoolIndex};
 use crate::job::{Job, Phase, StopReason};
 use crate::node::SetAside;
 use crate::place::Scratch;
 use crate::policy::Policy;
-use crate::tenant::RunningKey;
+use crate::tenant::{RunningKey, Tenant};
 use crate::units::{Gpus, Span};
 
 const TENANTS: [&str; 5] = ["a/x", "a/y", "b", "c", "d"];
@@ -54,8 +56,9 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut fixture =
-            Fixture::new(Policy { plan_interval: Span::ZERO, reserve_interval: Span::ZERO, ..Policy::standard() });
+        // What does not pay rests: here everything is taken back that may be.
+        let policy = Policy { plan_interval: Span::ZERO, reserve_interval: Span::ZERO, ..Policy::standard() };
+        let mut fixture = Fixture::new(Policy { reclaim_patience: Span::ZERO, ..policy });
         fixture.line("node n0 n1 gpus=4 leaf=l0");
         fixture.line("node n2 n3 gpus=4 leaf=l1");
         fixture
@@ -115,34 +118,44 @@ impl World {
         }
     }
 
-    /// GPUs held inside quotas: by what must not be evicted, then by class, highest first. None while evictions are under
-    /// way.
+    /// GPUs held inside every quota above them: by what must not be evicted, then by class, highest first. None while
+    /// evictions are under way.
+    ///
+    /// Whoever takes from others comes inside all quotas above it, and whoever is taken from lay above one of them: that of
+    /// its mission, or of its branch of one. So every plan raises this list in the order of words, between missions and between
+    /// branches of one alike; what a branch takes back may lower what its mission holds, but never this.
     fn inside(&self) -> Option<Vec<Gpus>> {
         let cluster = &self.fixture.cluster;
         let stopping = self.in_phase(|phase| matches!(phase, Phase::Stopping(_)));
         if cluster.promises().next().is_some() || !stopping.is_empty() {
             return None;
         }
+        let above: BTreeSet<JobId> = cluster.tenants().iter().flat_map(|tenant| self.above_quota_of(tenant)).collect();
         let mut sums = vec![Gpus::ZERO; 5];
-        for job in cluster.jobs().iter() {
-            let Some(attempt) = job.live_attempt().filter(|attempt| !attempt.borrowed) else { continue };
+        for job in cluster.jobs().iter().filter(|job| !above.contains(&job.id)) {
+            let Some(attempt) = job.live_attempt() else { continue };
             let class = if job.spec.preemptible { 4 - usize::from(job.spec.priority.0) } else { 0 };
             sums[class] += attempt.gpus();
         }
         Some(sums)
     }
 
-    /// Whether, from that place in the history on, a job was evicted for one of its own mission and another tenant.
-    fn has_evicted_within_mission(&self, from: usize) -> bool {
+    /// Attempts below a tenant that do not fit into its quota, counted one by one in the order of `RunningKey`; a mission
+    /// without a quota has none.
+    fn above_quota_of(&self, tenant: &Tenant) -> Vec<JobId> {
         let cluster = &self.fixture.cluster;
-        let tenant = |job: JobId| cluster.job(job).map(|job| job.spec.tenant);
-        self.fixture.history[from..].iter().any(|(_, event)| match event {
-            Event::AttemptStopping { job, beneficiary: Some(of), .. } => {
-                let (Some(one), Some(other)) = (tenant(*job), tenant(*of)) else { return false };
-                one != other && cluster.mission(one) == cluster.mission(other)
-            }
-            _ => false,
-        })
+        let quota = tenant.quota_in(PoolIndex(0)).quota;
+        let Some(mut left) = quota.or((tenant.depth == 1).then_some(Gpus::ZERO)) else { return Vec::new() };
+        let Some(mission) = cluster.mission(tenant.index) else { return Vec::new() };
+        let mut above = Vec::new();
+        for key in &cluster.tenant(mission).attempts {
+            let Some(job) = cluster.job(key.job).filter(|job| cluster.is_within(job.spec.tenant, tenant.index)) else {
+                continue;
+            };
+            let gpus = job.live_attempt().map(|attempt| attempt.gpus()).unwrap_or_default();
+            if gpus <= left { left -= gpus } else { above.push(job.id) }
+        }
+        above
     }
 
     fn evictions(&self) -> usize {
@@ -157,11 +170,6 @@ impl World {
             let before = self.fixture.history.len();
             self.settle();
             self.fixture.line("cycle");
-            // Within a mission a branch takes back what another holds above its own quota, whatever the classes: what is
-            // inside the mission's quota is the same before and after, but not class by class.
-            if self.has_evicted_within_mission(before) {
-                inside = None;
-            }
             if let Some(now) = self.inside() {
                 assert!(inside <= Some(now.clone()), "what is inside quotas fell from {inside:?} to {now:?}");
                 inside = Some(now);
