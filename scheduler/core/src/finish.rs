@@ -127,7 +127,7 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
     // What others took from it is no try of its own.
     let tries = job.attempts - job.displaced;
     let more = tries < policy.max_attempts;
-    let suspect = job.attempt.as_deref().and_then(|attempt| attempt.suspect).filter(|node| {
+    let suspect = job.attempt.as_deref().and_then(|attempt| suspect(attempt, outcome)).filter(|node| {
         // Where no other nodes could hold it, the suspect one is better than none.
         let avoid: Vec<NodeIndex> = job.avoid.iter().copied().chain([*node]).collect();
         fits::without(cluster, &job.spec.request, &avoid)
@@ -143,9 +143,8 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
             again(false, back_off(job.failures + 1), None, true)
         }
         Outcome::LaunchFailed if more => again(false, back_off(tries), suspect, false),
-        Outcome::NodeLost | Outcome::GpuFault | Outcome::Drained | Outcome::Evicted if more => {
-            again(true, None, None, false)
-        }
+        Outcome::GpuFault if more => again(true, None, suspect, false),
+        Outcome::NodeLost | Outcome::Drained | Outcome::Evicted if more => again(true, None, None, false),
         Outcome::Completed
         | Outcome::Failed
         | Outcome::Cancelled
@@ -158,6 +157,12 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
         | Outcome::DependencyFailed => return end_job(cluster, id, outcome, now, out),
     };
     emit(cluster, now, event, out);
+}
+
+/// The node to keep away from after the attempt: where its launch went wrong, or under whose GPU it broke.
+fn suspect(attempt: &Attempt, outcome: Outcome) -> Option<NodeIndex> {
+    let faulty = attempt.broken_by.filter(|_| outcome == Outcome::GpuFault);
+    attempt.suspect.or_else(|| Some(attempt.members.get(faulty?.at())?.placed.node))
 }
 
 /// A job is over: those that waited for it go on, or can never run and end as well, in the order of their dependencies.

@@ -46,6 +46,36 @@ fn a_budget_counts_what_is_committed_and_the_rest_scavenges() {
 }
 
 #[test]
+fn a_fixed_job_over_budget_speaks_for_itself_alone() {
+    check(
+        "
+        node   n0 gpus=8
+        tenant a quota=8 budget=4/24h
+        queued a/long 1x4 limit=2h fixed | a/short 1x4 limit=1h fixed
+        cycle                  # alike but for the limit: 8 GPU-hours do not fit, 4 do
+        explain long
+        prepared short
+        started short
+        tick   15m
+        exit   short 0
+        queued a/next 1x2 limit=1h fixed
+        cycle                  # 3 are left: next takes 2 of them
+        ",
+        expect![[r#"
+            place a/short -> n0[0-3]
+            blocked long: OverBudget { a, left: 0, want: 28800 GPU-seconds, until +86400s }
+            explain long:
+              OverBudget { a, left: 0, want: 28800 GPU-seconds, until +86400s }
+              rank a 1/1 (4 of 8), normal, user 1/1 (4000), age 0s
+              starts now with preemptible
+            over a/short: Completed
+            end a/short: Completed
+            place a/next -> n0[0-1]
+            blocked long: OverBudget { a, left: 3600, want: 28800 GPU-seconds, until +85500s }"#]],
+    );
+}
+
+#[test]
 fn who_is_inside_its_budget_takes_from_scavengers() {
     check(
         "

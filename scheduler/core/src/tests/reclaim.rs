@@ -675,10 +675,10 @@ fn a_gpu_at_fault_is_not_the_jobs_failure() {
             place a/q -> n0[4-7]
             fenced n0[3]
             over a/p: GpuFault
-            again a/p at the front
+            again a/p at the front away from n0
             over a/q: Failed
             end a/q: Failed
             budget a: 100 GPU-hours until +82800s: spent 4, committed 0, left 96, refunded 4, carried 0, unspent 0
-            place a/p -> n0[0-2,4] (attempt 2)"#]],
+            place a/p -> n1[0-3] (attempt 2)"#]],
     );
 }
