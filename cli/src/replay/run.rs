@@ -36,10 +36,23 @@ pub(super) fn play(args: &ReplayArgs, input: &Input) -> Result<Played, Failure> 
         PolicyChoice::FifoBackfill => Some(baseline::Rule::FifoBackfill),
     };
     let (replayed, fared) = match rule {
-        Some(rule) => (baseline::run(&input.nodes, &input.jobs, rule, args.partitioned).map_err(failed)?, None),
+        Some(rule) => (compare(args, input, rule).map_err(failed)?, None),
         None => drive(args, input).map_err(failed)?,
     };
     Ok(Played { replayed, fared, seconds: started.elapsed().as_secs_f64() })
+}
+
+fn compare(args: &ReplayArgs, input: &Input, rule: baseline::Rule) -> Result<Replayed, DriveError> {
+    let (mut progress, mut instants) = (Progress::new(), 0u64);
+    let shown = |done| {
+        instants += 1;
+        if instants.is_multiple_of(SHOW_EVERY) {
+            show(&mut progress, done, input.jobs.len());
+        }
+    };
+    let replayed = baseline::run(&input.nodes, &input.jobs, rule, args.partitioned, shown);
+    progress.done();
+    replayed
 }
 
 fn drive(args: &ReplayArgs, input: &Input) -> Result<(Replayed, Option<Fared>), DriveError> {

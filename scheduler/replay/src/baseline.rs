@@ -3,7 +3,8 @@
 //! They place on the core's own index (the same best fit, the same gangs), and differ in the order alone. Comes in: nodes and
 //! jobs as for the driver. Goes out: the same rows.
 //!
-//! - FIFO: the oldest job starts, or all wait for it.
+//! - FIFO: the oldest job starts, or all wait for it. Of those that came at the same moment the shortest goes first, as in the
+//!   published figures: a trace knows whole seconds alone, and which of two goes first moves the waits behind them by percents.
 //! - SJF: the shortest job starts (by what it will run, which nobody knows in real life), or all wait for it.
 //! - FIFO with backfill (EASY: Lifka, JSSPP 1995): the oldest job has a reservation at the earliest time that the limits of
 //!   what runs allow; a later one starts if it ends before, by its limit, or does not touch what is reserved.
@@ -41,13 +42,26 @@ pub enum Rule {
     FifoBackfill,
 }
 
+impl Rule {
+    fn turn(self, job: &TraceJob, place: usize) -> Turn {
+        let came = match self {
+            Rule::Fifo | Rule::FifoBackfill => job.submit,
+            Rule::Sjf => Time(0),
+        };
+        (came, job.duration, place)
+    }
+}
+
+/// When it is a job's turn: by the moment at which it came, where the rule asks for that, then the shortest, then its place.
+type Turn = (Time, Span, usize);
+
 /// A part of the nodes with a queue of its own.
 #[derive(Debug, Default)]
 struct Partition {
     /// Its pools: model, GPUs of the largest node.
     pools: Vec<(String, u32, PoolIndex)>,
-    /// Waiting jobs, the next first: by what the rule sorts them, then as they came.
-    queue: BTreeSet<(Span, usize)>,
+    /// Waiting jobs, the next first.
+    queue: BTreeSet<Turn>,
     /// Running jobs by the ends that their limits allow.
     limits: BTreeSet<(Time, usize)>,
 }
@@ -68,10 +82,17 @@ struct Baseline<'t> {
 }
 
 /// Runs `jobs`, in the order of their times, under `rule`; `partitioned`: each tenant on the nodes whose pool has its name.
+/// `shown` is told at every instant how many jobs have ended.
 ///
 /// # Errors
 /// What of the trace cannot be replayed.
-pub fn run(nodes: &[TraceNode], jobs: &[TraceJob], rule: Rule, partitioned: bool) -> Result<Replayed, DriveError> {
+pub fn run(
+    nodes: &[TraceNode],
+    jobs: &[TraceJob],
+    rule: Rule,
+    partitioned: bool,
+    shown: impl FnMut(usize),
+) -> Result<Replayed, DriveError> {
     let (partitions, names, index) = install(nodes, partitioned)?;
     let mut refused = Vec::new();
     let mut asks = Vec::with_capacity(jobs.len());
@@ -98,7 +119,7 @@ pub fn run(nodes: &[TraceNode], jobs: &[TraceJob], rule: Rule, partitioned: bool
         rows: Vec::with_capacity(jobs.len() * 2),
         turns: 0,
     };
-    baseline.run()?;
+    baseline.run(shown)?;
     let durations = jobs.iter().map(|job| job.duration).collect();
     let Baseline { rows, turns, .. } = baseline;
     Ok(Replayed { rows, durations, refused, usage: Vec::new(), turns, state_digest: 0 })
@@ -186,8 +207,8 @@ fn ask(partition: &Partition, job: &TraceJob) -> Result<Option<Request>, DriveEr
 }
 
 impl Baseline<'_> {
-    fn run(&mut self) -> Result<(), DriveError> {
-        let mut next = 0;
+    fn run(&mut self, mut shown: impl FnMut(usize)) -> Result<(), DriveError> {
+        let (mut next, mut ended) = (0, 0);
         let mut touched: BTreeSet<usize> = BTreeSet::new();
         loop {
             let due = self.jobs.get(next).map(|job| job.submit);
@@ -199,13 +220,13 @@ impl Baseline<'_> {
             {
                 self.ends.pop();
                 touched.insert(self.end(job, now));
+                ended += 1;
             }
             while let Some(job) = self.jobs.get(next)
                 && job.submit <= now
             {
                 if let Some((partition, _)) = &self.asks[next] {
-                    let sorted_by = if self.rule == Rule::Sjf { job.duration } else { Span::ZERO };
-                    self.partitions[*partition].queue.insert((sorted_by, next));
+                    self.partitions[*partition].queue.insert(self.rule.turn(job, next));
                     touched.insert(*partition);
                 }
                 next += 1;
@@ -213,10 +234,11 @@ impl Baseline<'_> {
             for partition in std::mem::take(&mut touched) {
                 self.start_what_fits(partition, now);
             }
+            shown(ended);
         }
         match self.partitions.iter().find_map(|partition| partition.queue.first()) {
             None => Ok(()),
-            Some((_, first)) => Err(DriveError::Stuck {
+            Some((.., first)) => Err(DriveError::Stuck {
                 jobs: self.partitions.iter().map(|partition| partition.queue.len()).sum(),
                 first: self.jobs[*first].id.clone(),
                 why: "it fits into its partition at no time".into(),
@@ -226,9 +248,10 @@ impl Baseline<'_> {
 
     /// The head of the queue as long as it fits; then, if the rule is so, what does not delay it.
     fn start_what_fits(&mut self, partition: usize, now: Time) {
-        while let Some((key, job)) = self.partitions[partition].queue.first().copied() {
+        while let Some(turn) = self.partitions[partition].queue.first().copied() {
+            let (.., job) = turn;
             let Some(members) = self.find(job) else { break };
-            self.partitions[partition].queue.remove(&(key, job));
+            self.partitions[partition].queue.remove(&turn);
             self.start(job, members, now);
         }
         if self.rule == Rule::FifoBackfill && self.partitions[partition].queue.len() > 1 {
@@ -271,10 +294,10 @@ impl Baseline<'_> {
 
     /// Starts later jobs that do not delay the head.
     fn backfill(&mut self, partition: usize, now: Time) {
-        let Some((_, head)) = self.partitions[partition].queue.first().copied() else { return };
+        let Some((.., head)) = self.partitions[partition].queue.first().copied() else { return };
         let Some((at, reserved)) = self.reserve(partition, head) else { return };
         let later: Vec<usize> =
-            self.partitions[partition].queue.iter().skip(1).take(MAX_BACKFILL).map(|(_, job)| *job).collect();
+            self.partitions[partition].queue.iter().skip(1).take(MAX_BACKFILL).map(|(.., job)| *job).collect();
         let mut refused: BTreeSet<Request> = BTreeSet::new();
         for job in later {
             if refused.contains(self.request(job)) {
@@ -292,7 +315,7 @@ impl Baseline<'_> {
                     continue;
                 }
             }
-            self.partitions[partition].queue.remove(&(Span::ZERO, job));
+            self.partitions[partition].queue.remove(&self.rule.turn(&self.jobs[job], job));
             self.start(job, members, now);
         }
     }
@@ -346,7 +369,7 @@ mod tests {
     /// When each job starts, in seconds.
     fn starts(rule: Rule, partitioned: bool, jobs: &[TraceJob]) -> Vec<u64> {
         let nodes = [node("n0", "x"), node("n1", "y")];
-        let replayed = run(&nodes, jobs, rule, partitioned).expect("it can be replayed");
+        let replayed = run(&nodes, jobs, rule, partitioned, |_| ()).expect("it can be replayed");
         let mut starts = vec![0; jobs.len()];
         for row in replayed.rows.iter().filter(|row| matches!(row.moment, Moment::Start(_))) {
             starts[row.job] = row.time.0 / 1000;
@@ -375,7 +398,7 @@ mod tests {
         assert_eq!(starts(Rule::Fifo, false, &all), [0, 1, 10, 10]);
         // A tenant without a partition is refused, not forgotten.
         let stranger = jobs(&[("z", 0, 1, 1, 1)]);
-        let replayed = run(&[node("n0", "x")], &stranger, Rule::Fifo, true).expect("it can be replayed");
+        let replayed = run(&[node("n0", "x")], &stranger, Rule::Fifo, true, |_| ()).expect("it can be replayed");
         assert_eq!((replayed.refused.len(), replayed.rows.len()), (1, 0));
     }
 }
