@@ -124,6 +124,8 @@ enum Rule {
     Borrowing,
     /// What is lent comes back only when it ends
     Reclaim,
+    /// What is set aside for a blocked job is used by nobody until it starts
+    Backfill,
     /// What was tried in vain is tried again each time
     Classes,
     /// The core does not know where nodes stand
