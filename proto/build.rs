@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "dure/v1/nodes.proto",
         "dure/v1/agents.proto",
         "dure/v1/schedulers.proto",
+        "dure/v1/history.proto",
         "dure/v1/forecasts.proto",
         "dure/journal/v1/journal.proto",
         "dure/journal/v1/replicated.proto",

@@ -12,6 +12,7 @@ use crate::{
     exec::{ExecArgs, ShellArgs},
     explain::ExplainArgs,
     generate::GenerateArgs,
+    history::{AuditArgs, HistoryCommand},
     jobs::{ActionArgs, JobArgs, QueueArgs},
     logs::LogsArgs,
     nodes::{NodeCommand, NodesArgs},
@@ -94,6 +95,15 @@ pub(crate) enum Command {
     /// GPU-time by tenant or user
     Usage(Shown<UsageArgs>),
     Estimates(Shown<EstimatesArgs>),
+    /// Who changed what, and what was refused to whom
+    Audit(Shown<AuditArgs>),
+    /// What has been: finished jobs, attempts, evictions, changes of quotas
+    History {
+        #[command(flatten)]
+        view: FamilyView,
+        #[command(subcommand)]
+        command: HistoryCommand,
+    },
     /// Start nothing new in a tenant, or anywhere
     Pause(Shown<PauseArgs>),
     /// Go on after a pause
@@ -151,6 +161,8 @@ impl Cli {
             Command::Node { view, .. } | Command::Quota { view, .. } | Command::Bench { view, .. } => (*view).into(),
             Command::Usage(with) => with.view,
             Command::Estimates(with) => with.view,
+            Command::Audit(with) => with.view,
+            Command::History { view, .. } => (*view).into(),
             Command::Pause(with) | Command::Resume(with) => with.view,
             Command::Replay(with) => with.view,
             Command::WhatIf(with) => with.view,
@@ -225,6 +237,10 @@ mod tests {
             "dure what-if --quota fusion=640 --add-nodes 8:n0 --job fusion:16x8:4h",
             "dure what-if --data-dir /d --last 30d --quota fusion=640",
             "dure submit --test-only -A fusion --gpus 8 -- train",
+            "dure usage fusion --since 30d --by-day --by-user --output csv",
+            "dure audit --user ana --since 2026-11-01 --refused --limit 20",
+            "dure history attempts --job 12_7",
+            "dure history rebuild --data-dir /var/lib/dure",
             "dure pause",
             "dure resume fusion",
             "dure completions zsh",

@@ -7,8 +7,8 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use clap::Args;
 use dure_proto::v1::{
-    forecasts_client::ForecastsClient, jobs_client::JobsClient, nodes_client::NodesClient,
-    schedulers_client::SchedulersClient, tenants_client::TenantsClient,
+    forecasts_client::ForecastsClient, history_client::HistoryClient, jobs_client::JobsClient,
+    nodes_client::NodesClient, schedulers_client::SchedulersClient, tenants_client::TenantsClient,
 };
 use serde::Deserialize;
 use tonic::{
@@ -122,6 +122,12 @@ impl Context {
     pub(crate) async fn forecasts(&self) -> Result<ForecastsClient<Authed>, Failure> {
         let (channel, bearer) = self.connect().await?;
         Ok(ForecastsClient::with_interceptor(channel, bearer))
+    }
+
+    /// A client of History.
+    pub(crate) async fn history(&self) -> Result<HistoryClient<Authed>, Failure> {
+        let (channel, bearer) = self.connect().await?;
+        Ok(HistoryClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_ANSWER))
     }
 
     /// A client of Schedulers.

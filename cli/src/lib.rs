@@ -18,6 +18,7 @@ mod exec;
 mod explain;
 mod failure;
 mod generate;
+mod history;
 mod jobid;
 mod jobs;
 mod logs;
@@ -97,6 +98,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Restore(args) => offline::restore(args),
         Command::Store(command) => offline::store(command),
         Command::Export(command) => offline::export(command),
+        Command::History { view: _, command: history::HistoryCommand::Rebuild { data_dir, forget_older } } => {
+            history::rebuild(&data_dir, forget_older)
+        }
         Command::Token(command) => token::run(command, Out::new(format)),
         command => {
             let context = Context::find(&cli.flags)?;
@@ -131,6 +135,8 @@ async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Fail
         Command::Usage(with) => tenants::usage(with.args, context, out).await,
         Command::Estimates(with) => estimates::run(with.args, context, out).await,
         Command::WhatIf(with) => what_if::live(with.args, context, out).await,
+        Command::Audit(with) => history::audit(with.args, context, out).await,
+        Command::History { view: _, command } => history::run(command, context, out).await,
         Command::Scheduler(args) => match args.command {
             Some(command) => schedulers::run(command, context, out).await,
             None => Err(Failure::Usage("dure scheduler: name its configuration: --config FILE".to_owned())),

@@ -37,7 +37,7 @@ pub(crate) struct LogsArgs {
 pub(crate) async fn run(args: LogsArgs, context: &Context, out: Out) -> Result<(), Failure> {
     let mut client = context.jobs().await?;
     let job_id = jobid::resolve(context, &mut client, args.id).await?;
-    let request = LogsRequest {
+    let mut request = LogsRequest {
         job_id,
         member: args.member,
         attempt: args.attempt,
@@ -46,13 +46,27 @@ pub(crate) async fn run(args: LogsArgs, context: &Context, out: Out) -> Result<(
         offset: 0,
         tail_bytes: args.tail,
     };
-    let mut stream = client.logs(request).await.map_err(|status| context.refused(status))?.into_inner();
-    while let Some(chunk) = stream.message().await.map_err(|status| context.refused(status))? {
-        if out.is_json() {
-            out.answer("LogChunk", &chunk, String::new)?;
-        } else {
+    loop {
+        let mut stream = client.logs(request).await.map_err(|status| context.refused(status))?.into_inner();
+        let from = request.offset;
+        loop {
+            let chunk = match stream.message().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Ok(()),
+                // Cut off for being slow, or with the agent's session: on from where it was, if it came anywhere.
+                Err(status) if status.code() == tonic::Code::Aborted && request.offset > from => break,
+                Err(status) => return Err(context.refused(status)),
+            };
+            request.offset = chunk.offset + chunk.data.len() as u64;
+            request.tail_bytes = 0;
+            if out.is_json() {
+                out.answer("LogChunk", &chunk, String::new)?;
+                continue;
+            }
+            if chunk.left_out > 0 {
+                eprintln!("dure: {} bytes left out: the output comes faster than it is read", chunk.left_out);
+            }
             out.bytes(&chunk.data)?;
         }
     }
-    Ok(())
 }

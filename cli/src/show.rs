@@ -19,6 +19,8 @@ pub(crate) enum Format {
     Table,
     /// For programs: the API's messages as JSON.
     Json,
+    /// For spreadsheets: the table with commas.
+    Csv,
 }
 
 /// The choice of the format, for every command that shows something.
@@ -92,7 +94,7 @@ impl Out {
 
     /// An empty table with this head.
     pub(crate) fn table(self, head: &[&str]) -> Rows {
-        Rows::new(head, self.colour)
+        Rows::new(head, self.colour, self.format == Format::Csv)
     }
 
     /// For tests: a table as in a file.
@@ -112,11 +114,22 @@ pub(crate) struct Rows {
     table: Table,
     right: Vec<bool>,
     colour: bool,
+    /// The lines so far, where a table with commas is wanted.
+    csv: Option<String>,
+}
+
+/// A line of a CSV file, as RFC 4180 has it.
+fn csv_line(cells: impl IntoIterator<Item = String>) -> String {
+    let mut line = csv::Writer::from_writer(Vec::new());
+    let written = line.write_record(cells.into_iter().map(String::into_bytes));
+    written.expect("a vector takes whatever comes, and one line has one length");
+    let bytes = line.into_inner().expect("a vector takes whatever comes");
+    String::from_utf8(bytes).expect("it was made of text")
 }
 
 impl Rows {
     /// A head that ends in `>` belongs to a column of numbers: it is aligned to the right.
-    fn new(head: &[&str], colour: bool) -> Self {
+    fn new(head: &[&str], colour: bool, csv: bool) -> Self {
         let mut table = Table::new();
         table.load_style(NOTHING);
         table.set_content_arrangement(ContentArrangement::Disabled);
@@ -126,7 +139,8 @@ impl Rows {
             table.force_no_tty();
         }
         let right: Vec<bool> = head.iter().map(|name| name.ends_with('>')).collect();
-        let mut rows = Self { table, right, colour };
+        let csv = csv.then(|| csv_line(head.iter().map(|name| name.trim_end_matches('>').replace(' ', "_"))));
+        let mut rows = Self { table, right, colour, csv };
         let names = head.iter().map(|name| Cell::new(name.trim_end_matches('>').to_uppercase())).collect();
         let names = rows.aligned(names);
         rows.table.set_header(names);
@@ -145,6 +159,10 @@ impl Rows {
 
     /// Adds a row; words that name a state have their colour.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        if let Some(csv) = &mut self.csv {
+            csv.push_str(&csv_line(cells));
+            return;
+        }
         let cells = cells.into_iter().map(|text| match tone(&text) {
             Some(tone) if self.colour => Cell::new(&text).fg(tone),
             _ => Cell::new(&text),
@@ -155,6 +173,9 @@ impl Rows {
 
     /// The text, without spaces at the ends of lines.
     pub(crate) fn text(&self) -> String {
+        if let Some(csv) = &self.csv {
+            return csv.clone();
+        }
         self.table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
     }
 }
@@ -203,6 +224,13 @@ mod tests {
             1234  평가      1
         "#]]
         .assert_eq(&rows.text());
+    }
+
+    #[test]
+    fn a_table_with_commas_is_quoted_where_it_must_be() {
+        let mut rows = Out { format: Format::Csv, colour: false }.table(&["id>", "what is it"]);
+        rows.row(["7", "a, \"b\""].map(str::to_owned));
+        assert_eq!(rows.text(), "id,what_is_it\n7,\"a, \"\"b\"\"\"\n");
     }
 
     #[test]

@@ -6,7 +6,15 @@ use dure_proto::v1::{
     UsageRequest,
 };
 
-use crate::{context::Context, failure::Failure, show::Out, span, span::UserSpan, submit};
+use crate::{
+    context::Context,
+    failure::Failure,
+    history::{self, PastUsageArgs},
+    show::Out,
+    span,
+    span::UserSpan,
+    submit,
+};
 
 mod ledgers;
 
@@ -93,6 +101,8 @@ pub(crate) struct UsageArgs {
     /// One row per user
     #[arg(long)]
     by_user: bool,
+    #[command(flatten)]
+    past: PastUsageArgs,
 }
 
 /// Which tenant.
@@ -251,6 +261,9 @@ fn state(paused: bool, overhang: u32) -> String {
 
 /// `dure usage`.
 pub(crate) async fn usage(args: UsageArgs, context: &Context, out: Out) -> Result<(), Failure> {
+    if args.past.is_asked() {
+        return history::usage(args.tenant, args.by_user, args.past, context, out).await;
+    }
     let mut client = context.tenants().await?;
     let request = UsageRequest { tenant: args.tenant, by_user: args.by_user };
     let usage = client.usage(request).await.map_err(|status| context.refused(status))?.into_inner();

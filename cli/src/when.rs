@@ -67,6 +67,12 @@ pub(crate) fn shown(ms: u64) -> String {
         .map_or_else(|| ms.to_string(), |at| at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
+/// The day that begins then, in UTC.
+pub(crate) fn shown_utc_day(ms: u64) -> String {
+    let instant = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    instant.map_or_else(|| ms.to_string(), |at| at.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d").to_string())
+}
+
 /// How long ago something was, for tables; a dash for "not yet".
 pub(crate) fn age(ms: u64, now_ms: u64) -> String {
     if ms == 0 { "-".to_owned() } else { span::human(now_ms.saturating_sub(ms)) }

@@ -5,6 +5,7 @@
 
 mod check;
 mod etcd;
+mod keep;
 mod ledgers;
 mod policy;
 mod span;
@@ -21,6 +22,7 @@ use dure_core::{Cluster, Policy};
 use serde::Deserialize;
 
 pub use etcd::EtcdSettings;
+pub use keep::{HistoryConfig, JournalConfig, LimitsConfig};
 use ledgers::{BudgetConfig, CapsConfig};
 use policy::PolicyConfig;
 
@@ -71,6 +73,15 @@ pub struct Config {
     /// How often start estimates are renewed.
     #[serde(default)]
     pub estimates: EstimatesConfig,
+    /// How long the history is kept.
+    #[serde(default)]
+    pub history: HistoryConfig,
+    /// How much of the journal is kept behind its snapshots.
+    #[serde(default)]
+    pub journal: JournalConfig,
+    /// How much one caller may ask.
+    #[serde(default)]
+    pub limits: LimitsConfig,
     /// What is asked about lost nodes; without it an operator's word or a new boot is waited for.
     #[serde(default)]
     pub fence: Option<FenceConfig>,

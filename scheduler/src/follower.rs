@@ -23,8 +23,8 @@ pub use crate::source::DurableBatch;
 use crate::source::{Source, SourceError};
 pub use following::{Copied, Following};
 pub use news::News;
-pub use thread::Sink;
 use thread::{Command, Pump};
+pub use thread::{Keeping, Sink};
 
 /// When to make a snapshot, and how much may wait.
 #[derive(Clone, Copy, Debug)]
@@ -168,13 +168,27 @@ impl Follower {
         source: Box<dyn Source + Send>,
         sink: Sink,
     ) -> Result<Self, FollowerError> {
+        Self::start_keeping(recovered, config, source, sink, None)
+    }
+
+    /// As `start`; a history is filled as well, from where it ends.
+    ///
+    /// # Errors
+    /// [`FollowerError::Thread`].
+    pub fn start_keeping(
+        recovered: &Recovered,
+        config: FollowerConfig,
+        source: Box<dyn Source + Send>,
+        sink: Sink,
+        keeping: Option<Keeping>,
+    ) -> Result<Self, FollowerError> {
         let (queue, commands) = sync_channel(config.queue);
         let shared = Arc::new(Shared::default());
         let snapshot = recovered.from_snapshot.unwrap_or(Seq(0));
         shared.durable.store(recovered.head.0, Ordering::SeqCst);
         shared.applied.store(recovered.head.0, Ordering::SeqCst);
         shared.snapshot.store(snapshot.0, Ordering::SeqCst);
-        let pump = Pump { following: Following::new(recovered, config), source, sink, shared: shared.clone() };
+        let pump = Pump { following: Following::new(recovered, config), source, sink, shared: shared.clone(), keeping };
         let thread = std::thread::Builder::new()
             .name("follower".to_owned())
             .spawn(move || pump.run(&commands))

@@ -17,6 +17,7 @@ pub mod follower;
 pub mod forecast;
 pub mod grpc;
 pub mod handle;
+pub mod history;
 pub mod journal;
 pub mod lead;
 pub mod leadership;

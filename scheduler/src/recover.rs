@@ -105,7 +105,15 @@ impl Recovered {
     /// # Errors
     /// [`RecoverError::Contradiction`]; then the state is of no use any more.
     pub fn take(&mut self, turn: &DurableBatch) -> Result<(), RecoverError> {
-        apply_all(&mut self.cluster, turn.time, turn.first_seq, &turn.events)?;
+        self.take_seen(turn, &mut |_, _, _| ())
+    }
+
+    /// As `take`, shown to `see`.
+    ///
+    /// # Errors
+    /// As `take`.
+    pub(crate) fn take_seen(&mut self, turn: &DurableBatch, see: See<'_>) -> Result<(), RecoverError> {
+        apply_seen(&mut self.cluster, turn.time, turn.first_seq, &turn.events, see)?;
         self.events_replayed += turn.events.len() as u64;
         self.head = turn.last();
         self.time = turn.time;
@@ -160,12 +168,30 @@ fn restore(snapshot: &Snapshot, policy: Policy) -> Result<(Cluster, Time), Unusa
 /// # Errors
 /// [`RecoverError::Contradiction`]; then the state is of no use any more.
 pub(crate) fn apply_all(cluster: &mut Cluster, time: Time, first: u64, events: &[Event]) -> Result<(), RecoverError> {
+    apply_seen(cluster, time, first, events, &mut |_, _, _| ())
+}
+
+/// Shown each event with its position and the state right after it.
+pub(crate) type See<'a> = &'a mut dyn FnMut(&Cluster, u64, &Event);
+
+/// As `apply_all`, shown to `see`.
+///
+/// # Errors
+/// As `apply_all`.
+pub(crate) fn apply_seen(
+    cluster: &mut Cluster,
+    time: Time,
+    first: u64,
+    events: &[Event],
+    see: See<'_>,
+) -> Result<(), RecoverError> {
     let mut done = 0;
     // `apply` asserts instead of failing, because on the events that it decided itself it cannot fail. Those of a disk
     // deserve an answer with a position; the half-changed state is dropped by the callers.
     let applied = catch_unwind(AssertUnwindSafe(|| {
         for event in events {
             cluster.apply(time, event);
+            see(cluster, first + done as u64, event);
             done += 1;
         }
     }));

@@ -7,7 +7,7 @@ use dure_core::event::Event;
 use dure_core::ids::Seq;
 use dure_core::units::Time;
 
-use crate::journal::{Batch, Engine, FoundSnapshot, JournalError, JournalReader, ReadLimit, Reader};
+use crate::journal::{Batch, Engine, FoundSnapshot, JournalError, JournalReader, ReadLimit, Reader, Snapshot};
 use crate::record::{self, CallRecord, RecordError};
 
 /// One durable turn.
@@ -49,6 +49,22 @@ pub trait Source {
     /// # Errors
     /// As [`Engine::newest_snapshot`].
     fn sound_snapshot(&self) -> Result<FoundSnapshot, JournalError>;
+
+    /// The newest snapshot whose checksum holds, among those at `seq` or before it.
+    ///
+    /// # Errors
+    /// As [`Engine::newest_snapshot`].
+    fn snapshot_up_to(&self, seq: Seq) -> Result<Option<Snapshot>, JournalError> {
+        Ok(self.sound_snapshot()?.snapshot.filter(|found| found.seq <= seq.0))
+    }
+
+    /// The state before the first batch that is kept; none where that is the first batch of all.
+    ///
+    /// # Errors
+    /// As [`Reader::beginning`].
+    fn beginning(&self) -> Result<Option<Snapshot>, JournalError> {
+        Ok(None)
+    }
 }
 
 impl<E: Engine + ?Sized> Source for E {
@@ -77,6 +93,14 @@ impl Source for JournalReader {
     fn sound_snapshot(&self) -> Result<FoundSnapshot, JournalError> {
         self.newest_snapshot()
     }
+
+    fn snapshot_up_to(&self, seq: Seq) -> Result<Option<Snapshot>, JournalError> {
+        Ok(Reader::snapshot_up_to(self, seq.0)?.snapshot)
+    }
+
+    fn beginning(&self) -> Result<Option<Snapshot>, JournalError> {
+        Reader::beginning(self)
+    }
 }
 
 impl Source for Box<dyn Reader> {
@@ -90,6 +114,14 @@ impl Source for Box<dyn Reader> {
 
     fn sound_snapshot(&self) -> Result<FoundSnapshot, JournalError> {
         self.newest_snapshot()
+    }
+
+    fn snapshot_up_to(&self, seq: Seq) -> Result<Option<Snapshot>, JournalError> {
+        Ok(Reader::snapshot_up_to(self.as_ref(), seq.0)?.snapshot)
+    }
+
+    fn beginning(&self) -> Result<Option<Snapshot>, JournalError> {
+        Reader::beginning(self.as_ref())
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::ahead::{estimator, forecasts};
 pub use self::error::StartError;
-pub(crate) use self::opened::Opened;
+pub(crate) use self::opened::{Opened, keeping};
 use self::opened::{journal_dir, open};
 pub(crate) use self::served::Served;
 use self::served::{listen, server_tls};
@@ -35,6 +35,7 @@ use crate::grpc::seat::Seat;
 use crate::grpc::server::{self, Services};
 use crate::grpc::watch::Watchers;
 use crate::handle::{CallError, Handle};
+use crate::history::Refusals;
 use crate::journal::JournalWriter;
 use crate::lead::Leader;
 use crate::metrics::{self, Metrics};
@@ -139,7 +140,8 @@ pub async fn start_with(config: Config, tokens: Tokens) -> Result<Running, Start
     let ground = Ground::prepare(config, tokens, Arc::new(Metrics::new())).await?;
     let opening = {
         let config = ground.config.clone();
-        tokio::task::spawn_blocking(move || open(&config))
+        let refusals = ground.refusals.clone();
+        tokio::task::spawn_blocking(move || open(&config, refusals))
     };
     let opened = opening.await.map_err(|err| StartError::Stopped(err.to_string()))??;
     let mut running = ground.lead(opened, |epoch| Seat::Alone { epoch }).await?;
@@ -155,6 +157,8 @@ pub(crate) struct Ground {
     authority: Arc<Authority>,
     metrics: Arc<Metrics>,
     topology: BTreeMap<String, Location>,
+    /// What the guard refuses, until the history takes it.
+    pub(crate) refusals: Refusals,
 }
 
 /// Until the word to stop.
@@ -169,7 +173,7 @@ impl Ground {
         let listener = listener.into_std().map_err(|error| StartError::Listen { field, address, error })?;
         let topology = config.locations()?;
         let authority = Arc::new(Authority::open(&config.data_dir.join("ca"))?);
-        Ok(Self { config, listener, tokens, authority, metrics, topology })
+        Ok(Self { config, listener, tokens, authority, metrics, topology, refusals: Refusals::default() })
     }
 
     /// The listener once more: calls that come between two servers wait in its queue.
@@ -183,7 +187,9 @@ impl Ground {
     }
 
     fn guard(&self) -> Guard {
-        Guard::new(Authenticator::new(self.tokens.clone(), self.config.auth_policy()), self.metrics.clone())
+        let authenticator = Authenticator::new(self.tokens.clone(), self.config.auth_policy());
+        let guard = Guard::new(authenticator, self.metrics.clone());
+        guard.counting(self.refusals.clone()).limiting(self.config.rate())
     }
 
     /// Serves the metrics, if they are wanted, until the word to stop. Answers where.
@@ -256,7 +262,9 @@ impl Ground {
         let forecasts = forecasts(&self.config, follower.feed(), past_reader, clock, epoch);
         let estimator = estimator(&self.config, &forecasts)?;
         let (logs, seat) = (Arc::new(desk.clone()), seat(epoch.0));
-        let services = Services { handle: handle.clone(), clock, watchers, past, blobs, logs, forecasts, seat };
+        let history = self.config.data_dir.clone();
+        let services =
+            Services { handle: handle.clone(), clock, watchers, past, history, blobs, logs, forecasts, seat };
         let joiner = Arc::new(Joiner::new(self.authority.clone(), self.tokens.clone()));
         let agents = AgentService { messages, desk, joiner, next_session: Arc::new(AtomicU64::new(0)) };
         if let Some(fence) = self.config.fence.clone() {

@@ -5,6 +5,7 @@ mod beside;
 mod crash;
 mod faults;
 mod gang;
+mod history;
 mod input;
 mod nodes;
 mod several;

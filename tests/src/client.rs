@@ -1,5 +1,6 @@
 //! gRPC clients with a token in every call.
 
+use dure_proto::v1::history_client::HistoryClient;
 use dure_proto::v1::jobs_client::JobsClient;
 use dure_proto::v1::nodes_client::NodesClient;
 use dure_proto::v1::tenants_client::TenantsClient;
@@ -60,6 +61,11 @@ impl Caller {
     /// Jobs.
     pub fn jobs(&self) -> JobsClient<Authed> {
         JobsClient::with_interceptor(self.channel.clone(), self.bearer.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// History.
+    pub fn history(&self) -> HistoryClient<Authed> {
+        HistoryClient::with_interceptor(self.channel.clone(), self.bearer.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     /// Nodes.

@@ -317,7 +317,8 @@ fn configuration(dir: &Path, at: usize, address: SocketAddr, etcd: Option<&Local
     format!(
         "listen = \"{address}\"\ndata_dir = \"{dir}/s{at}\"\ntokens = \"{dir}/tokens.toml\"\n{members}\
          [[pool]]\nname = \"pool\"\nmodel = \"{MODEL}\"\ngpus_per_node = {gpus}\n\
-         [[tenant]]\nname = \"{mission}\"\nquota = {quota}\n",
+         [[tenant]]\nname = \"{mission}\"\nquota = {quota}\n\
+         [limits]\ncalls_per_second = 0\n",
         gpus = load::GPUS,
         mission = load::MISSION,
         quota = nodes * load::GPUS,

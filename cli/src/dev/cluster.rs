@@ -127,6 +127,8 @@ impl Cluster {
         }
         let dir = scheduler_dir(&spec.data_dir);
         let mut config = Config::parse(Path::new("the configuration of dure dev"), &spec.config).map_err(failed)?;
+        // One user is all the load of a demo, a replay, a bench.
+        config.limits.calls_per_second = 0;
         config.listen = spec.listen;
         config.data_dir = dir;
         config.tokens = None;

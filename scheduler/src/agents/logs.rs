@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dure_proto::v1;
 use dure_proto::v1::scheduler_message::Kind;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Outgoing, say};
 
-/// Chunks that wait for a reader; a slower one is cut off.
+/// Chunks that wait for a reader. One that follows and is slower misses some; one that reads a whole log is cut off, and
+/// goes on from where it was.
 const MAX_WAITING_CHUNKS: usize = 64;
 /// Reads that run at once, over all nodes.
 const MAX_READS: usize = 1024;
@@ -31,9 +33,17 @@ pub enum LogError {
 #[derive(Default)]
 pub(super) struct Desk {
     pub(super) agents: BTreeMap<String, (u64, Outgoing)>,
-    reads: BTreeMap<u64, mpsc::Sender<v1::LogData>>,
+    reads: BTreeMap<u64, Reader>,
     /// Programs beside members: the node, and the way to who listens.
     pub(super) execs: BTreeMap<u64, (String, mpsc::Sender<v1::ExecOutput>)>,
+}
+
+/// Who reads.
+struct Reader {
+    chunks: mpsc::Sender<v1::LogData>,
+    /// Room for the word that the log is over, however slow the reader.
+    last_word: Option<mpsc::OwnedPermit<v1::LogData>>,
+    follows: bool,
 }
 
 /// The desk. Cheap to clone.
@@ -76,12 +86,24 @@ impl LogDesk {
         }
     }
 
-    /// An agent has read something. A reader that is too slow, or gone, is forgotten.
+    /// An agent has read something. A reader that is gone, or that reads a whole log and is too slow, is forgotten.
     pub(super) fn arrived(&self, data: v1::LogData) {
-        let (read_id, end) = (data.read_id, data.end);
+        let (read_id, end) = (data.read_id, data.end || !data.error.is_empty());
         let mut desk = self.lock();
-        let fell_behind = desk.reads.get(&read_id).is_some_and(|reader| reader.try_send(data).is_err());
-        if fell_behind || end {
+        let Some(reader) = desk.reads.get_mut(&read_id) else { return };
+        let is_over = match reader.chunks.try_send(data) {
+            Ok(()) => end,
+            Err(TrySendError::Full(missed)) if reader.follows => {
+                if end && let Some(room) = reader.last_word.take() {
+                    // Its place says how much was missed.
+                    let offset = missed.offset + missed.data.len() as u64;
+                    drop(room.send(v1::LogData { offset, data: Vec::new(), ..missed }));
+                }
+                end
+            }
+            Err(TrySendError::Full(_) | TrySendError::Closed(_)) => true,
+        };
+        if is_over {
             desk.reads.remove(&read_id);
         }
     }
@@ -93,7 +115,8 @@ impl LogDesk {
     pub fn open(&self, node: &str, mut read: v1::LogRead) -> Result<LogReading, LogError> {
         let read_id = self.next_id();
         read.read_id = read_id;
-        let (sender, chunks) = mpsc::channel(MAX_WAITING_CHUNKS);
+        let (sender, chunks) = mpsc::channel(MAX_WAITING_CHUNKS + 1);
+        let (last_word, follows) = (sender.clone().try_reserve_owned().ok(), read.follow);
         let mut desk = self.lock();
         if desk.reads.len() >= MAX_READS {
             return Err(LogError::TooMany);
@@ -101,7 +124,7 @@ impl LogDesk {
         let not_connected = || LogError::NotConnected(node.to_owned());
         let (_, outgoing) = desk.agents.get(node).ok_or_else(not_connected)?;
         outgoing.tell(say(Kind::LogRead(read))).map_err(|_| not_connected())?;
-        desk.reads.insert(read_id, sender);
+        desk.reads.insert(read_id, Reader { chunks: sender, last_word, follows });
         drop(desk);
         Ok(LogReading { chunks, read_id, node: node.to_owned(), desk: self.clone() })
     }
@@ -116,5 +139,43 @@ impl Drop for LogReading {
             // A full or closed session is about to be renewed; the agent forgets its reads with it.
             drop(outgoing.tell(say(Kind::LogStop(v1::LogStop { read_id: self.read_id }))));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(offset: u64, end: bool) -> v1::LogData {
+        v1::LogData { read_id: 1, offset, data: vec![b'x'; 10], end, error: String::new() }
+    }
+
+    fn reading(desk: &LogDesk, follow: bool) -> (LogReading, Outgoing) {
+        let (outgoing, _orders) = Outgoing::new();
+        desk.opened("n0", 1, outgoing.clone());
+        (desk.open("n0", v1::LogRead { follow, ..Default::default() }).expect("it begins"), outgoing)
+    }
+
+    #[test]
+    fn a_slow_follower_misses_the_middle_and_hears_of_the_end() {
+        let desk = LogDesk::default();
+        let (mut reading, _outgoing) = reading(&desk, true);
+        let chunks = 3 * MAX_WAITING_CHUNKS as u64;
+        (0..chunks).for_each(|at| desk.arrived(data(at * 10, at == chunks - 1)));
+        let got: Vec<v1::LogData> = std::iter::from_fn(|| reading.chunks.try_recv().ok()).collect();
+        assert_eq!(got.len(), MAX_WAITING_CHUNKS + 1, "never more than there is room for");
+        let last = got.last().expect("the last word");
+        assert!(last.end && last.offset == chunks * 10 && last.data.is_empty(), "{last:?}");
+        assert!(desk.lock().reads.is_empty());
+    }
+
+    #[test]
+    fn a_slow_reader_of_a_whole_log_is_cut_off_and_misses_nothing() {
+        let desk = LogDesk::default();
+        let (mut reading, _outgoing) = reading(&desk, false);
+        (0..3 * MAX_WAITING_CHUNKS as u64).for_each(|at| desk.arrived(data(at * 10, false)));
+        let got: Vec<u64> = std::iter::from_fn(|| reading.chunks.try_recv().ok()).map(|chunk| chunk.offset).collect();
+        assert!(got.iter().enumerate().all(|(at, offset)| *offset == at as u64 * 10), "without a gap: {got:?}");
+        assert!(desk.lock().reads.is_empty(), "and it is over: it goes on from where it was");
     }
 }

@@ -4,20 +4,26 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use dure_core::units::Time;
 use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap};
 use tonic::Status;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer, Service};
 
+use super::bucket::{Buckets, Rate};
 use super::ca;
 use super::caller::Caller;
 use super::identity::{Credential, Identity, NodeName, Role, Target};
 use super::table::{Access, Scope, access, grant};
 use super::token::Tokens;
+use crate::clock::Clock;
+use crate::history::Refusals;
 use crate::metrics::Metrics;
 
 /// Who a call without token and certificate is.
@@ -102,6 +108,16 @@ impl Authenticator {
     }
 }
 
+/// `RESOURCE_EXHAUSTED` with the time after which to come back.
+fn too_fast(after_ms: u64) -> Status {
+    let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(after_ms)));
+    let message = format!(
+        "this caller asks more often than it may (limits.calls_per_second); come back in {after_ms} ms, and submit many jobs in \
+         one call"
+    );
+    Status::with_error_details(tonic::Code::ResourceExhausted, message, details)
+}
+
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
@@ -122,12 +138,50 @@ fn local_operator(user: &str) -> Identity {
 pub struct Guard {
     authenticator: Arc<Authenticator>,
     metrics: Arc<Metrics>,
+    clock: Clock,
+    refusals: Refusals,
+    buckets: Option<Arc<Mutex<Buckets>>>,
 }
 
 impl Guard {
     /// Guards with `authenticator` and counts every call in `metrics`.
     pub fn new(authenticator: Authenticator, metrics: Arc<Metrics>) -> Self {
-        Self { authenticator: Arc::new(authenticator), metrics }
+        let (clock, refusals) = (Clock::start(Time(0)), Refusals::default());
+        Self { authenticator: Arc::new(authenticator), metrics, clock, refusals, buckets: None }
+    }
+
+    /// Counts what is refused in `refusals` as well.
+    pub fn counting(self, refusals: Refusals) -> Self {
+        Self { refusals, ..self }
+    }
+
+    /// Turns away who asks more than `rate`.
+    pub fn limiting(self, rate: Option<Rate>) -> Self {
+        Self { buckets: rate.map(|rate| Arc::new(Mutex::new(Buckets::new(rate)))), ..self }
+    }
+
+    /// Who calls, if the call may reach a service; the caller is known either way.
+    fn admit<B>(&self, path: &str, request: &http::Request<B>) -> (Caller, Result<Option<Identity>, Status>) {
+        let admitted = self.authenticator.admit(path, request.headers(), request.extensions());
+        let identity = admitted.as_ref().ok().and_then(Option::as_ref);
+        let caller = Caller::arriving(identity, path, request.extensions());
+        let is_public = admitted.as_ref().is_ok_and(Option::is_none);
+        let admitted = match self.buckets.as_deref().filter(|_| !is_public) {
+            Some(buckets) => {
+                let taken = buckets.lock().unwrap_or_else(PoisonError::into_inner).take(&caller, self.clock.now().0);
+                taken.map_err(too_fast).and(admitted)
+            }
+            None => admitted,
+        };
+        (caller, admitted)
+    }
+
+    /// Counts how a call was answered.
+    fn answered(&self, label: &str, caller: &Caller, status: Option<&Status>) {
+        self.metrics.called(label, status.map_or(tonic::Code::Ok, Status::code));
+        if let Some(status) = status {
+            self.refusals.count(caller, status.code(), status.message(), self.clock.now().0);
+        }
     }
 }
 
@@ -162,11 +216,11 @@ where
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
         let path = request.uri().path().to_owned();
-        let metrics = self.guard.metrics.clone();
-        match self.guard.authenticator.admit(&path, request.headers(), request.extensions()) {
+        let guard = self.guard.clone();
+        let (caller, admitted) = guard.admit(&path, &request);
+        match admitted {
             Ok(identity) => {
-                let caller = Caller::arriving(identity.as_ref(), &path, request.extensions());
-                request.extensions_mut().insert(caller);
+                request.extensions_mut().insert(caller.clone());
                 if let Some(identity) = identity {
                     request.extensions_mut().insert(identity);
                 }
@@ -174,16 +228,14 @@ where
                 Box::pin(async move {
                     let answer = answer.await?;
                     // What fails at once says so in its headers; what fails in mid-stream has begun well.
-                    let code =
-                        Status::from_header_map(answer.headers()).map_or(tonic::Code::Ok, |status| status.code());
-                    metrics.called(&path, code);
+                    guard.answered(&path, &caller, Status::from_header_map(answer.headers()).as_ref());
                     Ok(answer)
                 })
             }
             Err(status) => {
                 // The path of a method that does not exist is the caller's invention and no label.
                 let label = if access(&path).is_some() { path.as_str() } else { "unknown" };
-                metrics.called(label, status.code());
+                guard.answered(label, &caller, Some(&status));
                 Box::pin(async move { Ok(status.into_http()) })
             }
         }

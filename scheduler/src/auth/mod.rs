@@ -4,6 +4,7 @@
 //! `layer` puts the identity beside every call before a service sees it. An identity never comes from the content of a
 //! request, and what no rule allows is denied.
 
+pub mod bucket;
 pub mod ca;
 pub mod caller;
 pub mod identity;

@@ -37,11 +37,15 @@ pub enum Verb {
     HandOver,
     /// See what a change would do, and how start estimates fare.
     Forecast,
+    /// See who changed what, and what was refused to whom.
+    ReadAudit,
+    /// Take the whole history.
+    CopyHistory,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Verb; 16] = [
+    pub const ALL: [Verb; 18] = [
         Verb::Submit,
         Verb::ReadJobs,
         Verb::ReadPayload,
@@ -58,6 +62,8 @@ impl Verb {
         Verb::SeeLeader,
         Verb::HandOver,
         Verb::Forecast,
+        Verb::ReadAudit,
+        Verb::CopyHistory,
     ];
 
     /// In a sentence: "may not ... tenant".
@@ -79,6 +85,8 @@ impl Verb {
             Verb::SeeLeader => "see the leader of",
             Verb::HandOver => "hand over the leadership of",
             Verb::Forecast => "see forecasts of",
+            Verb::ReadAudit => "see the audit of",
+            Verb::CopyHistory => "copy the history of",
         }
     }
 }
@@ -122,6 +130,8 @@ pub fn grant(role: Role, verb: Verb) -> Scope {
         Verb::SeeLeader   => [Any,             Any,        Any,     Any,     Any],
         Verb::HandOver    => [Nothing,         Nothing,    Any,     Nothing, Nothing],
         Verb::Forecast    => [OwnMission,      OwnMission, Any,     Any,     Nothing],
+        Verb::ReadAudit   => [OwnMission,      Nothing,    Any,     Any,     Nothing],
+        Verb::CopyHistory => [Nothing,         Nothing,    Any,     Any,     Nothing],
     };
     match role {
         Role::Pd => row[0],
@@ -165,6 +175,10 @@ pub fn access(path: &str) -> Option<Access> {
         "/dure.v1.Agents/Session" => Needs(Verb::Session),
         "/dure.v1.Schedulers/Leader" => Needs(Verb::SeeLeader),
         "/dure.v1.Schedulers/HandOver" => Needs(Verb::HandOver),
+        "/dure.v1.History/Usage" | "/dure.v1.History/Quotas" => Needs(Verb::ReadTenants),
+        "/dure.v1.History/Jobs" | "/dure.v1.History/Attempts" | "/dure.v1.History/Evictions" => Needs(Verb::ReadJobs),
+        "/dure.v1.History/Audit" => Needs(Verb::ReadAudit),
+        "/dure.v1.History/Copy" => Needs(Verb::CopyHistory),
         "/dure.v1.Forecasts/WhatIf" | "/dure.v1.Forecasts/Calibration" => Needs(Verb::Forecast),
         "/dure.v1.Forecasts/TestSubmit" => Needs(Verb::Submit),
         "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch" | "/grpc.health.v1.Health/List" => Public,

@@ -22,6 +22,7 @@ impl Config {
         self.policy.check()?;
         self.check_etcd()?;
         self.check_fence()?;
+        self.check_kept()?;
         if self.snapshot.every_events == 0 || self.snapshot.every == Span::ZERO {
             return Err(bad("snapshot.every_events", self.snapshot.every_events, "use at least 1, and a time above 0"));
         }

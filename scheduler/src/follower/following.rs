@@ -1,13 +1,15 @@
 //! The second core: turns in, snapshots out when they are due. Synchronous; the follower's thread pumps it.
 
 use dure_core::Cluster;
+use dure_core::event::Event;
 use dure_core::ids::Seq;
 use dure_core::units::Time;
 
 use super::{DurableBatch, FollowerConfig, FollowerError, News};
+use crate::history::{Historian, HistoryError};
 use crate::journal::Snapshot;
 use crate::record::encode_snapshot;
-use crate::recover::{Recovered, apply_all};
+use crate::recover::{Recovered, apply_seen};
 
 /// A copy of the state.
 #[derive(Debug)]
@@ -32,6 +34,7 @@ pub struct Following {
     /// Where the last snapshot stands, and since when the next one is waited for; an empty journal has no time.
     last: (Seq, Option<Time>),
     config: FollowerConfig,
+    historian: Option<Historian>,
 }
 
 impl Following {
@@ -40,7 +43,26 @@ impl Following {
         let snapshot = recovered.from_snapshot.unwrap_or(Seq(0));
         let last = (snapshot, (recovered.head > Seq(0)).then_some(recovered.time));
         let (cluster, news) = (recovered.cluster.clone(), News::default());
-        Self { cluster, news, head: recovered.head, time: recovered.time, last, config }
+        Self { cluster, news, head: recovered.head, time: recovered.time, last, config, historian: None }
+    }
+
+    /// Keeps the history as well. It must stand where this state does, or beyond.
+    pub fn keeps(&mut self, historian: Historian) {
+        self.historian = Some(historian);
+    }
+
+    /// Writes down what the history holds so far; one that cannot be written is given up until the next start.
+    pub fn write_history(&mut self) {
+        self.with_history(Historian::write);
+    }
+
+    fn with_history(&mut self, work: impl FnOnce(&mut Historian) -> Result<(), HistoryError>) {
+        if let Some(historian) = &mut self.historian
+            && let Err(err) = work(historian)
+        {
+            tracing::error!(error = %err, "the history stands still until the next start");
+            self.historian = None;
+        }
     }
 
     /// Position of the last event applied.
@@ -65,7 +87,14 @@ impl Following {
     /// `Recover` when the turn does not fit the state; `TooLarge` when a snapshot was due and cannot be made, the turn is
     /// applied all the same.
     pub fn apply(&mut self, turn: &DurableBatch) -> Result<Option<Snapshot>, FollowerError> {
-        apply_all(&mut self.cluster, turn.time, turn.first_seq, &turn.events)?;
+        let historian = &mut self.historian;
+        let see = &mut |cluster: &Cluster, seq: u64, event: &Event| {
+            if let Some(historian) = historian {
+                historian.see(cluster, seq, turn.time, event);
+            }
+        };
+        apply_seen(&mut self.cluster, turn.time, turn.first_seq, &turn.events, see)?;
+        self.with_history(|historian| historian.turn(turn));
         turn.events.iter().for_each(|event| self.news.read(&self.cluster, turn.time, event));
         self.head = turn.last();
         self.time = turn.time;
@@ -86,6 +115,8 @@ impl Following {
         }
         // Also when it turns out too large: the next try comes when the next one is due, not with every turn.
         self.last = (seq, Some(time));
+        // The journal may forget what lies before a snapshot: the history has it by then, on disk.
+        self.with_history(Historian::sync);
         let bytes = encode_snapshot(&self.cluster, seq, time)?;
         Ok(Some(Snapshot { seq: seq.0, created_ms: time.0, bytes }))
     }

@@ -2,13 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::time::Duration;
 
+use dure_core::Policy;
 use dure_core::ids::Seq;
 
 use super::{Copied, DurableBatch, FollowerError, Following, Shared};
+use crate::history::{self, Historian};
 use crate::journal::{JournalError, Snapshot};
 use crate::source::{Source, Turns};
+
+/// When nothing comes for so long, what the history holds back is written.
+const WRITE_HISTORY_EVERY: Duration = Duration::from_millis(500);
 
 /// What the thread is told.
 pub(super) enum Command {
@@ -38,11 +44,39 @@ pub(super) struct Pump {
     pub(super) source: Box<dyn Source + Send>,
     pub(super) sink: Sink,
     pub(super) shared: Arc<Shared>,
+    pub(super) keeping: Option<Keeping>,
+}
+
+/// A history to be filled.
+#[derive(Debug)]
+pub struct Keeping {
+    /// Fills it.
+    pub historian: Historian,
+    /// The policy under which the journal is folded.
+    pub policy: Policy,
+}
+
+impl Keeping {
+    /// Brings the history to where a core stands, or beyond. One that does not get there is given up, not waited for.
+    pub(crate) fn begin<S: Source + ?Sized>(self, source: &S) -> Option<Historian> {
+        let Self { mut historian, policy } = self;
+        match history::catch_up(&mut historian, source, policy) {
+            Ok(()) => Some(historian),
+            Err(err) => {
+                tracing::error!(error = %err, "no history is kept until the next start");
+                None
+            }
+        }
+    }
 }
 
 impl Pump {
     pub(super) fn run(mut self, commands: &Receiver<Command>) -> Result<(), FollowerError> {
+        if let Some(historian) = self.keeping.take().and_then(|keeping| keeping.begin(self.source.as_ref())) {
+            self.following.keeps(historian);
+        }
         let outcome = self.serve(commands);
+        self.following.write_history();
         if let Err(err) = &outcome {
             tracing::error!(error = %err, position = self.following.head().0, "follower stopped, no more snapshots are made");
             self.shared.failure.get_or_init(|| err.to_string());
@@ -58,9 +92,13 @@ impl Pump {
                 Err(TryRecvError::Empty) => {
                     // Turns that found the queue full leave nothing behind in it but this.
                     self.catch_up()?;
-                    match commands.recv() {
+                    match commands.recv_timeout(WRITE_HISTORY_EVERY) {
                         Ok(command) => command,
-                        Err(_) => return Ok(()),
+                        Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                        Err(RecvTimeoutError::Timeout) => {
+                            self.following.write_history();
+                            continue;
+                        }
                     }
                 }
             };

@@ -1,6 +1,7 @@
 //! Logs: the output of one member, read by the agent of its node and passed on as it comes.
 //!
-//! The reader's connection sets the pace; one that falls behind, or whose node goes away, is told from where to go on.
+//! The reader's connection sets the pace. One that follows and falls behind is told how many bytes were left out; one that
+//! reads a whole log and falls behind, or whose node goes away, is told from where to go on.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -72,8 +73,8 @@ impl From<LogError> for Status {
 /// The output of one member.
 pub struct LogChunks {
     data: LogStream,
-    /// The byte after the last one passed on.
-    next: u64,
+    /// The byte after the last one passed on; none where the reading begins at the log's end.
+    next: Option<u64>,
     ended: bool,
 }
 
@@ -93,7 +94,7 @@ impl Stream for LogChunks {
                 self.ended = true;
                 let why = format!(
                     "the reading was cut off (a slow reader, or a lost session); go on from offset {}",
-                    self.next
+                    self.next.unwrap_or_default()
                 );
                 return Poll::Ready(Some(Err(Status::aborted(why))));
             };
@@ -101,9 +102,10 @@ impl Stream for LogChunks {
             if !error.is_empty() {
                 return Poll::Ready(Some(Err(Status::not_found(format!("the output cannot be read: {error}")))));
             }
-            if !data.is_empty() {
-                self.next = offset + data.len() as u64;
-                return Poll::Ready(Some(Ok(v1::LogChunk { offset, data })));
+            let left_out = self.next.map_or(0, |next| offset.saturating_sub(next));
+            if !data.is_empty() || left_out > 0 {
+                self.next = Some(offset + data.len() as u64);
+                return Poll::Ready(Some(Ok(v1::LogChunk { offset, data, left_out })));
             }
         }
         Poll::Ready(None)
@@ -123,7 +125,8 @@ pub(super) async fn logs(services: &Services, identity: Identity, asked: v1::Log
     let (found, _) = services.handle.read(move |cluster, _| look(cluster)).await?;
     let (node, read) = found?;
     let data = services.logs.open(&node, read)?;
-    Ok(LogChunks { data, next: asked.offset, ended: false })
+    let next = (asked.tail_bytes == 0).then_some(asked.offset);
+    Ok(LogChunks { data, next, ended: false })
 }
 
 /// The node of the member that is asked for, and the question to its agent.

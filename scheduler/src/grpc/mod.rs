@@ -7,6 +7,7 @@
 pub mod convert;
 pub mod exec;
 pub mod forecasts;
+pub mod history;
 pub mod jobs;
 pub mod join;
 pub mod limits;

@@ -1,10 +1,12 @@
 //! The server: all services on one listener, behind the guard, with every limit set.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dure_proto::v1::agents_server::{Agents, AgentsServer};
 use dure_proto::v1::forecasts_server::ForecastsServer;
+use dure_proto::v1::history_server::HistoryServer;
 use dure_proto::v1::jobs_server::JobsServer;
 use dure_proto::v1::nodes_server::NodesServer;
 use dure_proto::v1::schedulers_server::SchedulersServer;
@@ -54,6 +56,8 @@ pub struct Services {
     pub watchers: Watchers,
     /// What has happened.
     pub past: Arc<dyn Past>,
+    /// The scheduler's folder, where the history lies.
+    pub history: PathBuf,
     /// Scripts and environments.
     pub blobs: Arc<dyn Blobs>,
     /// Output of jobs.
@@ -110,7 +114,8 @@ pub async fn serve(
     let jobs = JobsServer::new(services.clone());
     let tenants = TenantsServer::new(services.clone());
     let forecasts = ForecastsServer::new(services.clone());
-    let nodes = NodesServer::new(services);
+    let nodes = NodesServer::new(services.clone());
+    let history = HistoryServer::new(services);
     let agents = AgentsServer::new(agents);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<JobsServer<Services>>().await;
@@ -124,6 +129,7 @@ pub async fn serve(
         .add_service(jobs.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(tenants.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(nodes.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
+        .add_service(history.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(agents.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(forecasts.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(schedulers)

@@ -162,6 +162,7 @@ impl World {
             clock,
             watchers,
             past: store.clone(),
+            history: std::path::PathBuf::new(),
             blobs: store,
             logs: logs.clone(),
             forecasts,

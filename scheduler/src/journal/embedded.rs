@@ -15,7 +15,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::anchor::{Anchor, AnchorFile, create_anchor, read_anchor, sync_dir};
 use super::chain::{self, Hash, genesis};
-use super::reader::{read_batches, read_checked_blob, read_newest_snapshot};
+use super::reader::{read_batches, read_checked_blob, read_snapshot};
 use super::schema::{self, Facts};
 use super::snapshot::{self, Stored};
 use super::verify::{Extent, verify_store};
@@ -266,7 +266,7 @@ impl Engine for EmbeddedEngine {
     }
 
     fn newest_snapshot(&self) -> Result<FoundSnapshot, JournalError> {
-        let mut found = read_newest_snapshot(&self.dir, &self.conn)?;
+        let mut found = read_snapshot(&self.dir, &self.conn, super::MAX_SEQ)?;
         found.damaged.extend(&self.damaged_snapshots);
         Ok(found)
     }

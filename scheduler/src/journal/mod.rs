@@ -165,6 +165,20 @@ impl Default for ReadLimit {
     }
 }
 
+/// How much is kept behind the snapshots; whichever is less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// What is younger than this, in milliseconds, by the times of the snapshots.
+    pub span_ms: u64,
+    /// So many bytes.
+    pub bytes: u64,
+}
+
+impl Kept {
+    /// Everything, for ever.
+    pub const ALL: Kept = Kept { span_ms: u64::MAX, bytes: u64::MAX };
+}
+
 /// What must hold before an engine may lead.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OpenOptions {
@@ -279,7 +293,21 @@ pub trait Reader: Send {
     ///
     /// # Errors
     /// As [`Engine::newest_snapshot`].
-    fn newest_snapshot(&self) -> Result<FoundSnapshot, JournalError>;
+    fn newest_snapshot(&self) -> Result<FoundSnapshot, JournalError> {
+        self.snapshot_up_to(MAX_SEQ)
+    }
+
+    /// As [`Engine::newest_snapshot`], among those that stand at `seq` or before it.
+    ///
+    /// # Errors
+    /// As [`Engine::newest_snapshot`].
+    fn snapshot_up_to(&self, seq: u64) -> Result<FoundSnapshot, JournalError>;
+
+    /// The state before the first batch that is kept; none where that is the first batch of all.
+    ///
+    /// # Errors
+    /// [`JournalError::Damaged`] when the snapshot there does not hold.
+    fn beginning(&self) -> Result<Option<Snapshot>, JournalError>;
 
     /// Another reader of the same journal, for another thread.
     ///

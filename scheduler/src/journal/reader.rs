@@ -12,7 +12,7 @@ use super::chain::{ChainCheck, Depth, genesis};
 use super::schema::{base, blob, db_path, each_row, last_head, open_reader, read_facts};
 use super::snapshot::{Content, damaged, newest};
 use super::verify::{Extent, verify_store};
-use super::{Batch, BlobId, Finding, FoundSnapshot, Head, JournalError, ReadLimit, Reader, Snapshot, StoreId};
+use super::{Batch, BlobId, Finding, FoundSnapshot, Head, JournalError, MAX_SEQ, ReadLimit, Reader, Snapshot, StoreId};
 
 /// A read-only view of a journal. `Send`; open another one for another thread.
 #[derive(Debug)]
@@ -116,7 +116,19 @@ impl JournalReader {
     /// # Errors
     /// As [`super::Engine::newest_snapshot`].
     pub fn newest_snapshot(&self) -> Result<FoundSnapshot, JournalError> {
-        read_newest_snapshot(&self.dir, &self.conn)
+        read_snapshot(&self.dir, &self.conn, MAX_SEQ)
+    }
+
+    /// As [`Reader::beginning`].
+    ///
+    /// # Errors
+    /// As [`Reader::beginning`].
+    pub fn beginning(&self) -> Result<Option<Snapshot>, JournalError> {
+        let base = base(&self.conn).map_err(|err| JournalError::sqlite(&self.dir, "reading the base", 0, &err))?;
+        let Some(base) = base else { return Ok(None) };
+        let found = read_snapshot(&self.dir, &self.conn, base.seq)?.snapshot.filter(|found| found.seq == base.seq);
+        let gone = || JournalError::facts(&self.dir, "the snapshot at which the kept batches begin does not hold");
+        found.ok_or_else(gone).map(Some)
     }
 
     /// Proves everything: the whole chain, the anchor, every blob, every snapshot, SQLite's own structure. Takes time in
@@ -222,8 +234,12 @@ impl Reader for JournalReader {
         JournalReader::read_blob(self, id)
     }
 
-    fn newest_snapshot(&self) -> Result<FoundSnapshot, JournalError> {
-        JournalReader::newest_snapshot(self)
+    fn snapshot_up_to(&self, seq: u64) -> Result<FoundSnapshot, JournalError> {
+        read_snapshot(&self.dir, &self.conn, seq)
+    }
+
+    fn beginning(&self) -> Result<Option<Snapshot>, JournalError> {
+        JournalReader::beginning(self)
     }
 
     fn reopen(&self) -> Result<Box<dyn Reader>, JournalError> {
@@ -274,9 +290,9 @@ pub(crate) fn read_checked_blob(dir: &Path, conn: &Connection, id: BlobId) -> Re
     }
 }
 
-/// Reads the newest snapshot that holds.
-pub(crate) fn read_newest_snapshot(dir: &Path, conn: &Connection) -> Result<FoundSnapshot, JournalError> {
-    let newest = newest(dir, conn, Content::Keep)?;
+/// Reads the newest snapshot that holds, among those at `seq` or before it.
+pub(crate) fn read_snapshot(dir: &Path, conn: &Connection, seq: u64) -> Result<FoundSnapshot, JournalError> {
+    let newest = newest(dir, conn, Content::Keep, seq)?;
     let snapshot = newest.found.map(|(stored, bytes)| Snapshot {
         seq: stored.info.seq,
         created_ms: stored.info.created_ms,

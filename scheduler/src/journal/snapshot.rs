@@ -99,10 +99,10 @@ pub(crate) enum Content {
     CheckOnly,
 }
 
-/// Walks the visible snapshots from the newest down to the first that holds.
-pub(crate) fn newest(dir: &Path, conn: &Connection, content: Content) -> Result<Newest, JournalError> {
+/// Walks the visible snapshots that stand at `up_to` or before it, from the newest down to the first that holds.
+pub(crate) fn newest(dir: &Path, conn: &Connection, content: Content, up_to: u64) -> Result<Newest, JournalError> {
     let mut newest = Newest::default();
-    for (seq, stored) in stored(dir, conn)? {
+    for (seq, stored) in stored(dir, conn)?.into_iter().filter(|(seq, _)| *seq <= up_to) {
         let bytes = match stored {
             Some(stored) => read_content(dir, conn, &stored, content)?.map(|bytes| (stored, bytes)),
             None => None,

@@ -11,7 +11,7 @@ use super::anchor::Anchor;
 use super::chain::{ChainCheck, Depth, genesis};
 use super::schema::{Facts, base, each_row, head_at, read_facts};
 use super::snapshot::{Content, newest};
-use super::{Finding, Head, JournalError};
+use super::{Finding, Head, JournalError, MAX_SEQ};
 
 /// How far back the chain is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(crate) fn verify_store(
         return Err(JournalError::facts(dir, why));
     }
     let snapshots = match extent {
-        Extent::SinceSnapshot => newest(dir, conn, Content::CheckOnly)?,
+        Extent::SinceSnapshot => newest(dir, conn, Content::CheckOnly, MAX_SEQ)?,
         Extent::Whole => Default::default(),
     };
     let base = base(conn).map_err(|err| JournalError::sqlite(dir, "reading the base", 0, &err))?;

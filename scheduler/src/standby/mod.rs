@@ -22,7 +22,7 @@ use crate::grpc::seat::Seat;
 use crate::journal::{JournalError, OpenOptions, ReplicatedEngine};
 use crate::leadership::{Candidate, HeldKey};
 use crate::metrics::Metrics;
-use crate::start::{Ground, Opened, Running, StartError};
+use crate::start::{Ground, Opened, Running, StartError, keeping};
 use warm::Warm;
 
 /// After a handover the others have so many leases to take the leadership; if none does, it is taken up again.
@@ -117,7 +117,11 @@ impl Member {
     async fn stand_by(&self, not_before: Option<Instant>) -> Result<Option<(HeldKey, Warm)>, StartError> {
         let (stop, stopping) = watch::channel(false);
         let serving = self.ground.stand_by(Seat::Following(self.candidate.seen()), stopping)?;
-        let following = warm::follow(&self.etcd, self.ground.config.core_policy())?;
+        let following = {
+            let (config, refusals) = (self.ground.config.clone(), self.ground.refusals.clone());
+            let keep = Box::new(move |store_id: &str| keeping(&config, store_id, refusals.clone()));
+            warm::follow(&self.etcd, self.ground.config.core_policy(), keep)?
+        };
         let mut told = self.stopping.clone();
         tracing::info!(address = self.address, "standing by");
         let key = tokio::select! {
@@ -162,13 +166,14 @@ impl Member {
     /// From a warm core and the leader key to a journal that can be written.
     async fn open(&self, key: HeldKey, warm: Warm) -> Result<Opened, StartError> {
         let (etcd, config) = (self.etcd.clone(), self.ground.config.clone());
+        let refusals = self.ground.refusals.clone();
         let opening = tokio::task::spawn_blocking(move || {
             let tenure = key.tenure.clone();
             // Nobody else appends any more: what is read now is the end.
             let (followed, recovered) = warm.finish(&etcd, config.core_policy())?;
             let engine = ReplicatedEngine::lead(&etcd, key, followed, OpenOptions::default())?;
             let reader = Box::new(crate::journal::ReplicatedReader::open(&etcd)?);
-            Opened::begin(&config, Box::new(engine), recovered, reader, tenure)
+            Opened::begin(&config, Box::new(engine), recovered, reader, tenure, refusals)
         });
         opening.await.map_err(|err| StartError::Stopped(err.to_string()))?
     }

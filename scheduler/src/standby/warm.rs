@@ -7,12 +7,15 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use dure_core::Policy;
+use dure_core::event::Event;
+use dure_core::{Cluster, Policy};
 
 use crate::etcd::Etcd;
 use crate::etcd::keys::Range;
+use crate::follower::Keeping;
+use crate::history::Historian;
 use crate::journal::replicated::Followed;
-use crate::journal::{FoundSnapshot, JournalError, ReplicatedReader};
+use crate::journal::{FoundSnapshot, JournalError, Reader, ReplicatedReader};
 use crate::recover::{RecoverError, Recovered};
 use crate::source::{DurableBatch, SourceError};
 use crate::start::StartError;
@@ -24,7 +27,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 #[derive(Debug, Default)]
 pub(super) struct Warm {
     at: Option<(Followed, Recovered)>,
+    historian: Option<Historian>,
 }
+
+/// Opens the history of the store with this id, for the warm core to fill.
+pub(super) type Keep = Box<dyn Fn(&str) -> Option<Keeping> + Send>;
 
 /// The thread.
 pub(super) struct Following {
@@ -45,7 +52,7 @@ impl From<SourceError> for StartError {
 }
 
 /// Starts to follow.
-pub(super) fn follow(etcd: &Etcd, policy: Policy) -> Result<Following, StartError> {
+pub(super) fn follow(etcd: &Etcd, policy: Policy, keep: Keep) -> Result<Following, StartError> {
     // One word to look is enough, however many there were.
     let (wake, words) = sync_channel(1);
     let following = etcd.clone();
@@ -56,6 +63,7 @@ pub(super) fn follow(etcd: &Etcd, policy: Policy) -> Result<Following, StartErro
                 tracing::warn!(error = %err, "the journal is not followed: what was built is given up");
                 warm = Warm::default();
             }
+            warm.keep_history(&keep);
             match words.recv_timeout(LOOK_EVERY) {
                 Ok(Word::Look) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Word::Stop) | Err(RecvTimeoutError::Disconnected) => return warm,
@@ -89,6 +97,23 @@ impl Following {
 }
 
 impl Warm {
+    /// Opens the history where it is not open yet, and writes what it holds back.
+    fn keep_history(&mut self, keep: &Keep) {
+        let Some((followed, _)) = &self.at else { return };
+        match &mut self.historian {
+            Some(historian) => {
+                if let Err(err) = historian.write() {
+                    tracing::error!(error = %err, "the history stands still until this scheduler is followed anew");
+                    self.historian = None;
+                }
+            }
+            None => {
+                let reader: Box<dyn Reader> = Box::new(followed.reader().clone());
+                self.historian = keep(&format!("{:?}", reader.store_id())).and_then(|keeping| keeping.begin(&reader));
+            }
+        }
+    }
+
     /// Follows to the present end. That there is no journal yet, or that etcd is silent, is no error.
     fn catch_up(&mut self, etcd: &Etcd, policy: &Policy) -> Result<(), StartError> {
         match self.try_catch_up(etcd, policy) {
@@ -105,9 +130,20 @@ impl Warm {
             self.at = Some((followed, Recovered::from_snapshot(found, policy.clone())?));
         }
         let Some((followed, recovered)) = &mut self.at else { return Ok(()) };
+        let historian = &mut self.historian;
         followed.catch_up(|batch| {
             let turn = DurableBatch::decode(&batch)?;
-            Ok::<_, StartError>(recovered.take(&turn)?)
+            let see = &mut |cluster: &Cluster, seq: u64, event: &Event| {
+                if let Some(historian) = historian {
+                    historian.see(cluster, seq, turn.time, event);
+                }
+            };
+            recovered.take_seen(&turn, see)?;
+            if let Some(Err(err)) = historian.as_mut().map(|historian| historian.turn(&turn)) {
+                tracing::error!(error = %err, "the history stands still until this scheduler is followed anew");
+                *historian = None;
+            }
+            Ok::<_, StartError>(())
         })?;
         Ok(())
     }

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use super::StartError;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::follower::{Follower, FollowerConfig};
+use crate::follower::{Follower, FollowerConfig, Keeping};
+use crate::history::{Historian, HistoryStore, Refusals};
 use crate::journal::{
     EmbeddedEngine, Engine, JournalError, JournalReader, JournalWriter, OpenOptions, Reader, WriterLimits,
 };
@@ -29,6 +30,18 @@ fn follower_config(config: &Config) -> FollowerConfig {
         snapshot_span = snapshot_span.min(REPLICATED_SNAPSHOT_SPAN);
     }
     FollowerConfig { snapshot_events, snapshot_span, ..FollowerConfig::standard() }
+}
+
+/// Opens the history for whoever fills it. One that cannot be opened stops nothing.
+pub(crate) fn keeping(config: &Config, store_id: &str, refusals: Refusals) -> Option<Keeping> {
+    let store = HistoryStore::open(&HistoryStore::path_in(&config.data_dir), store_id);
+    match store.and_then(|store| Historian::new(store, config.retention(), refusals)) {
+        Ok(historian) => Some(Keeping { historian, policy: config.core_policy() }),
+        Err(err) => {
+            tracing::error!(error = %err, "no history is kept until the next start");
+            None
+        }
+    }
 }
 
 /// The journal and the state in it.
@@ -51,12 +64,12 @@ pub(super) fn journal_dir(config: &Config) -> PathBuf {
     config.data_dir.join("journal")
 }
 
-pub(super) fn open(config: &Config) -> Result<Opened, StartError> {
+pub(super) fn open(config: &Config, refusals: Refusals) -> Result<Opened, StartError> {
     let journal = journal_dir(config);
     let engine = EmbeddedEngine::open(&journal, OpenOptions::default())?;
     let recovered = recover(&engine, config.core_policy())?;
     let reader = Box::new(JournalReader::open(&journal)?);
-    Opened::begin(config, Box::new(engine), recovered, reader, Tenure::unbounded())
+    Opened::begin(config, Box::new(engine), recovered, reader, Tenure::unbounded(), refusals)
 }
 
 impl Opened {
@@ -67,6 +80,7 @@ impl Opened {
         recovered: Recovered,
         reader: Box<dyn Reader>,
         tenure: Tenure,
+        refusals: Refusals,
     ) -> Result<Self, StartError> {
         let (epoch, store_id) = (Epoch(engine.epoch()), format!("{:?}", engine.store_id()));
         let restore_floor = Epoch(engine.restore_floor());
@@ -86,7 +100,9 @@ impl Opened {
                 writer.upgrade().map_or(Err(JournalError::Closed), |writer| writer.snapshot(snapshot))
             })
         };
-        let follower = Follower::start(&recovered, follower_config(config), Box::new(reader.reopen()?), sink)?;
+        let keeping = keeping(config, &store_id, refusals);
+        let follower =
+            Follower::start_keeping(&recovered, follower_config(config), Box::new(reader.reopen()?), sink, keeping)?;
         Ok(Self {
             recovered,
             restored,

@@ -31,7 +31,7 @@ fn identity(role: Role) -> Identity {
 /// What the verb's call is about, by name: own and other.
 fn targets(verb: Verb) -> Vec<(&'static str, Target<'static>)> {
     match verb {
-        Verb::Submit | Verb::ReadTenants | Verb::SetTenants | Verb::Pause | Verb::Forecast => vec![
+        Verb::Submit | Verb::ReadTenants | Verb::SetTenants | Verb::Pause | Verb::Forecast | Verb::ReadAudit => vec![
             ("own mission", Target::Tenant("fusion")),
             ("below own", Target::Tenant("fusion/plasma")),
             ("other", Target::Tenant("solar")),
@@ -44,7 +44,7 @@ fn targets(verb: Verb) -> Vec<(&'static str, Target<'static>)> {
             ("other", Target::Job { tenant: "solar", user: "bo" }),
             ("own job elsewhere", Target::Job { tenant: "solar", user: "ana" }),
         ],
-        Verb::ReadNodes | Verb::SeeLeader | Verb::HandOver => vec![("all", Target::Cluster)],
+        Verb::ReadNodes | Verb::SeeLeader | Verb::HandOver | Verb::CopyHistory => vec![("all", Target::Cluster)],
         Verb::KeepNodes | Verb::Join | Verb::Session => {
             vec![("own node", Target::Node("n1")), ("other node", Target::Node("n10"))]
         }
@@ -141,6 +141,46 @@ fn who_may_do_what_to_jobs() {
     .assert_eq(&reach(|method| method.starts_with("/dure.v1.Jobs/")));
 }
 
+/// The same for what has been.
+#[test]
+fn who_may_see_what_has_been() {
+    expect![[r#"
+        /dure.v1.History/Usage (ReadTenants)
+            pd: own mission, below own
+            member: own mission, below own
+            operator: own mission, below own, other, like own, all
+            auditor: own mission, below own, other, like own, all
+        /dure.v1.History/Jobs (ReadJobs)
+            pd: own job, own mission
+            member: own job, own mission
+            operator: own job, own mission, other, own job elsewhere
+            auditor: own job, own mission, other, own job elsewhere
+        /dure.v1.History/Attempts (ReadJobs)
+            pd: own job, own mission
+            member: own job, own mission
+            operator: own job, own mission, other, own job elsewhere
+            auditor: own job, own mission, other, own job elsewhere
+        /dure.v1.History/Evictions (ReadJobs)
+            pd: own job, own mission
+            member: own job, own mission
+            operator: own job, own mission, other, own job elsewhere
+            auditor: own job, own mission, other, own job elsewhere
+        /dure.v1.History/Quotas (ReadTenants)
+            pd: own mission, below own
+            member: own mission, below own
+            operator: own mission, below own, other, like own, all
+            auditor: own mission, below own, other, like own, all
+        /dure.v1.History/Audit (ReadAudit)
+            pd: own mission, below own
+            operator: own mission, below own, other, like own, all
+            auditor: own mission, below own, other, like own, all
+        /dure.v1.History/Copy (CopyHistory)
+            operator: all
+            auditor: all
+    "#]]
+    .assert_eq(&reach(|method| method.starts_with("/dure.v1.History/")));
+}
+
 /// The same for everything else.
 #[test]
 fn who_may_do_what_to_the_rest() {
@@ -212,7 +252,7 @@ fn who_may_do_what_to_the_rest() {
             operator: own mission, below own, other, like own, all
             auditor: own mission, below own, other, like own, all
     "#]]
-    .assert_eq(&reach(|method| !method.starts_with("/dure.v1.Jobs/")));
+    .assert_eq(&reach(|method| !method.starts_with("/dure.v1.Jobs/") && !method.starts_with("/dure.v1.History/")));
 }
 
 #[test]

@@ -39,11 +39,23 @@ async fn a_reading_that_breaks_off_says_from_where_to_go_on() {
     world.services.submit(by(&ana(), submit(vec![spec("fusion/plasma", 8)]))).await.expect("accepted");
     let asked = v1::LogsRequest { job_id: 1, ..Default::default() };
     let broken = read(&world, vec![data(0, b"half", false, "")], asked).await;
-    assert_eq!(broken[0], Ok(v1::LogChunk { offset: 0, data: b"half".to_vec() }));
+    assert_eq!(broken[0], Ok(v1::LogChunk { offset: 0, data: b"half".to_vec(), left_out: 0 }));
     expect!["Aborted: the reading was cut off (a slow reader, or a lost session); go on from offset 4"]
         .assert_eq(broken[1].as_ref().expect_err("it broke off"));
     let gone = read(&world, vec![data(0, b"", true, "no such file")], asked).await;
     expect!["NotFound: the output cannot be read: no such file"].assert_eq(gone[0].as_ref().expect_err("no file"));
+}
+
+#[tokio::test]
+async fn who_follows_too_slowly_is_told_how_much_was_left_out() {
+    let world = World::new().await;
+    world.services.submit(by(&ana(), submit(vec![spec("fusion/plasma", 8)]))).await.expect("accepted");
+    let asked = v1::LogsRequest { job_id: 1, follow: true, ..Default::default() };
+    let chunks = vec![data(0, b"begin", false, ""), data(1_005, b"later", false, ""), data(2_010, b"", true, "")];
+    let found: Vec<v1::LogChunk> =
+        read(&world, chunks, asked).await.into_iter().map(|chunk| chunk.expect("no error")).collect();
+    let left_out: Vec<(u64, u64)> = found.iter().map(|chunk| (chunk.offset, chunk.left_out)).collect();
+    assert_eq!(left_out, [(0, 0), (1_005, 1_000), (2_010, 1_000)]);
 }
 
 #[tokio::test]

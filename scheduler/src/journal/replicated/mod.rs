@@ -284,7 +284,7 @@ impl Engine for ReplicatedEngine {
     }
 
     fn newest_snapshot(&self) -> Result<FoundSnapshot, JournalError> {
-        let mut found = self.reader.snapshot()?;
+        let mut found = self.reader.snapshot(MAX_SEQ)?;
         found.damaged.extend(&self.damaged_snapshots);
         found.damaged.dedup();
         Ok(found)

@@ -213,17 +213,20 @@ impl ReplicatedReader {
     }
 
     /// The newest snapshot that holds.
-    pub(super) fn snapshot(&self) -> Result<FoundSnapshot, JournalError> {
-        let (found, damaged) = self.newest_stored()?;
+    pub(super) fn snapshot(&self, up_to: u64) -> Result<FoundSnapshot, JournalError> {
+        let (found, damaged) = self.newest_stored(up_to)?;
         let snapshot = found.map(|((info, _), bytes)| Snapshot { seq: info.seq, created_ms: info.created_ms, bytes });
         Ok(FoundSnapshot { snapshot, damaged })
     }
 
     /// The newest snapshot that holds with the head at its place and its content, and newer ones that do not hold.
     #[allow(clippy::type_complexity)]
-    fn newest_stored(&self) -> Result<(Option<((SnapshotInfo, Head), Vec<u8>)>, Vec<u64>), JournalError> {
+    fn newest_stored(&self, up_to: u64) -> Result<(Option<((SnapshotInfo, Head), Vec<u8>)>, Vec<u64>), JournalError> {
         let mut damaged = Vec::new();
         for found in self.get(self.keys.snapshots(), 0, false)?.iter().rev() {
+            if super::snapshot::position_of(&found.key).is_none_or(|seq| seq > up_to) {
+                continue;
+            }
             let stored = layout::read_snapshot(&found.value);
             let Some(stored) = stored else {
                 damaged.extend(super::snapshot::position_of(&found.key));
@@ -260,8 +263,21 @@ impl Reader for ReplicatedReader {
         self.blob(id)
     }
 
-    fn newest_snapshot(&self) -> Result<FoundSnapshot, JournalError> {
-        self.snapshot()
+    fn snapshot_up_to(&self, seq: u64) -> Result<FoundSnapshot, JournalError> {
+        self.snapshot(seq)
+    }
+
+    fn beginning(&self) -> Result<Option<Snapshot>, JournalError> {
+        if self.entry_positions()?.front().is_none_or(|first| *first <= 1) {
+            return Ok(None);
+        }
+        for key in self.get(self.keys.snapshots(), 0, true)? {
+            let Some(seq) = super::snapshot::position_of(&key.key) else { continue };
+            if let Some(snapshot) = self.snapshot(seq)?.snapshot {
+                return Ok(Some(snapshot));
+            }
+        }
+        Err(JournalError::facts(&self.etcd.place(), "no snapshot holds at which the kept batches begin"))
     }
 
     fn reopen(&self) -> Result<Box<dyn Reader>, JournalError> {
@@ -292,7 +308,7 @@ impl Followed {
     /// # Errors
     /// Those of reading; a damaged snapshot is none.
     pub fn cold(reader: ReplicatedReader) -> Result<Self, JournalError> {
-        let (found, damaged_snapshots) = reader.newest_stored()?;
+        let (found, damaged_snapshots) = reader.newest_stored(super::MAX_SEQ)?;
         let (head, start) = match found {
             None => (genesis(reader.facts.store_id), None),
             Some(((info, head), bytes)) => (head, Some(Snapshot { seq: info.seq, created_ms: info.created_ms, bytes })),
