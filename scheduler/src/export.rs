@@ -182,7 +182,7 @@ fn end_word(outcome: Outcome, goes_on: bool) -> &'static str {
         Outcome::Completed | Outcome::Failed | Outcome::TimedOut | Outcome::Cancelled | Outcome::DependencyFailed => {
             "end"
         }
-        Outcome::Evicted | Outcome::Drained => "preempt",
+        Outcome::Evicted | Outcome::Drained | Outcome::Resized => "preempt",
         Outcome::NodeLost | Outcome::GpuFault | Outcome::LaunchFailed => "fail",
     }
 }

@@ -149,6 +149,8 @@ pub struct Cluster {
     pub(crate) reach: Reach,
     /// Jobs whose attempts are being stopped.
     pub(crate) leaving: BTreeSet<JobId>,
+    /// Elastic gangs that run with fewer members than they may have.
+    pub(crate) short_gangs: BTreeSet<JobId>,
     /// Some mission has a deadline by which what it lent is to be back.
     pub(crate) has_deadlines: bool,
     /// Some tenant has caps.
@@ -201,6 +203,7 @@ impl Cluster {
             counted: Vec::new(),
             reach: Reach::default(),
             leaving: BTreeSet::new(),
+            short_gangs: BTreeSet::new(),
             has_deadlines: false,
             has_caps: false,
             has_budgets: false,

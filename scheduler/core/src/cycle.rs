@@ -16,6 +16,7 @@ use crate::plan;
 use crate::policy::Flaw;
 use crate::promise;
 use crate::reserve;
+use crate::resize;
 use crate::units::{Gpus, Time};
 
 /// What a cycle came to.
@@ -36,6 +37,7 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
     let mut cycled = Cycled::default();
     plan::wake_at(cluster, None);
     if !cluster.has_queued() {
+        grow(cluster, now, &mut cycled, out);
         return cycled;
     }
     cluster.refresh_index();
@@ -66,6 +68,34 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
         cluster.refused.lift_budgets();
     }
     cycled
+}
+
+/// Nobody waits: what is idle is for gangs that may have more members.
+fn grow(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
+    if cluster.short_gangs.is_empty() {
+        return;
+    }
+    cluster.refresh_index();
+    let before = out.len();
+    let again = resize::grow(cluster, now, out);
+    cycled.more |= out.len() > before;
+    plan::wake_at(cluster, again);
+}
+
+/// The most members that a gang may have which runs with `has` of them: what its tenant may start beside what it holds.
+pub(crate) fn most_beside(cluster: &Cluster, job: &Job, has: u32) -> u32 {
+    let (spec, Some(attempt)) = (&job.spec, job.live_attempt()) else { return has };
+    let allowed = |more: u32| {
+        let want = Gpus::whole(more * u32::from(spec.request.shape.largest()));
+        let is_paid = attempt.scavenger || budget::over(cluster, spec.tenant, want, spec.time_limit).is_none();
+        let is_capped = caps::of_user(cluster, spec.tenant, spec.user, want).is_some();
+        let start = Start { tenant: spec.tenant, gpus: want, grace: spec.grace, scavenger: attempt.scavenger };
+        let is_lent = lending::refusal(cluster, start, attempt.pool).is_none();
+        let may_start = quota::may_start(cluster, spec.tenant, attempt.pool, want, spec.preemptible).is_ok();
+        is_paid && !is_capped && is_lent && may_start
+    };
+    let most = spec.request.shape.members();
+    has + (1..=most.saturating_sub(has)).take_while(|more| allowed(*more)).count() as u32
 }
 
 /// Whether a job must fit into the budgets above it.

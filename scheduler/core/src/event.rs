@@ -290,6 +290,8 @@ pub enum Event {
         reason: StopReason,
         /// For an eviction: who gets the GPUs.
         beneficiary: Option<JobId>,
+        /// So many of its first members start again where they are; 0: it is not an elastic gang that shrinks.
+        keeps: u32,
     },
     /// An attempt is over. Its GPUs are free, but for those of members that nobody has proven dead.
     AttemptEnded {

@@ -13,6 +13,7 @@ use crate::job::{Attempt, Job, MemberPhase, Outcome, Phase, StopReason};
 use crate::node::Contact;
 use crate::policy::Flaw;
 use crate::promise;
+use crate::resize;
 use crate::units::{Span, Time};
 
 /// An agent says something of a member. What is old, repeated or from elsewhere leads to nothing.
@@ -53,15 +54,15 @@ fn checkpointed(cluster: &mut Cluster, job: JobId, attempt: AttemptNumber, step:
 pub(crate) fn stop(cluster: &mut Cluster, job: JobId, reason: StopReason, now: Time, out: &mut Events) {
     let Some(attempt) = cluster.job(job).and_then(Job::live_attempt) else { return };
     let attempt = attempt.number;
-    emit(cluster, now, Event::AttemptStopping { job, attempt, reason, beneficiary: None }, out);
+    emit(cluster, now, Event::AttemptStopping { job, attempt, reason, beneficiary: None, keeps: 0 }, out);
     settle(cluster, job, now, out);
 }
 
-/// Stops an attempt whose GPUs are promised to `beneficiary`.
-pub(crate) fn evict(cluster: &mut Cluster, job: JobId, beneficiary: JobId, now: Time, out: &mut Events) {
+/// Stops an attempt whose GPUs, but for those of the first `keeps` members, are promised to `beneficiary`.
+pub(crate) fn evict(cluster: &mut Cluster, job: JobId, beneficiary: JobId, keeps: u32, now: Time, out: &mut Events) {
     let Some(attempt) = cluster.job(job).and_then(Job::live_attempt) else { return };
     let (attempt, reason, beneficiary) = (attempt.number, StopReason::Evicted, Some(beneficiary));
-    emit(cluster, now, Event::AttemptStopping { job, attempt, reason, beneficiary }, out);
+    emit(cluster, now, Event::AttemptStopping { job, attempt, reason, beneficiary, keeps }, out);
     settle(cluster, job, now, out);
 }
 
@@ -144,7 +145,9 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
         }
         Outcome::LaunchFailed if more => again(false, back_off(tries), suspect, false),
         Outcome::GpuFault if more => again(true, None, suspect, false),
-        Outcome::NodeLost | Outcome::Drained | Outcome::Evicted if more => again(true, None, None, false),
+        Outcome::NodeLost | Outcome::Drained | Outcome::Evicted | Outcome::Resized if more => {
+            again(true, None, None, false)
+        }
         Outcome::Completed
         | Outcome::Failed
         | Outcome::Cancelled
@@ -154,9 +157,14 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
         | Outcome::GpuFault
         | Outcome::Evicted
         | Outcome::Drained
+        | Outcome::Resized
         | Outcome::DependencyFailed => return end_job(cluster, id, outcome, now, out),
     };
+    let shrinks = outcome == Outcome::Evicted;
     emit(cluster, now, event, out);
+    if shrinks {
+        resize::keep_least(cluster, id, now, out);
+    }
 }
 
 /// The node to keep away from after the attempt: where its launch went wrong, or under whose GPU it broke.

@@ -104,6 +104,8 @@ pub enum Outcome {
     Evicted,
     /// An operator emptied its node.
     Drained,
+    /// It starts again with more members: an elastic gang that grows.
+    Resized,
     /// A job that it depends on ended in the other way: it never ran.
     DependencyFailed,
     /// A member ended badly while a GPU under it was fenced for its health.
@@ -127,6 +129,8 @@ pub enum StopReason {
     Evicted,
     /// An operator empties its node.
     Drained,
+    /// An elastic gang grows: it starts again with more members.
+    Resized,
 }
 
 impl StopReason {
@@ -140,6 +144,7 @@ impl StopReason {
             StopReason::NodeLost => Outcome::NodeLost,
             StopReason::Evicted => Outcome::Evicted,
             StopReason::Drained => Outcome::Drained,
+            StopReason::Resized => Outcome::Resized,
         }
     }
 }
@@ -246,6 +251,8 @@ pub struct Attempt {
     /// Where the launch first went wrong: the node of the first member that could not be started, or that was not ready at
     /// the deadline.
     pub suspect: Option<NodeIndex>,
+    /// While it is being stopped: so many of its first members start again where they are. The others give way.
+    pub keeps: u32,
     /// How it ended.
     pub outcome: Option<Outcome>,
 }
@@ -268,6 +275,7 @@ impl Attempt {
             broken: None,
             broken_by: None,
             suspect: None,
+            keeps: 0,
             outcome: None,
         }
     }

@@ -51,6 +51,7 @@ pub mod rejected;
 pub mod reply;
 pub mod request;
 pub mod reserve;
+mod resize;
 mod snapshot;
 pub mod sorted;
 pub mod tenant;

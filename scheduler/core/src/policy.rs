@@ -98,6 +98,8 @@ pub struct Policy {
     pub reclaim_patience: Span,
     /// What a restart costs an evicted attempt, beside the work since its last checkpoint.
     pub restart_cost: Span,
+    /// An elastic gang that runs with fewer members than it may have starts again with more only after it has run this long.
+    pub grow_after: Span,
     /// Promises at once; 0: nothing is taken back.
     pub max_promises: u32,
     /// After so many failures of its own a job waits for free GPUs: nobody is evicted for it any more.
@@ -163,6 +165,7 @@ impl Policy {
             plan_reasons: Some(Span::seconds(60)),
             reclaim_patience: Span::seconds(86_400),
             restart_cost: Span::seconds(900),
+            grow_after: Span::seconds(900),
             max_promises: 1000,
             max_evicting_failures: 3,
             kill_bound: Span::seconds(120),

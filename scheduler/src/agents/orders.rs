@@ -85,6 +85,7 @@ fn stop_of(job: &Job) -> (&'static str, u64) {
         Phase::Stopping(StopReason::NodeLost) => ("node_lost", grace),
         Phase::Stopping(StopReason::Evicted) => ("evicted", grace),
         Phase::Stopping(StopReason::Drained) => ("drained", grace),
+        Phase::Stopping(StopReason::Resized) => ("resized", grace),
         _ => ("node_lost", grace),
     }
 }

@@ -74,7 +74,7 @@ impl Historian {
         match event {
             Event::JobEnded { job, outcome } => self.job_ended(cluster, *job, *outcome, time),
             Event::AttemptEnded { job, outcome, .. } => self.attempt_ended(cluster, *job, *outcome, time),
-            Event::AttemptStopping { job, attempt, reason, beneficiary } => {
+            Event::AttemptStopping { job, attempt, reason, beneficiary, .. } => {
                 self.stopping(cluster, (seq, time), (*job, *attempt), *reason, *beneficiary);
             }
             Event::TenantDefined { name, .. } => {
@@ -149,6 +149,7 @@ impl Historian {
         let reason = match reason {
             StopReason::Evicted => "evicted",
             StopReason::Drained => "drained",
+            StopReason::Resized => "resized",
             StopReason::NodeLost => "node_lost",
             StopReason::Cancelled | StopReason::TimeLimit | StopReason::GangBroken | StopReason::LaunchDeadline => {
                 return;

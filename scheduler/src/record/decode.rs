@@ -218,6 +218,7 @@ fn attempt(wire: Wire) -> Result<Event, Fault> {
             attempt: AttemptNumber(it.attempt),
             reason: StopReason::from_wire("AttemptStopping.reason", it.reason)?,
             beneficiary: it.beneficiary.map(JobId),
+            keeps: it.keeps,
         },
         Wire::AttemptEnded(it) => Event::AttemptEnded {
             job: JobId(it.job),

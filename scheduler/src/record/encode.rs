@@ -194,12 +194,15 @@ fn attempt(event: &Event) -> Wire {
         Event::MemberProven { job, attempt, member } => {
             Wire::MemberProven(v1::MemberProven { job: job.0, attempt: attempt.0, member: member.0 })
         }
-        Event::AttemptStopping { job, attempt, reason, beneficiary } => Wire::AttemptStopping(v1::AttemptStopping {
-            job: job.0,
-            attempt: attempt.0,
-            reason: reason.to_wire(),
-            beneficiary: beneficiary.map(|job| job.0),
-        }),
+        Event::AttemptStopping { job, attempt, reason, beneficiary, keeps } => {
+            Wire::AttemptStopping(v1::AttemptStopping {
+                job: job.0,
+                attempt: attempt.0,
+                reason: reason.to_wire(),
+                beneficiary: beneficiary.map(|job| job.0),
+                keeps: *keeps,
+            })
+        }
         Event::AttemptEnded { job, attempt, outcome } => {
             Wire::AttemptEnded(v1::AttemptEnded { job: job.0, attempt: attempt.0, outcome: outcome.to_wire() })
         }

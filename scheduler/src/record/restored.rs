@@ -131,6 +131,7 @@ fn attempt_to_wire(attempt: &Attempt) -> v1::Attempt {
         outcome: or_none(attempt.outcome),
         suspect: attempt.suspect.map(|node| node.0),
         broken_by: attempt.broken_by.map(|member| member.0),
+        keeps: attempt.keeps,
         scavenger: attempt.scavenger,
     }
 }
@@ -151,6 +152,7 @@ fn attempt_from_wire(wire: v1::Attempt) -> Result<Attempt, Fault> {
         outcome: Outcome::optional("Attempt.outcome", wire.outcome)?,
         suspect: wire.suspect.map(NodeIndex),
         broken_by: wire.broken_by.map(MemberIndex),
+        keeps: wire.keeps,
         scavenger: wire.scavenger,
     })
 }

@@ -53,7 +53,7 @@ words! {
     Level { Node, Nvlink, Leaf, Spine, Site }
     DependencyKind { AfterOk, AfterAny, AfterNotOk }
     MemberPhase { Ordered, Prepared, Running, Gone }
-    Outcome { Completed, Failed, Cancelled, TimedOut, LaunchFailed, NodeLost, Evicted, Drained, DependencyFailed, GpuFault }
+    Outcome { Completed, Failed, Cancelled, TimedOut, LaunchFailed, NodeLost, Evicted, Drained, DependencyFailed, GpuFault, Resized }
     DropCause { NotWanted, NodeClosed, NotAllowed, Late }
-    StopReason { Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained }
+    StopReason { Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained, Resized }
 }

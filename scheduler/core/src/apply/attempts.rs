@@ -70,6 +70,7 @@ impl Cluster {
         let limit = now + job.spec.time_limit + job.spec.grace + slack;
         self.timers.remove(launch_deadline + self.policy.launch_deadline, Timer::Launch(id, number));
         self.timers.insert(limit, Timer::TimeLimit(id, number));
+        self.note_size(id);
     }
 
     pub(super) fn end_member(&mut self, id: JobId, member: MemberIndex, exit: Option<&Exit>, now: Time) {
@@ -100,7 +101,7 @@ impl Cluster {
         }
     }
 
-    pub(super) fn stop_attempt(&mut self, id: JobId, reason: StopReason) {
+    pub(super) fn stop_attempt(&mut self, id: JobId, reason: StopReason, keeps: u32) {
         // What is being stopped is lent no longer and will be free: both may let others start, or be promised it.
         self.division_version += 1;
         self.drop_attempt_timers(id);
@@ -112,6 +113,9 @@ impl Cluster {
             let latest = attempt.members.iter().filter(|member| member.phase < MemberPhase::Running);
             attempt.suspect = latest.min_by_key(|member| member.phase).map(|member| member.placed.node);
         }
+        if let Some(attempt) = job.attempt.as_deref_mut() {
+            attempt.keeps = keeps;
+        }
         let broken = job.attempt.as_deref().and_then(|attempt| attempt.broken).unwrap_or(Outcome::Failed);
         job.phase = match job.phase {
             Phase::AwaitingProof(_) => Phase::AwaitingProof(reason.outcome(broken)),
@@ -120,10 +124,12 @@ impl Cluster {
         if job.phase == Phase::Stopping(reason) {
             self.leaving.insert(id);
         }
+        self.short_gangs.remove(&id);
     }
 
     pub(super) fn end_attempt(&mut self, id: JobId, outcome: Outcome, now: Time) {
         self.leaving.remove(&id);
+        self.short_gangs.remove(&id);
         self.drop_attempt_timers(id);
         self.spend_budget(id, outcome, now);
         self.end_charge(id, now);
@@ -138,7 +144,7 @@ impl Cluster {
             .map(|(rank, _)| MemberIndex::of(rank))
             .collect();
         self.vacate(id, gone.into_iter());
-        let is_displaced = matches!(outcome, Outcome::Evicted | Outcome::Drained);
+        let is_displaced = matches!(outcome, Outcome::Evicted | Outcome::Drained | Outcome::Resized);
         let job = self.job_mut(id);
         job.displaced += u32::from(is_displaced);
         job.phase = Phase::AwaitingProof(outcome);

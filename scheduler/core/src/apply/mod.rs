@@ -76,7 +76,7 @@ impl Cluster {
             Event::Promised { job, pool, members, due } => self.make_promise(*job, *pool, members, *due, now),
             Event::Planned { reservations } => self.set_reservations(reservations.clone()),
             Event::PromiseDropped { job, .. } => self.drop_promise(*job, now),
-            Event::AttemptStopping { job, reason, .. } => self.stop_attempt(*job, *reason),
+            Event::AttemptStopping { job, reason, keeps, .. } => self.stop_attempt(*job, *reason, *keeps),
             Event::AttemptEnded { job, outcome, .. } => self.end_attempt(*job, *outcome, now),
             Event::JobRequeued { job, front, not_before, avoid, own_fault } => {
                 self.requeue(*job, *front, *not_before, *avoid, *own_fault);

@@ -99,6 +99,7 @@ impl Cluster {
         self.occupy(id, still_holds.iter().copied());
         if is_charged {
             self.restore_charge(id, now);
+            self.note_size(id);
         }
         self.enqueue_if_eligible(id);
     }

@@ -16,6 +16,14 @@ pub(super) fn check(cluster: &Cluster) -> Check {
     ensure(leaving.eq(cluster.leaving.iter().copied()), || {
         format!("not those that are stopped: {:?}", cluster.leaving)
     })?;
+    let is_short = |job: &&Job| {
+        let attempt = job.live_attempt().filter(|_| job.phase == Phase::Running);
+        attempt.is_some_and(|attempt| (attempt.members.len() as u32) < job.spec.request.shape.members())
+    };
+    let short = cluster.jobs.iter().filter(is_short).map(|job| job.id);
+    ensure(short.eq(cluster.short_gangs.iter().copied()), || {
+        format!("not the short gangs: {:?}", cluster.short_gangs)
+    })?;
     cluster
         .jobs
         .iter()

@@ -144,7 +144,7 @@ pub(super) fn returns(cluster: &Cluster, asked: &Asked, pool: PoolIndex, now: Ti
     let Some(shortages) = shortages(cluster, asked, pool) else { return Vec::new() };
     let lenders = lenders(cluster, asked.tenant, pool, &shortages);
     let gone = |id: JobId| {
-        let candidate = lent::candidate(cluster, id, pool, &shortages, now)?;
+        let candidate = lent::candidates(cluster, id, pool, &shortages, now).pop()?;
         let grace = cluster.job(id)?.spec.grace;
         Some((candidate.ripe_at.max(now) + grace + cluster.policy.kill_bound, id))
     };
@@ -276,11 +276,11 @@ fn attempt(
 ) -> Result<Plan, NoPlan> {
     let want = asked.gpus();
     let candidates: Vec<Candidate> =
-        jobs.iter().filter_map(|victim| lent::candidate(cluster, *victim, pool, shortages, now)).collect();
+        jobs.iter().flat_map(|victim| lent::candidates(cluster, *victim, pool, shortages, now)).collect();
     let missing = shortages.iter().map(|short| short.gpus).collect();
     match victims::search(cluster, trial, &Where { asked, pool, now }, candidates, missing) {
-        Found::Victims { members, victims } if stays_inside(cluster, asked, pool, &victims) => {
-            Ok(Plan { pool, members, victims })
+        Found::Victims { members, victims, shrinks } if stays_inside(cluster, asked, pool, &victims) => {
+            Ok(Plan { pool, members, victims, shrinks })
         }
         Found::Victims { .. } => Err(NoPlan { is_tried: true, ..NoPlan::default() }),
         Found::Ripening { until } => {

@@ -47,7 +47,8 @@ pub(crate) fn by_ends(
         };
         let (gpus, relief) = (attempt.gpus(), short.iter().map(helps).collect());
         // The later the end the dearer: the search spares the dearest first.
-        Some(Candidate { job: job.id, gpus, loss: GpuTime(until.since(now).0), ripe_at: now, relief })
+        let ranks = 0..attempt.members.len();
+        Some(Candidate { job: job.id, ranks, gpus, loss: GpuTime(until.since(now).0), ripe_at: now, relief })
     };
     let mut candidates: Vec<Candidate> = jobs.filter_map(candidate).collect();
     candidates.sort_unstable_by_key(|candidate| (candidate.loss, candidate.job));

@@ -4,6 +4,10 @@
 //! scavengers of the own mission, lower classes of the own tenant; each as a candidate with its loss and its earliest time.
 //! It must never offer what must not be evicted, what has not run its minimum, or what may lie on a node that is not heard.
 
+use std::ops::Range;
+
+use smallvec::{SmallVec, smallvec};
+
 use super::asked::Asked;
 use super::claim::{Bound, Shortage, above_quota, is_scavenger};
 use super::victims::Candidate;
@@ -117,14 +121,31 @@ pub(super) fn lower_classes(cluster: &Cluster, asked: &Asked, pool: PoolIndex) -
     keys.filter_map(|key| cluster.job(key.job)).filter(is_lower).map(|job| job.id).collect()
 }
 
-/// An attempt that may be evicted, now or later.
-pub(super) fn candidate(
+/// An attempt that may be evicted, now or later: of an elastic gang first what it can do without, then the rest.
+pub(super) fn candidates(
     cluster: &Cluster,
     id: JobId,
     pool: PoolIndex,
     shortages: &[Shortage],
     now: Time,
-) -> Option<Candidate> {
+) -> SmallVec<[Candidate; 2]> {
+    let Some(whole) = candidate(cluster, id, pool, shortages, now) else { return SmallVec::new() };
+    let least = whole.ranks.start + cluster.job(id).map_or(0, |job| job.spec.request.least_members() as usize);
+    if whole.ranks.start > 0 || least >= whole.ranks.end {
+        return smallvec![whole];
+    }
+    let part = |ranks: Range<usize>| {
+        let (share, all) = (ranks.len() as u64, whole.ranks.len() as u64);
+        // Members of an elastic gang are all alike.
+        let of = |gpus: &Gpus| Gpus::milli(gpus.in_milli() * share / all);
+        let relief = whole.relief.iter().map(of).collect();
+        Candidate { gpus: of(&whole.gpus), relief, ranks, ..whole.clone() }
+    };
+    smallvec![part(least..whole.ranks.end), part(0..least)]
+}
+
+/// An attempt that may be evicted, now or later, or what one that is being stopped leaves.
+fn candidate(cluster: &Cluster, id: JobId, pool: PoolIndex, shortages: &[Shortage], now: Time) -> Option<Candidate> {
     let job = cluster.job(id)?;
     let attempt = job.live_attempt()?;
     let leaves = is_leaving(job);
@@ -133,7 +154,9 @@ pub(super) fn candidate(
     if !may_stop || attempt.pool != pool || !attempt.members.iter().all(is_heard) {
         return None;
     }
-    let gpus = attempt.gpus();
+    // What a gang keeps that is being stopped already is its own.
+    let ranks = (if leaves { attempt.keeps as usize } else { 0 })..attempt.members.len();
+    let gpus: Gpus = attempt.members[ranks.clone()].iter().map(|member| member.placed.held()).sum();
     let helps = |short: &Shortage| {
         let counts = match short.of {
             Bound::Quota(tenant) => cluster.is_within(job.spec.tenant, tenant) && !attempt.borrowed,
@@ -144,9 +167,10 @@ pub(super) fn candidate(
     };
     Some(Candidate {
         job: id,
+        ranks,
         gpus,
         loss: match attempt.started_at {
-            Some(_) if !leaves => gpus.over(now.since(job.kept_until(attempt))),
+            Some(_) if !leaves => attempt.gpus().over(now.since(job.kept_until(attempt))),
             _ => GpuTime::ZERO,
         },
         ripe_at: match attempt.started_at {

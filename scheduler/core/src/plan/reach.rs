@@ -83,6 +83,13 @@ impl Reach {
         }
     }
 
+    /// Takes away the last pools as far as they have no node; nothing depends on them.
+    pub(crate) fn forget_empty_pools(&mut self) {
+        while self.nodes.last().is_some_and(|nodes| nodes.iter().all(|count| *count == 0)) {
+            self.nodes.pop();
+        }
+    }
+
     /// Whether the gang could fit into `pool` if everything lent came back; where that is not counted, it could.
     pub(crate) fn could_hold(&self, request: &Request, pool: PoolIndex) -> bool {
         if request.part != Part::Whole {

@@ -25,6 +25,8 @@ use crate::units::{GpuTime, Gpus, Time};
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub(super) job: JobId,
+    /// These of its members: all, or of an elastic gang those that it can do without, or the others.
+    pub(super) ranks: Range<usize>,
     pub(super) gpus: Gpus,
     /// GPU-time that its eviction throws away.
     pub(super) loss: GpuTime,
@@ -44,8 +46,8 @@ pub(super) struct Where<'a> {
 
 /// What came of the search.
 pub(super) enum Found {
-    /// The gang fits here when these are gone; each of them is needed.
-    Victims { members: Members, victims: Vec<JobId> },
+    /// The gang fits here when these are gone; each of them is needed. Of those that shrink only some members go.
+    Victims { members: Members, victims: Vec<JobId>, shrinks: Vec<JobId> },
     /// It will, when more of them have run their minimum.
     Ripening { until: Time },
     /// It does not fit though everything is given back that may be: what others run is in the way until then at the latest.
@@ -86,18 +88,17 @@ pub(super) fn search(
     missing: Relief,
 ) -> Found {
     let Where { asked, now, .. } = *place;
-    candidates.sort_unstable_by_key(|c| (c.ripe_at.max(now), c.loss, Reverse(c.gpus), Reverse(c.job)));
+    let rests = |c: &Candidate| c.ranks.start == 0;
+    candidates.sort_unstable_by_key(|c| (c.ripe_at.max(now), rests(c), c.loss, Reverse(c.gpus), Reverse(c.job)));
     let ripe = candidates.iter().take_while(|candidate| candidate.ripe_at <= now).count();
     let mut trial = Trial::of(cluster, index, place, &candidates, missing);
     match trial.cheapest(&candidates[..ripe]) {
         Some((_, victims)) if victims.is_empty() => Found::Nothing,
-        Some((members, victims)) => {
-            Found::Victims { members, victims: victims.into_iter().map(|at| candidates[at].job).collect() }
-        }
+        Some((members, victims)) => found(members, victims.into_iter().map(|at| &candidates[at])),
         None => {
             let rest = if asked.tells { rest(cluster, place, &candidates) } else { Vec::new() };
             for (_, job) in &rest {
-                trial.add(cluster.jobs.get(*job).expect("what holds GPUs exists"));
+                trial.add(cluster.jobs.get(*job).expect("what holds GPUs exists"), 0..usize::MAX);
             }
             let all: Vec<usize> = (0..trial.holders.len()).collect();
             let outer = trial.index.checkpoint();
@@ -106,6 +107,21 @@ pub(super) fn search(
             later(cluster, asked, &candidates, ripe, &rest, count)
         }
     }
+}
+
+/// Whoever loses its first members is evicted whole; the others shrink.
+fn found<'c>(members: Members, gone: impl Iterator<Item = &'c Candidate> + Clone) -> Found {
+    let mut whole: Vec<JobId> = gone.clone().filter(|c| c.ranks.start == 0).map(|c| c.job).collect();
+    whole.sort_unstable();
+    let mut shrinks: Vec<JobId> = gone.clone().map(|c| c.job).filter(|job| whole.binary_search(job).is_err()).collect();
+    shrinks.sort_unstable();
+    let mut victims: Vec<JobId> = Vec::with_capacity(whole.len() + shrinks.len());
+    gone.for_each(|candidate| {
+        if !victims.contains(&candidate.job) {
+            victims.push(candidate.job);
+        }
+    });
+    Found::Victims { members, victims, shrinks }
 }
 
 fn is_cheap(asked: &Asked) -> bool {
@@ -176,17 +192,17 @@ impl<'c> Trial<'c> {
             missing,
         };
         for candidate in candidates {
-            trial.add(cluster.jobs.get(candidate.job).expect("what holds GPUs exists"));
+            trial.add(cluster.jobs.get(candidate.job).expect("what holds GPUs exists"), candidate.ranks.clone());
         }
         trial
     }
 
     /// What becomes free when the job's attempt is over: nothing on closed nodes, no fenced GPU, and none
     /// that is set aside for others.
-    fn add(&mut self, job: &Job) {
+    fn add(&mut self, job: &Job, ranks: Range<usize>) {
         let from = self.placed.len();
         let members = job.live_attempt().into_iter().flat_map(|attempt| attempt.members.iter());
-        let usable = members.map(|member| {
+        let usable = members.take(ranks.end).skip(ranks.start).map(|member| {
             let placed = member.placed;
             Placed { gpus: placed.gpus.and(self.index.usable(placed.node)), ..placed }
         });
@@ -271,7 +287,8 @@ impl<'c> Trial<'c> {
     fn cheapest(&mut self, ripe: &[Candidate]) -> Option<(Members, Vec<usize>)> {
         let by_loss: Vec<usize> = (0..ripe.len()).collect();
         let first = self.victims(&by_loss, ripe)?;
-        if first.1.len() <= 1 {
+        // Gangs shrink before anybody is evicted.
+        if first.1.len() <= 1 || first.1.iter().all(|at| ripe[*at].ranks.start > 0) {
             return Some(first);
         }
         let second = self.victims(&self.by_node(ripe), ripe)?;

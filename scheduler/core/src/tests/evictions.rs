@@ -16,7 +16,8 @@ use crate::tenant::{RunningKey, Tenant};
 use crate::units::{Gpus, Span};
 
 const TENANTS: [&str; 5] = ["a/x", "a/y", "b", "c", "d"];
-const SHAPES: [&str; 9] = ["1x1", "1x2", "1x3", "1x4", "2x2", "2x4", "3x4", "2x1 distinct", "2x2 inside=leaf"];
+const SHAPES: [&str; 11] =
+    ["1x1", "1x2", "1x3", "1x4", "2x2", "2x4", "3x4", "2x1 distinct", "2x2 inside=leaf", "3x2 least=1", "3x4 least=2"];
 const CLASSES: [&str; 3] = ["low", "normal", "high"];
 /// Every plan raises what is held inside quotas, which is at most all GPUs, in one of four classes.
 const MOST_ROUNDS: usize = 200;

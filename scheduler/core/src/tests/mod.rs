@@ -5,6 +5,7 @@ mod constraints;
 mod deadlines;
 mod division;
 mod eager;
+mod elastic;
 mod evictions;
 mod explain;
 mod gangs;

@@ -79,8 +79,12 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         Event::PromiseDropped { job, why } => {
             of(job, "promise_dropped", JobPhase::Pending, &before, drop_text(*why).to_owned())
         }
-        Event::AttemptStopping { job, attempt, reason, beneficiary } => {
-            let gets = beneficiary.map_or_else(String::new, |job| format!(": job {job} gets them"));
+        Event::AttemptStopping { job, attempt, reason, beneficiary, keeps } => {
+            let gets = match (beneficiary, keeps) {
+                (None, _) => String::new(),
+                (Some(job), 0) => format!(": job {job} gets them"),
+                (Some(job), keeps) => format!(": job {job} gets a part of them, {keeps} members start again"),
+            };
             of(job, "stopping", JobPhase::Stopping, attempt, format!("{}{gets}", stop_text(*reason)))
         }
         Event::AttemptEnded { job, attempt, outcome } => {

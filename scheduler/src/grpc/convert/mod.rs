@@ -51,7 +51,8 @@ pub fn ended_phase(outcome: Outcome) -> v1::JobPhase {
         | Outcome::NodeLost
         | Outcome::GpuFault
         | Outcome::Evicted
-        | Outcome::Drained => v1::JobPhase::Failed,
+        | Outcome::Drained
+        | Outcome::Resized => v1::JobPhase::Failed,
     }
 }
 
@@ -67,6 +68,7 @@ pub fn outcome_word(outcome: Outcome) -> &'static str {
         Outcome::GpuFault => "gpu_fault",
         Outcome::Evicted => "evicted",
         Outcome::Drained => "drained",
+        Outcome::Resized => "resized",
         Outcome::DependencyFailed => "dependency_failed",
     }
 }
@@ -91,6 +93,7 @@ pub fn stop_text(reason: StopReason) -> &'static str {
         StopReason::NodeLost => "a node under it is lost",
         StopReason::Evicted => "its GPUs go back to their owner",
         StopReason::Drained => "an operator empties its node",
+        StopReason::Resized => "it starts again with more members",
     }
 }
 

@@ -200,7 +200,7 @@ fn attempts() -> Vec<Event> {
         Event::MemberStarted { job, attempt, member },
         Event::MemberGone { job, attempt, member, exit: Exit { how: ExitHow::Code(-1), timed_out: false } },
         Event::MemberProven { job, attempt, member },
-        Event::AttemptStopping { job, attempt, reason: StopReason::Evicted, beneficiary: Some(JobId(999)) },
+        Event::AttemptStopping { job, attempt, reason: StopReason::Evicted, beneficiary: Some(JobId(999)), keeps: 0 },
         Event::AttemptEnded { job, attempt, outcome: Outcome::Evicted },
     ]
 }
@@ -251,6 +251,7 @@ fn restored() -> Vec<Event> {
         charged_at: Time(1_699_999_900_000),
         broken: Some(Outcome::Failed),
         broken_by: None,
+        keeps: 0,
         suspect: Some(NodeIndex(302)),
         outcome: Some(Outcome::NodeLost),
     };

@@ -77,14 +77,17 @@ fn gpu_set() -> impl Strategy<Value = GpuSet> {
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
-    use Outcome::{Cancelled, Completed, DependencyFailed, Drained, Evicted, Failed, LaunchFailed, NodeLost, TimedOut};
-    let all = [Completed, Failed, Cancelled, TimedOut, LaunchFailed, NodeLost, Evicted, Drained, DependencyFailed];
+    use Outcome::{
+        Cancelled, Completed, DependencyFailed, Drained, Evicted, Failed, LaunchFailed, NodeLost, Resized, TimedOut,
+    };
+    let all =
+        [Completed, Failed, Cancelled, TimedOut, LaunchFailed, NodeLost, Evicted, Drained, Resized, DependencyFailed];
     select(all.to_vec())
 }
 
 fn stop_reason() -> impl Strategy<Value = StopReason> {
-    use StopReason::{Cancelled, Drained, Evicted, GangBroken, LaunchDeadline, NodeLost, TimeLimit};
-    select(vec![Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained])
+    use StopReason::{Cancelled, Drained, Evicted, GangBroken, LaunchDeadline, NodeLost, Resized, TimeLimit};
+    select(vec![Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained, Resized])
 }
 
 fn contact() -> impl Strategy<Value = Contact> {
@@ -289,6 +292,7 @@ fn attempt() -> impl Strategy<Value = Attempt> {
                 broken,
                 broken_by: broken_by.map(MemberIndex),
                 suspect,
+                keeps: 0,
                 outcome,
             }
         },
@@ -529,9 +533,15 @@ fn attempt_event() -> impl Strategy<Value = Event> {
         one().prop_map(|(job, attempt, member)| Event::MemberStarted { job, attempt, member }),
         (one(), exit()).prop_map(|((job, attempt, member), exit)| Event::MemberGone { job, attempt, member, exit }),
         one().prop_map(|(job, attempt, member)| Event::MemberProven { job, attempt, member }),
-        (job(), attempt_number(), stop_reason(), of(job())).prop_map(|(job, attempt, reason, beneficiary)| {
-            Event::AttemptStopping { job, attempt, reason, beneficiary }
-        }),
+        (job(), attempt_number(), stop_reason(), of(job()), 0..9u32).prop_map(
+            |(job, attempt, reason, beneficiary, keeps)| Event::AttemptStopping {
+                job,
+                attempt,
+                reason,
+                beneficiary,
+                keeps
+            }
+        ),
         (job(), pool(), vec(placed(), 1..6), time()).prop_map(|(job, pool, members, due)| Event::Promised {
             job,
             pool,
