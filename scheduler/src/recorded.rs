@@ -1,6 +1,6 @@
 //! The cluster's own history as a trace: what was submitted, how long it ran, on which nodes, under which quotas.
 //!
-//! In: a journal from its first event. Out: rows as a trace file holds them, with the times of the journal. A job belongs to
+//! In: a journal from the first event that is kept. Out: rows as a trace file holds them, with the times of the journal. A job belongs to
 //! its mission here, whatever team submitted it; an index of an array is a job. Jobs that never ran, or run still, have no
 //! run time that anybody knows: they are left out, and counted.
 
@@ -17,7 +17,7 @@ use dure_replay::forecast::learn;
 use dure_replay::learned::Learned;
 use dure_replay::trace::{Mission, TraceJob, TraceNode};
 
-use crate::recover::{RecoverError, apply_all};
+use crate::recover::{RecoverError, Recovered, apply_all};
 use crate::source::{Source, Turns};
 
 /// A history as a trace.
@@ -35,15 +35,15 @@ pub struct Recorded {
     pub until: Time,
 }
 
-/// Reads the whole journal.
+/// Reads the whole journal, as far back as it is kept.
 ///
 /// # Errors
 /// [`RecoverError`] with the position of what stands in the way.
 pub fn recorded<S: Source + ?Sized>(source: &S) -> Result<Recorded, RecoverError> {
-    let mut cluster = Cluster::new(Policy::standard());
+    let Recovered { mut cluster, head, .. } = Recovered::beginning(source, Policy::standard())?;
     let mut found: BTreeMap<JobId, TraceJob> = BTreeMap::new();
     let (mut left_out, mut until) = (0, Time(0));
-    for turn in Turns::from(source, Seq(1)) {
+    for turn in Turns::from(source, Seq(head.0 + 1)) {
         let turn = turn?;
         until = turn.time;
         let mut from = 0;
@@ -84,8 +84,9 @@ pub fn recorded<S: Source + ?Sized>(source: &S) -> Result<Recorded, RecoverError
 /// # Errors
 /// [`RecoverError`] with the position of what stands in the way.
 pub fn remembered<S: Source + ?Sized>(source: &S) -> Result<(Cluster, Time, Learned), RecoverError> {
-    let (mut cluster, mut until, mut learned) = (Cluster::new(Policy::standard()), Time(0), Learned::default());
-    for turn in Turns::from(source, Seq(1)) {
+    let Recovered { mut cluster, head, time: mut until, .. } = Recovered::beginning(source, Policy::standard())?;
+    let mut learned = Learned::default();
+    for turn in Turns::from(source, Seq(head.0 + 1)) {
         let turn = turn?;
         until = turn.time;
         apply_all(&mut cluster, turn.time, turn.first_seq, &turn.events)?;

@@ -100,6 +100,15 @@ impl Recovered {
         start(found, policy)
     }
 
+    /// The state before the first turn that `source` keeps: the empty one where that is the first of all.
+    ///
+    /// # Errors
+    /// [`RecoverError`] when it cannot be read.
+    pub fn beginning<S: Source + ?Sized>(source: &S, policy: Policy) -> Result<Self, RecoverError> {
+        let found = FoundSnapshot { snapshot: source.beginning()?, damaged: Vec::new() };
+        Self::from_snapshot(found, policy)
+    }
+
     /// Applies the next turn.
     ///
     /// # Errors

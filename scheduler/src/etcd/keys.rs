@@ -109,6 +109,12 @@ impl Keys {
         Range::under(self.named("blob/"))
     }
 
+    /// The blobs after this one.
+    pub fn blobs_after(&self, after: Option<BlobId>) -> Range {
+        let all = self.blobs();
+        Range { key: after.map_or(all.key, |id| self.blob(id).end), end: all.end }
+    }
+
     /// The blob whose chunk has this key.
     pub fn blob_of(&self, chunk: &[u8]) -> Option<BlobId> {
         let rest = chunk.strip_prefix(&*self.named("blob/"))?;

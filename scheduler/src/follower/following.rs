@@ -1,5 +1,7 @@
 //! The second core: turns in, snapshots out when they are due. Synchronous; the follower's thread pumps it.
 
+use std::collections::BTreeSet;
+
 use dure_core::Cluster;
 use dure_core::event::Event;
 use dure_core::ids::Seq;
@@ -7,7 +9,7 @@ use dure_core::units::Time;
 
 use super::{DurableBatch, FollowerConfig, FollowerError, News};
 use crate::history::{Historian, HistoryError};
-use crate::journal::Snapshot;
+use crate::journal::{BlobId, Snapshot};
 use crate::record::encode_snapshot;
 use crate::recover::{Recovered, apply_seen};
 
@@ -63,6 +65,11 @@ impl Following {
             tracing::error!(error = %err, "the history stands still until the next start");
             self.historian = None;
         }
+    }
+
+    /// The blobs that the state names.
+    pub fn named_blobs(&self) -> BTreeSet<BlobId> {
+        self.cluster.jobs().iter().map(|job| BlobId(job.spec.payload.0)).collect()
     }
 
     /// Position of the last event applied.

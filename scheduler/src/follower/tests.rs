@@ -64,7 +64,7 @@ impl Bench {
         let recovered = recover(&shelf, small_policy()).expect("an empty one");
         let (made, snapshots): (Sender<u64>, _) = channel();
         let store = shelf.clone();
-        let sink = move |snapshot: Snapshot| {
+        let sink = move |snapshot: Snapshot, _| {
             made.send(snapshot.seq).expect("the bench listens");
             store.with(|engine| engine.put_snapshot(&snapshot))
         };

@@ -1,5 +1,6 @@
 //! The follower's thread: takes commands one by one, reads again what it missed, hands snapshots over.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
@@ -10,7 +11,7 @@ use dure_core::ids::Seq;
 
 use super::{Copied, DurableBatch, FollowerError, Following, Shared};
 use crate::history::{self, Historian};
-use crate::journal::{JournalError, Snapshot};
+use crate::journal::{BlobId, JournalError, Snapshot};
 use crate::source::{Source, Turns};
 
 /// When nothing comes for so long, what the history holds back is written.
@@ -35,8 +36,8 @@ pub(super) enum Command {
     Stop,
 }
 
-/// Takes snapshots: the journal writer's `snapshot`.
-pub type Sink = Box<dyn FnMut(Snapshot) -> Result<(), JournalError> + Send>;
+/// Takes snapshots, each with the blobs that its state names: the journal writer's `snapshot_naming`.
+pub type Sink = Box<dyn FnMut(Snapshot, BTreeSet<BlobId>) -> Result<(), JournalError> + Send>;
 
 /// The thread's own.
 pub(super) struct Pump {
@@ -164,7 +165,7 @@ impl Pump {
     fn hand_over(&mut self, snapshot: Option<Snapshot>) -> Result<(), FollowerError> {
         let Some(snapshot) = snapshot else { return Ok(()) };
         let seq = snapshot.seq;
-        (self.sink)(snapshot)?;
+        (self.sink)(snapshot, self.following.named_blobs())?;
         self.shared.snapshot.store(seq, Ordering::SeqCst);
         Ok(())
     }

@@ -10,7 +10,6 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dure_core::Cluster;
 use dure_core::ids::{JobId, Seq};
 use dure_core::units::Span;
 use dure_core::{Policy, job::Phase};
@@ -20,7 +19,7 @@ use dure_replay::learned::Learned;
 use super::told::Telling;
 use super::{Current, Forecasts, ahead, be_nice};
 use crate::follower::Copied;
-use crate::recover::apply_all;
+use crate::recover::{Recovered, apply_all};
 use crate::source::Turns;
 
 /// A round rests so many times as long as it took.
@@ -112,8 +111,9 @@ impl Rounds {
         if head > MAX_RELEARNED {
             return Err(format!("the journal has more than {MAX_RELEARNED} events"));
         }
-        let (mut cluster, mut learned) = (Cluster::new(Policy::standard()), Learned::default());
-        for turn in Turns::from(&reader, Seq(1)) {
+        let beginning = Recovered::beginning(&reader, Policy::standard()).map_err(|err| err.to_string())?;
+        let (mut cluster, mut learned) = (beginning.cluster, Learned::default());
+        for turn in Turns::from(&reader, Seq(beginning.head.0 + 1)) {
             let turn = turn.map_err(|err| err.to_string())?;
             // What comes later is in the news.
             if turn.last().0 > head {

@@ -5,9 +5,9 @@
 //! chunk. It never retries, never reorders and never reports a batch before the engine has it durable. Synchronous: the
 //! writer's thread pumps it, and so does the simulator.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
-use super::{Batch, Blob, Engine, Head, JournalError, SNAPSHOT_CHUNK_BYTES, Snapshot};
+use super::{Batch, Blob, BlobId, Engine, Head, JournalError, SNAPSHOT_CHUNK_BYTES, Snapshot};
 
 /// Bounds of the writer.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +69,8 @@ pub enum Write {
     Append(Batch, Vec<Blob>),
     /// The whole state at a position.
     Snapshot(Snapshot),
+    /// The blobs that the state of the snapshot at this position names, handed over right after it.
+    Naming(u64, BTreeSet<BlobId>),
 }
 
 /// Writes through an engine, in groups.
@@ -80,6 +82,7 @@ pub struct Committer {
     more_housekeeping: bool,
     writing: Option<Writing>,
     waiting: Option<Snapshot>,
+    naming: Option<(u64, BTreeSet<BlobId>)>,
 }
 
 struct Writing {
@@ -91,7 +94,7 @@ impl Committer {
     /// Nothing waits yet.
     pub fn new(engine: Box<dyn Engine>, limits: WriterLimits) -> Self {
         let (batches, bytes, more_housekeeping) = (VecDeque::new(), 0, true);
-        Self { engine, limits, batches, bytes, more_housekeeping, writing: None, waiting: None }
+        Self { engine, limits, batches, bytes, more_housekeeping, writing: None, waiting: None, naming: None }
     }
 
     /// The durable end of the journal.
@@ -120,6 +123,10 @@ impl Committer {
             Write::Append(batch, blobs) => {
                 self.bytes += batch.payload.len() + blobs.iter().map(|blob| blob.bytes().len()).sum::<usize>();
                 self.batches.push_back((batch, blobs));
+                None
+            }
+            Write::Naming(seq, named) => {
+                self.naming = Some((seq, named));
                 None
             }
             Write::Snapshot(snapshot) => self.waiting.replace(snapshot).map(|older| {
@@ -184,7 +191,13 @@ impl Committer {
         let info = writing.snapshot.info();
         self.writing = None;
         match self.engine.publish_snapshot(&info) {
-            Ok(()) => Ok(Some(Report::SnapshotDone { seq })),
+            Ok(()) => {
+                if let Some((_, named)) = self.naming.take_if(|(at, _)| *at == seq) {
+                    self.engine.release_blobs(seq, named);
+                    self.more_housekeeping = true;
+                }
+                Ok(Some(Report::SnapshotDone { seq }))
+            }
             Err(JournalError::BadSnapshot { seq, why }) => Ok(Some(Report::SnapshotRefused { seq, why })),
             Err(err) => Err(err),
         }

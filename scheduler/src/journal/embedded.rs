@@ -4,6 +4,7 @@
 //! and a new epoch. Before it leads it takes the lock and proves the store through a connection that cannot write; after
 //! the first failed write it writes nothing more. It never repairs a damaged store.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -16,12 +17,13 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use super::anchor::{Anchor, AnchorFile, create_anchor, read_anchor, sync_dir};
 use super::chain::{self, Hash, genesis};
 use super::reader::{read_batches, read_checked_blob, read_snapshot};
+use super::retention::{self, Named};
 use super::schema::{self, Facts};
 use super::snapshot::{self, Stored};
 use super::verify::{Extent, verify_store};
 use super::{
-    Batch, Blob, BlobId, Engine, Finding, FoundSnapshot, Head, JournalError, OpenOptions, ReadLimit, SnapshotInfo,
-    StoreId,
+    Batch, Blob, BlobId, Engine, Finding, FoundSnapshot, Head, JournalError, Kept, OpenOptions, ReadLimit,
+    SnapshotInfo, StoreId,
 };
 
 /// Name of the lock file in the store's directory.
@@ -30,6 +32,10 @@ pub(crate) const LOCK_FILE: &str = "lock";
 pub(crate) const MOVED_FILE: &str = "moved";
 /// Bytes appended after which the log is moved into the main file.
 pub const CHECKPOINT_BYTES: u64 = 16 << 20;
+/// Old batches that one step of housekeeping removes.
+const BATCHES_A_STEP: usize = 256;
+/// Blobs that one step of housekeeping looks at.
+const BLOBS_A_STEP: usize = 64;
 /// What a commit costs in the log beside its payload: the pages around it.
 const COMMIT_OVERHEAD_BYTES: u64 = 8 << 10;
 
@@ -96,6 +102,10 @@ pub struct EmbeddedEngine {
     log_bytes: u64,
     hidden_chunks: bool,
     damaged_snapshots: Vec<u64>,
+    kept: Kept,
+    /// Rows of batches up to this position are superfluous.
+    trim_to: u64,
+    blobs: Named,
 }
 
 impl EmbeddedEngine {
@@ -135,9 +145,25 @@ impl EmbeddedEngine {
             log_bytes: CHECKPOINT_BYTES,
             hidden_chunks: true,
             damaged_snapshots: proven.damaged_snapshots,
+            kept: Kept::ALL,
+            trim_to: 0,
+            blobs: Named::opened(proven.head.seq),
         };
+        engine.trim_to = engine.base()?;
         engine.begin_epoch()?;
         Ok(engine)
+    }
+
+    /// The same, but keeping no more than this of what snapshots have replaced.
+    pub fn keeping(self, kept: Kept) -> Self {
+        Self { kept, ..self }
+    }
+
+    /// Where the kept batches begin: 0 at the very beginning.
+    fn base(&self) -> Result<u64, JournalError> {
+        let base = schema::base(&self.conn);
+        let base = base.map_err(|err| JournalError::sqlite(&self.dir, "reading the base", self.head.seq, &err))?;
+        Ok(base.map_or(0, |base| base.seq))
     }
 
     fn begin_epoch(&mut self) -> Result<(), JournalError> {
@@ -197,6 +223,7 @@ impl EmbeddedEngine {
             + blobs.iter().map(|b| b.bytes().len()).sum::<usize>();
         self.log_bytes += bytes as u64 + COMMIT_OVERHEAD_BYTES;
         self.head = head;
+        self.blobs.note(blobs, head.seq);
         self.anchor.write(&self.anchored())?;
         Ok(head)
     }
@@ -219,10 +246,60 @@ impl EmbeddedEngine {
                 self.transaction("removing an old snapshot", |conn| snapshot::remove_hidden_chunk(conn, unfinished))?;
             self.log_bytes += COMMIT_OVERHEAD_BYTES;
         }
+        let more = self.trim_batches()? | self.sweep_blobs()?;
         if self.anchor.sync_if_due()? {
             self.lock.check()?;
         }
-        Ok(self.hidden_chunks)
+        Ok(self.hidden_chunks || more)
+    }
+
+    /// Makes a snapshot visible, hides those that are kept no longer, and moves the base of the batches.
+    fn publish(&mut self, stored: &Stored) -> Result<(), JournalError> {
+        // What lies before the base is proven by nothing but the anchor: it must not lie behind.
+        self.anchor.sync()?;
+        let (kept, before) = (self.kept, self.base()?);
+        let base = self.transaction("publishing a snapshot", |conn| {
+            snapshot::publish(conn, stored)?;
+            let plan = retention::plan(&snapshot::times(conn)?, before, schema::bytes_used(conn)?, kept);
+            snapshot::keep_only(conn, &plan.visible)?;
+            if let Some(head) = plan.base.and_then(|seq| schema::head_at(conn, seq).transpose()).transpose()? {
+                schema::write_base(conn, &head)?;
+                return Ok(head.seq);
+            }
+            Ok(before)
+        })?;
+        self.trim_to = self.trim_to.max(base);
+        self.hidden_chunks = true;
+        self.log_bytes += COMMIT_OVERHEAD_BYTES;
+        Ok(())
+    }
+
+    /// Removes some batches before the base; whether there may be more.
+    fn trim_batches(&mut self) -> Result<bool, JournalError> {
+        if self.trim_to == 0 {
+            return Ok(false);
+        }
+        let to = self.trim_to;
+        let removed =
+            self.transaction("removing old batches", |conn| schema::remove_batches(conn, to, BATCHES_A_STEP))?;
+        if removed < BATCHES_A_STEP {
+            self.trim_to = 0;
+        }
+        self.log_bytes += COMMIT_OVERHEAD_BYTES;
+        Ok(removed > 0)
+    }
+
+    /// Removes some blobs that nobody names; whether there may be more.
+    fn sweep_blobs(&mut self) -> Result<bool, JournalError> {
+        let Some(after) = self.blobs.walk() else { return Ok(false) };
+        let fault = |err: rusqlite::Error| JournalError::sqlite(&self.dir, "listing blobs", self.head.seq, &err);
+        let next = schema::blob_ids(&self.conn, after, BLOBS_A_STEP).map_err(fault)?;
+        let gone = self.blobs.step(&next);
+        if !gone.is_empty() {
+            self.transaction("removing blobs", |conn| schema::remove_blobs(conn, &gone))?;
+            self.log_bytes += COMMIT_OVERHEAD_BYTES;
+        }
+        Ok(true)
     }
 
     /// Everything that can be refused without a write having failed.
@@ -287,11 +364,12 @@ impl Engine for EmbeddedEngine {
         };
         self.guarded(|engine| {
             let stored = stored?;
-            engine.transaction("publishing a snapshot", |conn| snapshot::publish(conn, &stored))?;
-            engine.hidden_chunks = true;
-            engine.log_bytes += COMMIT_OVERHEAD_BYTES;
-            Ok(())
+            engine.publish(&stored)
         })
+    }
+
+    fn release_blobs(&mut self, seq: u64, named: BTreeSet<BlobId>) {
+        self.blobs.begin(seq, named);
     }
 
     fn maintain(&mut self, unfinished: Option<u64>) -> Result<bool, JournalError> {

@@ -137,7 +137,9 @@ pub enum JournalError {
         to: String,
     },
     /// Positions that lie before the oldest snapshot kept. Fix: start from a snapshot.
-    #[error("positions before {kept_from} are no longer kept: start from the newest snapshot")]
+    #[error(
+        "positions before {kept_from} are no longer kept: start from a snapshot, or read the history: dure history attempts --output csv"
+    )]
     Truncated {
         /// The first position that is kept.
         kept_from: u64,

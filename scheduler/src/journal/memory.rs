@@ -3,7 +3,7 @@
 //! In: the same calls as the embedded engine, and faults planted by the test. Out: the same answers and errors. The store
 //! outlives its engine, so that a crash is: drop the engine, open another. It reads no clock and no randomness.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -356,6 +356,9 @@ impl Engine for MemoryEngine {
             state.snapshots.drain(..surplus);
         })
     }
+
+    /// Blobs are small here, and stay.
+    fn release_blobs(&mut self, _seq: u64, _named: BTreeSet<BlobId>) {}
 
     fn maintain(&mut self, unfinished: Option<u64>) -> Result<bool, JournalError> {
         let hidden = {

@@ -18,11 +18,14 @@ mod error;
 pub mod memory;
 pub mod reader;
 pub mod replicated;
+mod retention;
 mod schema;
 pub mod snapshot;
 pub mod transfer;
 mod verify;
 pub mod writer;
+
+use std::collections::BTreeSet;
 
 use sha2::{Digest, Sha256};
 
@@ -230,14 +233,20 @@ pub trait Engine: Send {
     /// As [`Engine::append`]; poisons.
     fn put_snapshot_chunk(&mut self, seq: u64, index: u32, bytes: &[u8]) -> Result<(), JournalError>;
 
-    /// Makes a snapshot visible whose chunks have all been put, and hides all but the newest [`SNAPSHOTS_KEPT`].
+    /// Makes a snapshot visible whose chunks have all been put, and hides all but the newest [`SNAPSHOTS_KEPT`] and those
+    /// that the past needs (see [`Kept`]).
     ///
     /// # Errors
     /// [`JournalError::BadSnapshot`] (does not poison) when `seq` is not the end of a durable batch or the snapshot is
     /// not newer than the newest; else as [`Engine::append`].
     fn publish_snapshot(&mut self, info: &SnapshotInfo) -> Result<(), JournalError>;
 
+    /// The state at the visible snapshot `seq` names these blobs and no others: further steps of [`Engine::maintain`] remove
+    /// those that no later event names either.
+    fn release_blobs(&mut self, seq: u64, named: BTreeSet<BlobId>);
+
     /// One bounded step of housekeeping between commits: removes one hidden chunk (never of the snapshot `unfinished`),
+    /// some batches that are kept no longer, some blobs that nobody names,
     /// moves the log into the main file, syncs the anchor when that is due, checks that the leadership still holds.
     /// Returns whether more can be done at once.
     ///

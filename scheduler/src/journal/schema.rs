@@ -11,7 +11,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::chain::{Hash, Row};
-use super::{Batch, Head, JournalError, StoreId};
+use super::{Batch, BlobId, Head, JournalError, StoreId};
 
 /// Name of the database file in the store's directory.
 pub(crate) const DB_FILE: &str = "journal.db";
@@ -149,6 +149,34 @@ pub(crate) fn base(conn: &Connection) -> rusqlite::Result<Option<Head>> {
 pub(crate) fn write_base(conn: &Connection, head: &Head) -> rusqlite::Result<()> {
     let values = params![to_sql(head.seq), head.hash.0, to_sql(head.epoch)];
     conn.execute("INSERT OR REPLACE INTO base (one, seq, hash, epoch) VALUES (1, ?1, ?2, ?3)", values).map(drop)
+}
+
+/// Removes at most `limit` batches up to a position, oldest first; how many.
+pub(crate) fn remove_batches(conn: &Connection, to: u64, limit: usize) -> rusqlite::Result<usize> {
+    conn.execute(
+        "DELETE FROM batches WHERE first_seq IN (SELECT first_seq FROM batches WHERE first_seq <= ?1 ORDER BY first_seq LIMIT ?2)",
+        params![to_sql(to), to_sql(limit as u64)],
+    )
+}
+
+/// Bytes of the file that are in use.
+pub(crate) fn bytes_used(conn: &Connection) -> rusqlite::Result<u64> {
+    let pragma = |name: &str| conn.query_row(&format!("PRAGMA {name}"), [], |row| number_at::<u64>(row, 0));
+    Ok(pragma("page_count")?.saturating_sub(pragma("freelist_count")?) * pragma("page_size")?)
+}
+
+/// The next ids of blobs, in order.
+pub(crate) fn blob_ids(conn: &Connection, after: Option<BlobId>, limit: usize) -> rusqlite::Result<Vec<BlobId>> {
+    let mut statement = conn.prepare("SELECT id FROM blobs WHERE ?1 IS NULL OR id > ?1 ORDER BY id LIMIT ?2")?;
+    let after = after.map(|id| id.0);
+    let ids = statement.query_map(params![after, to_sql(limit as u64)], |row| row.get(0).map(BlobId))?;
+    ids.collect()
+}
+
+/// Removes blobs.
+pub(crate) fn remove_blobs(conn: &Connection, ids: &[BlobId]) -> rusqlite::Result<()> {
+    let mut statement = conn.prepare("DELETE FROM blobs WHERE id = ?1")?;
+    ids.iter().try_for_each(|id| statement.execute([id.0]).map(drop))
 }
 
 /// SQLite's integers are signed. What is appended is bounded by [`super::MAX_SEQ`] before it gets here; a number above

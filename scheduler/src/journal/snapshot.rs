@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::chain::Hash;
 use super::schema::{number_at, to_sql};
-use super::{Head, JournalError, MAX_SNAPSHOT_BYTES, SNAPSHOT_CHUNK_BYTES, SNAPSHOTS_KEPT};
+use super::{Head, JournalError, MAX_SNAPSHOT_BYTES, SNAPSHOT_CHUNK_BYTES};
 
 /// The state after the event at `seq`, encoded; opaque here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -235,7 +235,19 @@ pub(crate) fn check_size(info: &SnapshotInfo) -> Result<(), JournalError> {
     }
 }
 
-/// Makes a snapshot visible and hides all but the newest [`SNAPSHOTS_KEPT`]. Inside a transaction.
+/// Positions and times of the visible snapshots, newest first.
+pub(crate) fn times(conn: &Connection) -> rusqlite::Result<Vec<(u64, u64)>> {
+    let mut statement = conn.prepare("SELECT seq, created_ms FROM snapshots ORDER BY seq DESC")?;
+    statement.query_map([], |row| Ok((number_at(row, 0)?, number_at(row, 1)?)))?.collect()
+}
+
+/// Hides all but these. Inside a transaction.
+pub(crate) fn keep_only(conn: &Connection, visible: &[u64]) -> rusqlite::Result<()> {
+    let hidden: Vec<u64> = times(conn)?.into_iter().map(|(seq, _)| seq).filter(|seq| !visible.contains(seq)).collect();
+    hide(conn, &hidden)
+}
+
+/// Makes a snapshot visible. Inside a transaction.
 pub(crate) fn publish(conn: &Connection, stored: &Stored) -> rusqlite::Result<()> {
     let info = &stored.info;
     conn.execute(
@@ -251,10 +263,6 @@ pub(crate) fn publish(conn: &Connection, stored: &Stored) -> rusqlite::Result<()
             info.content_crc,
             stored.crc()
         ],
-    )?;
-    conn.execute(
-        "DELETE FROM snapshots WHERE seq NOT IN (SELECT seq FROM snapshots ORDER BY seq DESC LIMIT ?1)",
-        [SNAPSHOTS_KEPT as i64],
     )
     .map(drop)
 }

@@ -4,6 +4,7 @@
 //! itself: what became durable, or the one failure after which nothing more is written. Whatever waits while a commit
 //! runs goes into the next one. What is written when is the committer's to say.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -11,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::committer::{Committer, Durable, Report, Write, WriterLimits};
-use super::{Batch, Blob, Engine, Head, JournalError, Snapshot};
+use super::{Batch, Blob, BlobId, Engine, Head, JournalError, Snapshot};
 
 /// How long the thread waits for work before it does its housekeeping (syncing the anchor, among others).
 const IDLE_TICK: Duration = Duration::from_secs(1);
@@ -125,6 +126,16 @@ impl JournalWriter {
     /// As [`Self::append`].
     pub fn snapshot(&self, snapshot: Snapshot) -> Result<(), JournalError> {
         self.send(Job::Write(Write::Snapshot(snapshot)))
+    }
+
+    /// As `snapshot`, with the blobs that its state names: those that nobody names any more are removed.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn snapshot_naming(&self, snapshot: Snapshot, named: BTreeSet<BlobId>) -> Result<(), JournalError> {
+        let seq = snapshot.seq;
+        self.snapshot(snapshot)?;
+        self.send(Job::Write(Write::Naming(seq, named)))
     }
 
     /// Writes all that is queued, syncs, closes the engine and returns the last head. An unfinished snapshot is dropped.

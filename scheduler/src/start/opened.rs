@@ -66,7 +66,7 @@ pub(super) fn journal_dir(config: &Config) -> PathBuf {
 
 pub(super) fn open(config: &Config, refusals: Refusals) -> Result<Opened, StartError> {
     let journal = journal_dir(config);
-    let engine = EmbeddedEngine::open(&journal, OpenOptions::default())?;
+    let engine = EmbeddedEngine::open(&journal, OpenOptions::default())?.keeping(config.journal_kept());
     let recovered = recover(&engine, config.core_policy())?;
     let reader = Box::new(JournalReader::open(&journal)?);
     Opened::begin(config, Box::new(engine), recovered, reader, Tenure::unbounded(), refusals)
@@ -96,8 +96,9 @@ impl Opened {
         let writer = Arc::new(JournalWriter::start(engine, WriterLimits::default(), report)?);
         let sink = {
             let writer = Arc::downgrade(&writer);
-            Box::new(move |snapshot| {
-                writer.upgrade().map_or(Err(JournalError::Closed), |writer| writer.snapshot(snapshot))
+            Box::new(move |snapshot, named| {
+                let closed = Err(JournalError::Closed);
+                writer.upgrade().map_or(closed, |writer| writer.snapshot_naming(snapshot, named))
             })
         };
         let keeping = keeping(config, &store_id, refusals);

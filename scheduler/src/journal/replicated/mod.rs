@@ -19,6 +19,7 @@ use std::time::Duration;
 use dure_proto::etcd::{KeyValue, RequestOp, TxnRequest, response_op::Response};
 
 use super::chain::{self, Row, genesis};
+use super::retention::Named;
 use super::{
     Batch, Blob, BlobId, Engine, FoundSnapshot, Head, JournalError, MAX_SEQ, OpenOptions, ReadLimit, SnapshotInfo,
     StoreId,
@@ -52,6 +53,7 @@ pub struct ReplicatedEngine {
     entries: VecDeque<u64>,
     known_blobs: BTreeSet<BlobId>,
     chores: tidy::Chores,
+    named: Named,
 }
 
 /// What a fenced transaction came to.
@@ -137,6 +139,7 @@ impl ReplicatedEngine {
             entries,
             known_blobs: BTreeSet::new(),
             chores: tidy::Chores::all(),
+            named: Named::opened(head.seq),
         })
     }
 
@@ -219,6 +222,7 @@ impl ReplicatedEngine {
             self.known_blobs.clear();
         }
         self.known_blobs.extend(blobs.iter().map(Blob::id));
+        self.named.note(blobs, self.head.seq);
         Ok(self.head)
     }
 
@@ -300,6 +304,10 @@ impl Engine for ReplicatedEngine {
             checked => checked,
         };
         self.guarded(|engine| engine.publish(&stored?))
+    }
+
+    fn release_blobs(&mut self, seq: u64, named: BTreeSet<BlobId>) {
+        self.named.begin(seq, named);
     }
 
     fn maintain(&mut self, unfinished: Option<u64>) -> Result<bool, JournalError> {

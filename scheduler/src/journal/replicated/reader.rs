@@ -200,6 +200,14 @@ impl ReplicatedReader {
         Ok(found.iter().filter_map(|chunk| self.keys.blob_of(&chunk.key)).collect())
     }
 
+    /// The ids of the next blobs, in order, at most so many.
+    pub(super) fn blob_ids_after(&self, after: Option<BlobId>, limit: usize) -> Result<Vec<BlobId>, JournalError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let found = self.get(self.keys.blobs_after(after), limit, true)?;
+        let ids: BTreeSet<BlobId> = found.iter().filter_map(|chunk| self.keys.blob_of(&chunk.key)).collect();
+        Ok(ids.into_iter().collect())
+    }
+
     pub(in crate::journal) fn blob(&self, id: BlobId) -> Result<Option<Vec<u8>>, JournalError> {
         let chunks = self.get(self.keys.blob(id), 0, false)?;
         if chunks.is_empty() {

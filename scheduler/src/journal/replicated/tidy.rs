@@ -9,6 +9,8 @@ use crate::etcd::Patience;
 
 /// Entries that one step deletes.
 const ENTRIES_A_STEP: usize = 256;
+/// Blobs that one step looks at.
+const BLOBS_A_STEP: usize = 64;
 /// Every append leaves an old version of the head behind; they are forgotten at least so often.
 const COMPACT_EVERY: Duration = Duration::from_secs(120);
 
@@ -60,6 +62,9 @@ impl ReplicatedEngine {
             self.chores.hidden = self.drop_hidden(unfinished)?;
             return Ok(self.chores.hidden);
         }
+        if self.sweep_blobs()? {
+            return Ok(true);
+        }
         if self.chores.compaction_due() {
             self.compact();
         }
@@ -80,6 +85,20 @@ impl ReplicatedEngine {
         let ops = vec![layout::delete(self.keys.entries(from, to)), layout::delete(self.keys.parts(from, to))];
         self.put("deleting old batches", ops)?;
         self.entries.drain(..superfluous);
+        Ok(true)
+    }
+
+    /// Deletes some blobs that nobody names; whether there may be more.
+    fn sweep_blobs(&mut self) -> Result<bool, JournalError> {
+        let Some(after) = self.named.walk() else { return Ok(false) };
+        let next = self.reader.blob_ids_after(after, BLOBS_A_STEP)?;
+        let gone = self.named.step(&next);
+        if !gone.is_empty() {
+            let ops = gone.iter().map(|id| layout::delete(self.keys.blob(*id))).collect();
+            self.put("deleting blobs", ops)?;
+            // One that is named again is put again.
+            self.known_blobs.retain(|id| !gone.contains(id));
+        }
         Ok(true)
     }
 

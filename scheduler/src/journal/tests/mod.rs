@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod disk_full;
 mod replicated;
+mod retention;
 mod transfer;
 mod writer;
 
