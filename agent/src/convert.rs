@@ -60,18 +60,20 @@ pub(crate) fn exit_to_wire(exit: &Exit) -> v1::Exit {
         started_ms: exit.started_ms,
         ended_ms: exit.ended_ms,
         detail: exit.detail.clone(),
+        out_of_memory: exit.out_of_memory,
     }
 }
 
 pub(crate) fn exit_from_wire(exit: v1::Exit) -> Exit {
-    let how = match exit.how {
+    let how = match exit.how.clone() {
         Some(v1::exit::How::Code(code)) => How::Code(code),
         Some(v1::exit::How::Signal(signal)) => How::Signal(signal),
         Some(v1::exit::How::LaunchFailure(why)) => How::LaunchFailure(why),
         Some(v1::exit::How::Unknown(why)) => How::Unknown(why),
         None => How::Unknown("the record of its end does not say how".to_owned()),
     };
-    Exit { how, timed_out: exit.timed_out, started_ms: exit.started_ms, ended_ms: exit.ended_ms, detail: exit.detail }
+    let v1::Exit { timed_out, started_ms, ended_ms, detail, out_of_memory, .. } = exit;
+    Exit { how, timed_out, started_ms, ended_ms, detail, out_of_memory }
 }
 
 pub(crate) fn report_to_wire(report: &Report) -> v1::Report {

@@ -84,6 +84,8 @@ pub struct Exit {
     pub ended_ms: u64,
     /// What the kernel refused it (memory, processes), in words; empty: nothing.
     pub detail: String,
+    /// The kernel ended processes of it: they wanted more memory than it may have.
+    pub out_of_memory: bool,
 }
 
 impl Exit {
@@ -95,12 +97,13 @@ impl Exit {
             started_ms: 0,
             ended_ms: 0,
             detail: String::new(),
+            out_of_memory: false,
         }
     }
 
     /// The end of a member that is dead without a word.
     pub fn unknown(why: impl Into<String>) -> Self {
-        Self { how: How::Unknown(why.into()), timed_out: false, started_ms: 0, ended_ms: 0, detail: String::new() }
+        Self { how: How::Unknown(why.into()), ..Self::never_ran("") }
     }
 }
 

@@ -157,6 +157,7 @@ impl Draft {
                 stdout_path: self.stdout.unwrap_or_default(),
                 stderr_path: self.stderr.unwrap_or_default(),
                 signals: self.signals.to_wire(),
+                ..v1::Payload::default()
             }),
         })
     }

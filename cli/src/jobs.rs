@@ -221,19 +221,37 @@ fn job_text(job: &Job, now_ms: u64, out: Out) -> String {
     }
     let mut text: String = lines.iter().map(|(name, value)| format!("{:<12}{value}\n", format!("{name}:"))).collect();
     if let Some(attempt) = job.attempt.as_ref().filter(|attempt| !attempt.members.is_empty()) {
-        let mut rows = out.table(&["rank>", "node", "gpus", "phase", "end"]);
-        for (rank, member) in attempt.members.iter().enumerate() {
-            let gpus: Vec<String> = member.gpus.iter().map(ToString::to_string).collect();
-            let end = match (member.exit_code, member.signal) {
-                (_, Some(signal)) => format!("signal {signal}"),
-                (Some(code), None) => format!("exit code {code}"),
-                (None, None) => String::new(),
-            };
-            rows.row([rank.to_string(), member.node.clone(), gpus.join(","), member.phase.clone(), end]);
-        }
-        text.push_str(&rows.text());
+        text.push_str(&members_text(attempt, out));
     }
     text
+}
+
+fn members_text(attempt: &v1::Attempt, out: Out) -> String {
+    let mut rows = out.table(&["rank>", "node", "gpus", "phase", "end"]);
+    for (rank, member) in (0..).zip(&attempt.members) {
+        let gpus: Vec<String> = member.gpus.iter().map(ToString::to_string).collect();
+        let end = end_of(member, attempt.failed_first == Some(rank));
+        rows.row([rank.to_string(), member.node.clone(), gpus.join(","), member.phase.clone(), end]);
+    }
+    rows.text()
+}
+
+/// How a member ended, all that is known of it.
+fn end_of(member: &v1::MemberPlacement, failed_first: bool) -> String {
+    let how = match (member.exit_code, member.signal) {
+        (_, Some(signal)) => format!("signal {signal}"),
+        (Some(code), None) => format!("exit code {code}"),
+        (None, None) => String::new(),
+    };
+    let said = |is_so: bool, words: &str| is_so.then(|| words.to_owned());
+    let all = [
+        Some(how),
+        said(member.timed_out, "at its time limit"),
+        said(member.out_of_memory, "out of memory"),
+        said(failed_first, "the first to fail"),
+        Some(member.detail.clone()),
+    ];
+    all.into_iter().flatten().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 fn depend_text(dependency: &v1::Dependency) -> String {

@@ -157,7 +157,7 @@ impl World {
         }
         self.put(Input::Tick, &mut out);
         for (job, attempt, members) in std::mem::take(&mut self.running) {
-            let gone = MemberReport::Gone(Exit { how: ExitHow::Code(0), timed_out: false });
+            let gone = MemberReport::Gone(Exit::of(ExitHow::Code(0)));
             self.report_all(job, attempt, &members, &gone, &mut out);
         }
         let placed = out.len();
@@ -222,6 +222,7 @@ impl World {
             held: false,
             not_before: None,
             max_retries: 0,
+            batch: false,
             payload: BlobId([9; 16]),
         };
         self.put(Input::Submit(vec![draft; count]), out);

@@ -166,6 +166,7 @@ impl RandomTurns {
             held: self.roll(20) == 0,
             not_before: (self.roll(10) == 0).then_some(later),
             max_retries: self.roll(3) as u32,
+            batch: self.roll(4) == 0,
             payload: BlobId([7; 16]),
         }
     }
@@ -183,7 +184,7 @@ impl RandomTurns {
         let Some(attempt) = job.live_attempt() else { return };
         let (number, stopping) = (attempt.number, matches!(job.phase, Phase::Stopping(_)));
         let phase = attempt.members[resident.member.at()].phase;
-        let gone = |how| MemberReport::Gone(Exit { how, timed_out: false });
+        let gone = |how| MemberReport::Gone(Exit::of(how));
         let report = match (phase, self.roll(20)) {
             (_, 0) => gone(ExitHow::LaunchFailed("no image".into())),
             (_, 1) => gone(ExitHow::Signal(9)),

@@ -88,7 +88,7 @@ impl Launcher for SimulatedLauncher {
                 }
             };
             this.running().remove(&id);
-            let exit = Exit { how, timed_out, started_ms, ended_ms: now_ms(), detail: String::new() };
+            let exit = Exit { how, timed_out, started_ms, ended_ms: now_ms(), ..Exit::never_ran("") };
             this.facts.send(Input::Gone { id, exit }).await.ok();
         });
     }

@@ -74,8 +74,16 @@ pub(crate) fn is_gone(dirs: &[CgroupDir]) -> bool {
     true
 }
 
-/// What the kernel refused to the member, in words; empty: nothing.
-pub(super) fn refusals(confinement: &Confinement) -> String {
+/// What the kernel refused to the member.
+pub(super) struct Refusals {
+    /// In words; empty: nothing.
+    pub(super) words: String,
+    /// It ended processes that wanted more memory than there is for them.
+    pub(super) out_of_memory: bool,
+}
+
+/// Reads the kernel's counters.
+pub(super) fn refusals(confinement: &Confinement) -> Refusals {
     let count = |files: [(&str, &str); 2]| -> u64 {
         let in_dir = |dir: &CgroupDir| files.iter().map(|(file, key)| counter(&dir.path.join(file), key)).sum::<u64>();
         confinement.cgroups.iter().map(in_dir).sum()
@@ -91,7 +99,7 @@ pub(super) fn refusals(confinement: &Confinement) -> String {
         let limit = confinement.pids;
         words.push(format!("the kernel refused {refused} new processes or threads: it may have {limit} at once"));
     }
-    words.join("; ")
+    Refusals { words: words.join("; "), out_of_memory: ended > 0 }
 }
 
 /// `key N` in a file of such lines; 0 where there is none.

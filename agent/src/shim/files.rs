@@ -124,6 +124,9 @@ pub(crate) struct ExitFile {
     /// What the kernel refused it, in words.
     #[serde(default)]
     pub(crate) detail: String,
+    /// The kernel ended processes of it: they wanted more memory than it may have.
+    #[serde(default)]
+    pub(crate) out_of_memory: bool,
 }
 
 impl ExitFile {
@@ -144,6 +147,7 @@ impl ExitFile {
             started_ms: self.started_ms,
             ended_ms: self.ended_ms,
             detail: self.detail,
+            out_of_memory: self.out_of_memory,
         }
     }
 }

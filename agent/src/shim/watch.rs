@@ -76,7 +76,8 @@ pub(super) fn to_the_end(
     watch.until_all_end(&mut output, bell);
     output.drain();
     watch.look_at_reports(Instant::now());
-    let mut details = vec![cgroup::refusals(&spec.entry.confinement)];
+    let refusals = cgroup::refusals(&spec.entry.confinement);
+    let mut details = vec![refusals.words];
     details.extend(spec.hooks.after().err());
     details.retain(|detail| !detail.is_empty());
     details.iter().for_each(|detail| output.remark(detail));
@@ -90,6 +91,7 @@ pub(super) fn to_the_end(
         started_ms: started.started_ms,
         ended_ms: files::now_ms(),
         detail: details.join("; "),
+        out_of_memory: refusals.out_of_memory,
     }
 }
 

@@ -94,6 +94,7 @@ impl History {
             held: false,
             not_before: None,
             max_retries: 0,
+            batch: false,
             payload: BlobId(payload),
         }
     }
@@ -112,7 +113,7 @@ impl History {
             })
             .collect();
         self.now = Time(self.now.0 + 1_000);
-        let exit = || MemberReport::Gone(Exit { how: ExitHow::Code(0), timed_out: false });
+        let exit = || MemberReport::Gone(Exit::of(ExitHow::Code(0)));
         for report in [|| MemberReport::Prepared, || MemberReport::Started, exit] {
             for (job, attempt, nodes) in &placed {
                 for (at, node) in nodes.iter().enumerate() {

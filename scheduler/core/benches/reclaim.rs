@@ -77,6 +77,7 @@ fn job(tenant: &str, members: u32, gpus: u8, required: Option<Level>) -> JobDraf
         held: false,
         not_before: None,
         max_retries: 0,
+        batch: false,
         payload: BlobId::default(),
     }
 }

@@ -79,6 +79,8 @@ pub(crate) fn settle(cluster: &mut Cluster, id: JobId, now: Time, out: &mut Even
             } else if let Some(broken) = attempt.broken {
                 let reason = if broken == Outcome::NodeLost { StopReason::NodeLost } else { StopReason::GangBroken };
                 stop(cluster, id, reason, now, out);
+            } else if job.spec.batch && attempt.members[0].phase == MemberPhase::Gone {
+                stop(cluster, id, StopReason::ScriptEnded, now, out);
             } else if is_ready(attempt, cluster.policy.flaw) {
                 emit(cluster, now, Event::GangReleased { job: id, attempt: number }, out);
             }

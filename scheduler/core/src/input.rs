@@ -105,6 +105,8 @@ pub struct JobDraft {
     pub not_before: Option<Time>,
     /// Tries after a failure of its own.
     pub max_retries: u32,
+    /// Its script runs on its first member alone.
+    pub batch: bool,
     /// What it runs.
     pub payload: BlobId,
 }

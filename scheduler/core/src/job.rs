@@ -41,6 +41,8 @@ pub struct JobSpec {
     pub after: Box<[Dependency]>,
     /// How often it is tried again after it failed by itself.
     pub max_retries: u32,
+    /// Its script runs on its first member alone: when that ends, the job does.
+    pub batch: bool,
     /// What it runs.
     pub payload: BlobId,
 }
@@ -121,6 +123,8 @@ pub enum StopReason {
     TimeLimit,
     /// A member ended badly: the rest has no purpose.
     GangBroken,
+    /// The script of a batch job has ended well: so do the members that it was given.
+    ScriptEnded,
     /// The gang did not come together before its deadline.
     LaunchDeadline,
     /// A node under it is lost.
@@ -140,6 +144,7 @@ impl StopReason {
             StopReason::Cancelled => Outcome::Cancelled,
             StopReason::TimeLimit => Outcome::TimedOut,
             StopReason::GangBroken => broken,
+            StopReason::ScriptEnded => Outcome::Completed,
             StopReason::LaunchDeadline => Outcome::LaunchFailed,
             StopReason::NodeLost => Outcome::NodeLost,
             StopReason::Evicted => Outcome::Evicted,
@@ -169,9 +174,18 @@ pub struct Exit {
     pub how: ExitHow,
     /// The agent stopped it at its time limit.
     pub timed_out: bool,
+    /// The kernel ended processes of it: they wanted more memory than it may have.
+    pub out_of_memory: bool,
+    /// What else is known of its end, in its agent's words; empty: nothing.
+    pub detail: Box<str>,
 }
 
 impl Exit {
+    /// An end of which no more is known.
+    pub fn of(how: ExitHow) -> Self {
+        Self { how, timed_out: false, out_of_memory: false, detail: "".into() }
+    }
+
     /// What this exit alone makes of the attempt.
     pub fn outcome(&self) -> Outcome {
         match &self.how {

@@ -110,7 +110,7 @@ impl<S: Story> Forward<S> {
             && time <= now
         {
             self.ends.pop();
-            self.report(job, attempt, &MemberReport::Gone(Exit { how: ExitHow::Code(0), timed_out }), now);
+            self.report(job, attempt, &MemberReport::Gone(Exit { timed_out, ..Exit::of(ExitHow::Code(0)) }), now);
         }
         self.follow(now);
     }
@@ -130,7 +130,7 @@ impl<S: Story> Forward<S> {
         let Some(attempt) = self.cluster.job(job).and_then(Job::live_attempt).map(|attempt| attempt.number) else {
             return;
         };
-        let exit = Exit { how: ExitHow::Unknown(why.into()), timed_out: false };
+        let exit = Exit::of(ExitHow::Unknown(why.into()));
         self.report(job, attempt, &MemberReport::Gone(exit), now);
         self.follow(now);
     }
@@ -161,7 +161,7 @@ impl<S: Story> Forward<S> {
                     Event::JobPlaced { job, attempt, .. } => self.start(*job, *attempt, now),
                     // What is evicted goes at once, and does all its work again.
                     Event::AttemptStopping { job, attempt, .. } => {
-                        let exit = Exit { how: ExitHow::Signal(TERM), timed_out: false };
+                        let exit = Exit::of(ExitHow::Signal(TERM));
                         self.report(*job, *attempt, &MemberReport::Gone(exit), now);
                     }
                     // Nothing of the world outside follows from any other event.

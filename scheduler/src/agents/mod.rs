@@ -84,7 +84,7 @@ pub(crate) fn exit_of(exit: &v1::Exit) -> Exit {
         Some(v1::exit::How::Unknown(why)) => ExitHow::Unknown(clip(why)),
         None => ExitHow::Unknown("the agent did not say how".into()),
     };
-    Exit { how, timed_out: exit.timed_out }
+    Exit { how, timed_out: exit.timed_out, out_of_memory: exit.out_of_memory, detail: clip(&exit.detail) }
 }
 
 /// Text from outside that goes into the journal has a bound, in bytes.

@@ -81,6 +81,7 @@ fn stop_of(job: &Job) -> (&'static str, u64) {
         Phase::Stopping(StopReason::Cancelled) => ("cancelled", grace),
         Phase::Stopping(StopReason::TimeLimit) => ("time_limit", grace),
         Phase::Stopping(StopReason::GangBroken) => ("gang_broken", grace),
+        Phase::Stopping(StopReason::ScriptEnded) => ("script_ended", grace),
         Phase::Stopping(StopReason::LaunchDeadline) => ("launch_deadline", 0),
         Phase::Stopping(StopReason::NodeLost) => ("node_lost", grace),
         Phase::Stopping(StopReason::Evicted) => ("evicted", grace),

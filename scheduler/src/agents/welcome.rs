@@ -58,7 +58,7 @@ pub fn reconcile(cluster: &Cluster, node: NodeIndex, leases: &[v1::Lease]) -> Re
                 job: resident.job,
                 attempt: attempt.number,
                 member: resident.member,
-                report: MemberReport::Gone(Exit { how, timed_out: false }),
+                report: MemberReport::Gone(Exit::of(how)),
             });
         }
     }
@@ -72,7 +72,7 @@ fn reports_of(lease: &v1::Lease) -> Vec<MemberReport> {
         v1::LeasePhase::Running => vec![MemberReport::Prepared, MemberReport::Started],
         v1::LeasePhase::Stopping => Vec::new(),
         v1::LeasePhase::Gone => {
-            let unsaid = || Exit { how: ExitHow::Unknown("the lease does not say".into()), timed_out: false };
+            let unsaid = || Exit::of(ExitHow::Unknown("the lease does not say".into()));
             vec![MemberReport::Gone(lease.exit.as_ref().map_or_else(unsaid, super::exit_of))]
         }
     }

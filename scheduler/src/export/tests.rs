@@ -71,6 +71,7 @@ fn submitted(job: u64, name: &str) -> Event {
         array: None,
         after: Box::default(),
         max_retries: 0,
+        batch: false,
         payload: Default::default(),
     };
     Event::JobSubmitted { job: JobId(job), spec: Box::new(spec), held: false, not_before: None }

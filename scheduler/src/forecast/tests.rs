@@ -98,7 +98,7 @@ fn what_waits_is_told_and_compared_with_its_first_start() {
     world.input(Input::Cancel(JobId(1)));
     let node = dure_core::ids::NodeIndex(0);
     let (attempt, member) = (dure_core::ids::AttemptNumber(1), dure_core::ids::MemberIndex(0));
-    let exit = dure_core::job::Exit { how: dure_core::job::ExitHow::Signal(15), timed_out: false };
+    let exit = dure_core::job::Exit::of(dure_core::job::ExitHow::Signal(15));
     let report = dure_core::input::MemberReport::Gone(exit);
     world.input(Input::MemberReported { node, job: JobId(1), attempt, member, report });
     world.rounds.round();

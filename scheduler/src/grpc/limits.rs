@@ -18,6 +18,8 @@ pub const MAX_ARGS: usize = 4096;
 pub const MAX_ARGS_BYTES: usize = 128 << 10;
 /// Longest path, in bytes: that of Linux.
 pub const MAX_PATH: usize = 4096;
+/// Mounts of one container.
+pub const MAX_MOUNTS: usize = 64;
 /// Members of an unequal gang that are looked at; the policy's own limit lies at or below it.
 pub const MAX_UNEQUAL: usize = 65_536;
 /// GPU models of one job.

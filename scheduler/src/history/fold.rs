@@ -151,7 +151,11 @@ impl Historian {
             StopReason::Drained => "drained",
             StopReason::Resized => "resized",
             StopReason::NodeLost => "node_lost",
-            StopReason::Cancelled | StopReason::TimeLimit | StopReason::GangBroken | StopReason::LaunchDeadline => {
+            StopReason::Cancelled
+            | StopReason::TimeLimit
+            | StopReason::GangBroken
+            | StopReason::ScriptEnded
+            | StopReason::LaunchDeadline => {
                 return;
             }
         };

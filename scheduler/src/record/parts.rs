@@ -191,6 +191,7 @@ pub(super) fn spec_to_wire(spec: &JobSpec) -> v1::JobSpec {
         array: spec.array.map(|array| v1::ArraySpec { size: array.size, cap: array.cap }),
         after: spec.after.iter().map(dependency).collect(),
         max_retries: spec.max_retries,
+        batch: spec.batch,
         payload: spec.payload.0.to_vec(),
     }
 }
@@ -212,6 +213,7 @@ pub(super) fn spec_from_wire(wire: v1::JobSpec) -> Result<JobSpec, Fault> {
         array: wire.array.map(|array| ArraySpec { size: array.size, cap: array.cap }),
         after: wire.after.into_iter().map(dependency).collect::<Result<_, Fault>>()?,
         max_retries: wire.max_retries,
+        batch: wire.batch,
         payload: blob_id(&wire.payload)?,
     })
 }
@@ -271,7 +273,12 @@ pub(super) fn exit_to_wire(exit: &Exit) -> v1::Exit {
         ExitHow::LaunchFailed(why) => exit::How::LaunchFailed((**why).to_owned()),
         ExitHow::Unknown(why) => exit::How::Unknown((**why).to_owned()),
     };
-    v1::Exit { how: Some(how), timed_out: exit.timed_out }
+    v1::Exit {
+        how: Some(how),
+        timed_out: exit.timed_out,
+        out_of_memory: exit.out_of_memory,
+        detail: (*exit.detail).to_owned(),
+    }
 }
 
 pub(super) fn exit_from_wire(wire: v1::Exit) -> Result<Exit, Fault> {
@@ -281,7 +288,7 @@ pub(super) fn exit_from_wire(wire: v1::Exit) -> Result<Exit, Fault> {
         exit::How::LaunchFailed(why) => ExitHow::LaunchFailed(why.into()),
         exit::How::Unknown(why) => ExitHow::Unknown(why.into()),
     };
-    Ok(Exit { how, timed_out: wire.timed_out })
+    Ok(Exit { how, timed_out: wire.timed_out, out_of_memory: wire.out_of_memory, detail: wire.detail.into() })
 }
 
 pub(super) fn reply_to_wire(reply: Reply) -> v1::Reply {

@@ -55,5 +55,5 @@ words! {
     MemberPhase { Ordered, Prepared, Running, Gone }
     Outcome { Completed, Failed, Cancelled, TimedOut, LaunchFailed, NodeLost, Evicted, Drained, DependencyFailed, GpuFault, Resized }
     DropCause { NotWanted, NodeClosed, NotAllowed, Late }
-    StopReason { Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained, Resized }
+    StopReason { Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained, Resized, ScriptEnded }
 }

@@ -79,6 +79,7 @@ fn draft(members: u32) -> JobDraft {
         held: false,
         not_before: None,
         max_retries: 0,
+        batch: false,
         payload: BlobId::default(),
     }
 }

@@ -150,6 +150,7 @@ impl World {
             held: false,
             not_before: None,
             max_retries: self.dice.below(3) as u32,
+            batch: false,
             only: ConstraintsDraft::default(),
             payload: BlobId(blob.id().0),
         };

@@ -64,7 +64,7 @@ fn cycles(jobs: usize) -> Result<Cycles, Failure> {
         let first = timed(&mut cluster, NOW);
         let later = NOW + Span::seconds(1);
         let unchanged = timed(&mut cluster, later);
-        let exit = MemberReport::Gone(Exit { how: ExitHow::Code(0), timed_out: false });
+        let exit = MemberReport::Gone(Exit::of(ExitHow::Code(0)));
         let (job, attempt, member) = (FILLER, AttemptNumber(1), MemberIndex(0));
         let node =
             cluster.job(job).and_then(|job| job.attempt.as_deref()).map(|attempt| attempt.members[0].placed.node);

@@ -186,7 +186,7 @@ fn warm(cluster: &mut Cluster, size: &Size) -> Result<(), Failure> {
         _ => None,
     });
     let (job, placed) = placed.ok_or_else(|| failed("the cluster of the bench has no free GPU"))?;
-    let report = MemberReport::Gone(Exit { how: ExitHow::Code(0), timed_out: false });
+    let report = MemberReport::Gone(Exit::of(ExitHow::Code(0)));
     let (attempt, member) = (AttemptNumber(1), MemberIndex(0));
     input(cluster, Input::MemberReported { node: placed.node, job, attempt, member, report })
 }
@@ -261,6 +261,7 @@ pub(super) fn plain() -> JobDraft {
         held: false,
         not_before: None,
         max_retries: 0,
+        batch: false,
         payload: BlobId::default(),
     }
 }

@@ -208,6 +208,7 @@ fn resolve(cluster: &Cluster, draft: &JobDraft, user: UserIndex, call: &mut InCa
         array: draft.array,
         after: resolve_dependencies(cluster, draft, call)?,
         max_retries: draft.max_retries,
+        batch: draft.batch,
         payload: draft.payload,
     })
 }

@@ -87,7 +87,9 @@ impl Cluster {
             Outcome::Failed if is_fenced => Outcome::GpuFault,
             outcome => outcome,
         };
-        if outcome != Outcome::Completed && attempt.broken.is_none() {
+        // What a batch job's script was given ends because the script has.
+        let is_told = phase == Phase::Stopping(StopReason::ScriptEnded);
+        if outcome != Outcome::Completed && attempt.broken.is_none() && !is_told {
             attempt.broken = Some(outcome);
             attempt.broken_by = Some(member);
             if outcome == Outcome::LaunchFailed && attempt.suspect.is_none() {

@@ -108,6 +108,45 @@ fn a_failed_member_stops_the_gang() {
 }
 
 #[test]
+fn the_end_of_a_batch_script_ends_the_members_that_it_was_given() {
+    check(
+        "
+        node   n0 n1 n2 gpus=8
+        tenant a quota=24
+        queued a/g 3x8 batch
+        cycle
+        prepared g
+        started g.0
+        started g.1
+        started g.2
+        exit   g.0 0
+        exit   g.1 sig9        # it did not end by itself: that is no failure of the job
+        exit   g.2 0
+        queued a/h 3x8 batch
+        cycle
+        prepared h
+        started h.0
+        started h.1
+        started h.2
+        exit   h.0 3           # the script's own code is the job's
+        exit   h.1 sig15
+        exit   h.2 sig15
+        ",
+        expect![[r#"
+            place a/g -> n0[0-7] n1[0-7] n2[0-7]
+            go a/g
+            stop a/g: ScriptEnded
+            over a/g: Completed
+            end a/g: Completed
+            place a/h -> n0[0-7] n1[0-7] n2[0-7]
+            go a/h
+            stop a/h: GangBroken
+            over a/h: Failed
+            end a/h: Failed"#]],
+    );
+}
+
+#[test]
 fn a_member_that_ends_well_leaves_the_rest_alone() {
     check(
         "

@@ -32,11 +32,11 @@ pub(crate) struct Agent {
 }
 
 fn code(code: i32) -> Exit {
-    Exit { how: ExitHow::Code(code), timed_out: false }
+    Exit::of(ExitHow::Code(code))
 }
 
 fn never_ran() -> Exit {
-    Exit { how: ExitHow::LaunchFailed("it was never started".into()), timed_out: false }
+    Exit::of(ExitHow::LaunchFailed("it was never started".into()))
 }
 
 impl Agent {
@@ -69,7 +69,7 @@ impl Agent {
         let (state, report) = match (self.processes.get(&id).cloned(), wanted) {
             (Some(Process::Exited(exit)), _) => (None, MemberReport::Gone(exit)),
             (Some(Process::Running), false) => {
-                let exit = if choice < 230 { Exit { how: ExitHow::Signal(15), timed_out: false } } else { code(0) };
+                let exit = if choice < 230 { Exit::of(ExitHow::Signal(15)) } else { code(0) };
                 (None, MemberReport::Gone(exit))
             }
             (Some(Process::Prepared), false) => (None, MemberReport::Gone(never_ran())),
@@ -79,7 +79,7 @@ impl Agent {
             },
             (None, _) => {
                 let how = ExitHow::Unknown("this agent has never heard of it".into());
-                (None, MemberReport::Gone(Exit { how, timed_out: false }))
+                (None, MemberReport::Gone(Exit::of(how)))
             }
             (Some(Process::Prepared), true) if !released => match choice {
                 0..240 => (Some(Process::Prepared), MemberReport::Prepared),
@@ -94,7 +94,7 @@ impl Agent {
                 0..100 if phase < MemberPhase::Running => (Some(Process::Running), MemberReport::Started),
                 0..200 => (None, MemberReport::Gone(code(0))),
                 200..220 => (None, MemberReport::Gone(code(1))),
-                220..235 => (None, MemberReport::Gone(Exit { how: ExitHow::Signal(15), timed_out: true })),
+                220..235 => (None, MemberReport::Gone(Exit { timed_out: true, ..Exit::of(ExitHow::Signal(15)) })),
                 235..245 => (Some(Process::Running), MemberReport::Started),
                 _ => (Some(Process::Running), MemberReport::Checkpointed { step: choice.into() }),
             },

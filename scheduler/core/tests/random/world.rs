@@ -336,6 +336,7 @@ impl World {
             held: ask.held,
             not_before: ask.begin.map(|seconds| self.now + Span::seconds(seconds.into())),
             max_retries: ask.retries.into(),
+            batch: ask.retries == 1,
             payload: BlobId::default(),
         }
     }
@@ -370,7 +371,7 @@ impl World {
         if place == Some(self.index(node)) {
             return;
         }
-        let exit = Exit { how: ExitHow::Code(0), timed_out: false };
+        let exit = Exit::of(ExitHow::Code(0));
         let report = if gone { MemberReport::Gone(exit) } else { MemberReport::Started };
         let before = self.cluster.digest();
         drop(self.input(Input::MemberReported { node: self.index(node), job, attempt, member, report }));

@@ -101,6 +101,7 @@ pub(super) fn draft(job: &TraceJob, priority: &str, largest: &Largest) -> JobDra
         held: false,
         not_before: None,
         max_retries: 0,
+        batch: false,
         payload: BlobId::default(),
     }
 }

@@ -2,7 +2,7 @@
 
 use dure_core::Cluster;
 use dure_core::ids::JobId;
-use dure_core::job::{Attempt, DependencyKind, ExitHow, Job, Member, MemberPhase, Outcome, Phase};
+use dure_core::job::{Attempt, DependencyKind, Exit, ExitHow, Job, Member, MemberPhase, Outcome, Phase};
 use dure_core::placement::{Placed, Portion};
 use dure_core::request::{Part, Shape};
 use dure_core::units::Time;
@@ -81,6 +81,7 @@ fn attempt(cluster: &Cluster, attempt: &Attempt) -> v1::Attempt {
         ended_ms: ms(attempt.ended_at),
         outcome: attempt.outcome.map_or("", outcome_word).to_owned(),
         borrowed: attempt.borrowed,
+        failed_first: attempt.broken_by.map(|member| member.0),
     }
 }
 
@@ -91,14 +92,28 @@ fn member(cluster: &Cluster, member: &Member) -> v1::MemberPlacement {
         MemberPhase::Running => "running",
         MemberPhase::Gone => "gone",
     };
+    let exit = member.exit.as_ref();
     v1::MemberPlacement {
         node: cluster.node(member.placed.node).name.to_string(),
         gpus: member.placed.gpus.iter().map(|gpu| gpu as u32).collect(),
         gpu_milli: part_milli(&member.placed),
         phase: phase.to_owned(),
-        exit_code: member.exit.as_ref().and_then(|exit| code_of(&exit.how)),
-        signal: member.exit.as_ref().and_then(|exit| signal_of(&exit.how)),
+        exit_code: exit.and_then(|exit| code_of(&exit.how)),
+        signal: exit.and_then(|exit| signal_of(&exit.how)),
+        timed_out: exit.is_some_and(|exit| exit.timed_out),
+        out_of_memory: exit.is_some_and(|exit| exit.out_of_memory),
+        detail: exit.map(detail_of).unwrap_or_default(),
     }
+}
+
+/// Why it never ran or what became of it, then what its agent said besides.
+fn detail_of(exit: &Exit) -> String {
+    let why = match &exit.how {
+        ExitHow::Code(_) | ExitHow::Signal(_) => "",
+        ExitHow::LaunchFailed(why) | ExitHow::Unknown(why) => why,
+    };
+    let words = [why, &exit.detail].into_iter().filter(|words| !words.is_empty());
+    words.collect::<Vec<_>>().join("; ")
 }
 
 /// Thousandths of the one GPU of which a member holds a part; 0 where its GPUs are whole.
@@ -163,12 +178,16 @@ fn end_text(job: &Job, outcome: Outcome) -> String {
     if outcome == Outcome::DependencyFailed {
         return "a job that it depends on ended in the other way".to_owned();
     }
-    match job.exit().map(|exit| &exit.how) {
-        _ if outcome == Outcome::Completed => String::new(),
+    if outcome == Outcome::Completed {
+        return String::new();
+    }
+    let said = job.exit().map(|exit| exit.detail.as_ref()).filter(|words| !words.is_empty());
+    let how = match job.exit().map(|exit| &exit.how) {
         Some(ExitHow::Code(0)) | None => String::new(),
         Some(ExitHow::Code(code)) => format!("a member ended with exit code {code}"),
         Some(ExitHow::Signal(signal)) => format!("a member was ended by signal {signal}"),
         Some(ExitHow::LaunchFailed(why)) => format!("a member could not be started: {why}"),
         Some(ExitHow::Unknown(why)) => format!("a member is gone: {why}"),
-    }
+    };
+    [how.as_str()].into_iter().filter(|words| !words.is_empty()).chain(said).collect::<Vec<_>>().join("; ")
 }

@@ -89,6 +89,7 @@ pub fn stop_text(reason: StopReason) -> &'static str {
         StopReason::Cancelled => "it was cancelled",
         StopReason::TimeLimit => "its time limit is over",
         StopReason::GangBroken => "a member ended badly",
+        StopReason::ScriptEnded => "its script has ended",
         StopReason::LaunchDeadline => "the gang did not come together in time",
         StopReason::NodeLost => "a node under it is lost",
         StopReason::Evicted => "its GPUs go back to their owner",

@@ -10,7 +10,9 @@ use dure_proto::v1;
 use dure_proto::v1::dependency::On;
 use prost::Message as _;
 
-use crate::grpc::limits::{MAX_ARGS, MAX_ARGS_BYTES, MAX_ENV, MAX_MODELS, MAX_NAME, MAX_PATH, MAX_SCRIPT, MAX_UNEQUAL};
+use crate::grpc::limits::{
+    MAX_ARGS, MAX_ARGS_BYTES, MAX_ENV, MAX_MODELS, MAX_MOUNTS, MAX_NAME, MAX_PATH, MAX_SCRIPT, MAX_UNEQUAL,
+};
 use crate::grpc::status::Violation;
 use crate::journal::Blob;
 
@@ -37,6 +39,7 @@ pub fn job(spec: v1::JobSpec, user: &str) -> Result<Submitted, Violation> {
         .shape
         .clone()
         .ok_or_else(|| Violation::new("shape", "absent; say how many members of how many GPUs the job needs"))?;
+    let batch = spec.payload.as_ref().is_some_and(|payload| payload.batch);
     let payload = self::payload(spec.payload.unwrap_or_default()).map_err(|violation| violation.inside("payload"))?;
     let draft = JobDraft {
         part: part(&shape).map_err(|violation| violation.inside("shape"))?,
@@ -60,6 +63,7 @@ pub fn job(spec: v1::JobSpec, user: &str) -> Result<Submitted, Violation> {
         held: spec.hold,
         not_before: (spec.not_before_ms > 0).then_some(Time(spec.not_before_ms)),
         max_retries: spec.max_retries,
+        batch,
         payload: BlobId(payload.id().0),
     };
     Ok(Submitted { draft, payload })
@@ -195,6 +199,9 @@ fn payload(payload: v1::Payload) -> Result<Blob, Violation> {
     if let Some((field, _)) = with_nul.into_iter().find(|(_, text)| text.contains('\0')) {
         return Err(Violation::new(field, "holds a NUL character, which no process can be given; take it out"));
     }
+    if let Some(container) = &payload.container {
+        self::container(container).map_err(|violation| violation.inside("container"))?;
+    }
     for (name, value) in &payload.env {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             let problem = format!("{name:?} cannot be set; a name is not empty and holds no '=', and there is no NUL");
@@ -202,4 +209,23 @@ fn payload(payload: v1::Payload) -> Result<Blob, Violation> {
         }
     }
     Blob::new(payload.encode_to_vec()).map_err(|err| Violation::new("script", err.to_string()))
+}
+
+/// Paths are absolute, and none is one that the agent itself fills.
+fn container(container: &v1::Container) -> Result<(), Violation> {
+    if container.mounts.len() > MAX_MOUNTS {
+        let count = container.mounts.len();
+        return Err(Violation::new("mounts", format!("{count} mounts; at most {MAX_MOUNTS}")));
+    }
+    let mounts = container.mounts.iter().flat_map(|mount| [("mounts", &mount.source), ("mounts", &mount.target)]);
+    for (field, path) in [("image", &container.image)].into_iter().chain(mounts) {
+        at_most(field, path.len(), MAX_PATH)?;
+        if !path.starts_with('/') || path.contains('\0') {
+            return Err(Violation::new(field, format!("{path:?} is no absolute path; name one that every node has")));
+        }
+        if path.split('/').any(|part| part == "..") {
+            return Err(Violation::new(field, format!("{path:?} holds \"..\"; write the path that is meant")));
+        }
+    }
+    Ok(())
 }

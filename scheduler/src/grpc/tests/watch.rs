@@ -41,7 +41,7 @@ async fn run_to_end(world: &World, job: u64) {
         (attempt.members[0].placed.node, attempt.number)
     };
     let ((node, attempt), _) = world.services.handle.read(look).await.expect("it is read");
-    let gone = MemberReport::Gone(Exit { how: ExitHow::Code(0), timed_out: false });
+    let gone = MemberReport::Gone(Exit::of(ExitHow::Code(0)));
     for report in [MemberReport::Started, gone] {
         world.decide(report_of(node, job, attempt, report)).await;
     }

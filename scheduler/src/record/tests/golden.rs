@@ -107,6 +107,7 @@ fn spec(shape: Shape) -> JobSpec {
         ]
         .into(),
         max_retries: 2,
+        batch: false,
         payload: BlobId([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]),
     }
 }
@@ -198,7 +199,7 @@ fn attempts() -> Vec<Event> {
         Event::MemberPrepared { job, attempt, member },
         Event::GangReleased { job, attempt },
         Event::MemberStarted { job, attempt, member },
-        Event::MemberGone { job, attempt, member, exit: Exit { how: ExitHow::Code(-1), timed_out: false } },
+        Event::MemberGone { job, attempt, member, exit: Exit::of(ExitHow::Code(-1)) },
         Event::MemberProven { job, attempt, member },
         Event::AttemptStopping { job, attempt, reason: StopReason::Evicted, beneficiary: Some(JobId(999)), keeps: 0 },
         Event::AttemptEnded { job, attempt, outcome: Outcome::Evicted },
@@ -227,9 +228,9 @@ fn restored() -> Vec<Event> {
         reserved: SetAside::default(),
     };
     let member = |node, phase, exit| Member { placed: placed(node, 0b11), phase, exit };
-    let killed = Exit { how: ExitHow::Signal(9), timed_out: true };
-    let unknown = Exit { how: ExitHow::Unknown("node lost".into()), timed_out: false };
-    let never_ran = Exit { how: ExitHow::LaunchFailed("no image".into()), timed_out: false };
+    let killed = Exit { timed_out: true, ..Exit::of(ExitHow::Signal(9)) };
+    let unknown = Exit::of(ExitHow::Unknown("node lost".into()));
+    let never_ran = Exit::of(ExitHow::LaunchFailed("no image".into()));
     let attempt = Attempt {
         number: AttemptNumber(2),
         pool: PoolIndex(1),

@@ -86,8 +86,10 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 }
 
 fn stop_reason() -> impl Strategy<Value = StopReason> {
-    use StopReason::{Cancelled, Drained, Evicted, GangBroken, LaunchDeadline, NodeLost, Resized, TimeLimit};
-    select(vec![Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained, Resized])
+    use StopReason::{
+        Cancelled, Drained, Evicted, GangBroken, LaunchDeadline, NodeLost, Resized, ScriptEnded, TimeLimit,
+    };
+    select(vec![Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained, Resized, ScriptEnded])
 }
 
 fn contact() -> impl Strategy<Value = Contact> {
@@ -147,7 +149,8 @@ fn exit() -> impl Strategy<Value = Exit> {
         text().prop_map(ExitHow::LaunchFailed),
         text().prop_map(ExitHow::Unknown),
     ];
-    (how, any::<bool>()).prop_map(|(how, timed_out)| Exit { how, timed_out })
+    let said = (any::<bool>(), any::<bool>(), text());
+    (how, said).prop_map(|(how, (timed_out, out_of_memory, detail))| Exit { how, timed_out, out_of_memory, detail })
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
@@ -218,6 +221,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
             array,
             after: after.into(),
             max_retries,
+            batch: max_retries % 2 == 1,
             payload: BlobId(payload),
         }
     })
