@@ -6,6 +6,7 @@
 //! This part must never run anything for a member that has ended, nor outside a member.
 
 use std::{
+    collections::BTreeMap,
     fs,
     fs::File,
     io::{self, Read, Write},
@@ -274,6 +275,10 @@ fn prepare(settings: &ProcessSettings, id: MemberId, start: &ExecStart, exec_id:
     let of_its_own = !spec.entry.confinement.binds.is_empty() || spec.entry.confinement.own_shm;
     let mut entry = Entry { mounts_of: of_its_own.then_some(main), ..spec.entry };
     entry.argv = start.args.clone();
+    entry.env = beside(entry.env, start);
+    if !start.workdir.is_empty() {
+        entry.workdir = PathBuf::from(&start.workdir);
+    }
     if entry.argv.is_empty() {
         let shell = entry.env.iter().find(|(name, _)| name == "SHELL").map(|(_, shell)| shell.clone());
         entry.argv = vec![shell.filter(|shell| Path::new(shell).is_file()).unwrap_or_else(|| "/bin/sh".to_owned())];
@@ -289,6 +294,28 @@ fn prepare(settings: &ProcessSettings, id: MemberId, start: &ExecStart, exec_id:
         .and_then(|()| MemberFiles::new(&dir).write_entry(&entry))
         .map_err(|err| format!("{}: {err}: free space on node {}", dir.display(), settings.node))?;
     Ok(dir)
+}
+
+/// The member's variables and those that were asked for. A path is looked through after the member's own programs.
+fn beside(env: Vec<(String, String)>, start: &ExecStart) -> Vec<(String, String)> {
+    let mut all: BTreeMap<String, String> = start.env.clone().into_iter().collect();
+    for (name, value) in env {
+        match all.get_mut(&name) {
+            Some(asked) if name == "PATH" => {
+                let own = value.split(':').next().unwrap_or_default();
+                *asked = format!("{own}:{asked}");
+            }
+            Some(_) if !is_own(&name) => {}
+            _ => drop(all.insert(name, value)),
+        }
+    }
+    all.into_iter().collect()
+}
+
+/// Whether a variable says who a member is and what it may see.
+fn is_own(name: &str) -> bool {
+    const OWN: [&str; 3] = ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "SLURMD_NODENAME"];
+    OWN.contains(&name) || (name.starts_with("DURE_") && name != "DURE_STEP_LOCAL")
 }
 
 fn spawn(settings: &ProcessSettings, dir: &Path, start: &ExecStart) -> io::Result<(Child, Streams)> {

@@ -26,6 +26,7 @@ pub mod retention;
 pub mod run;
 mod session;
 pub mod shim;
+mod steps;
 mod sys;
 pub mod turn;
 

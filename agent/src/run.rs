@@ -16,7 +16,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::{info, warn};
 
 use self::{pump::Pump, store::Writer};
@@ -29,7 +29,8 @@ use crate::{
         Launcher, MAX_FACTS, ProcessLauncher, ProcessSettings, SimulatedLauncher, process::DEFAULT_LOG_LIMIT_BYTES,
     },
     leases::{DiskStore, LeaseStore, MemoryStore, StoreError},
-    session::{MAX_INCOMING, Session},
+    session::{MAX_INCOMING, Session, Ways},
+    steps,
     turn::{Agent, Identity},
 };
 
@@ -120,7 +121,9 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     let (agent, adoptions) = Agent::recover(identity, stored, random_u63());
     let (events, events_in) = mpsc::channel(MAX_INCOMING);
     let (hang_up, hang_ups) = mpsc::channel(1);
-    let session = tokio::spawn(Session::new(&config, events, hang_ups)?.keep(config.clone()));
+    let ways = Ways::default();
+    let steps = process.clone().map(|settings| tokio::spawn(steps::serve(settings, ways.clone())));
+    let session = tokio::spawn(Session::new(&config, events, hang_ups, ways)?.keep(config.clone()));
     let (writer, written) = Writer::start(store).map_err(node_error("the thread that writes leases"))?;
     let pump = Pump {
         config,
@@ -139,6 +142,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     };
     pump.turns(adoptions, events_in, facts_in, written, shutdown).await;
     session.abort();
+    steps.iter().for_each(JoinHandle::abort);
     drop(lock);
     Ok(())
 }

@@ -4,9 +4,16 @@
 //! Between two tries it waits, longer each time and never the same time as its neighbours. This part must never decide
 //! what a message means, and never keep a message for a later stream: what must arrive is spooled by the core.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use dure_proto::v1::{AgentMessage, SchedulerMessage, agents_client::AgentsClient, scheduler_message::Kind};
+use dure_proto::v1::{
+    AgentMessage, ExecInput, ExecOutput, SchedulerMessage, agents_client::AgentsClient, jobs_client::JobsClient,
+    scheduler_message::Kind,
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
@@ -14,6 +21,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request,
+    metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
 
@@ -65,6 +73,36 @@ struct Ended {
     leader: Option<String>,
 }
 
+/// The way to the scheduler that was connected to last, for calls beside the stream.
+#[derive(Clone, Debug)]
+pub(crate) struct Way {
+    channel: Channel,
+    bearer: Option<MetadataValue<Ascii>>,
+}
+
+/// Where the way is looked up.
+pub(crate) type Ways = Arc<Mutex<Option<Way>>>;
+
+impl Way {
+    /// A request with this agent's proof, where the connection is none.
+    fn request<T>(&self, content: T) -> Request<T> {
+        let mut request = Request::new(content);
+        if let Some(bearer) = &self.bearer {
+            request.metadata_mut().insert("authorization", bearer.clone());
+        }
+        request
+    }
+
+    /// Runs a program beside a member somewhere, on behalf of a member here.
+    pub(crate) async fn exec(
+        &self,
+        inputs: ReceiverStream<ExecInput>,
+    ) -> Result<tonic::Streaming<ExecOutput>, tonic::Status> {
+        let answer = JobsClient::new(self.channel.clone()).exec(self.request(inputs)).await?;
+        Ok(answer.into_inner())
+    }
+}
+
 /// Where and as whom to connect.
 pub(crate) struct Session {
     endpoints: Vec<String>,
@@ -72,6 +110,7 @@ pub(crate) struct Session {
     token: Option<String>,
     events: mpsc::Sender<SessionEvent>,
     hang_ups: mpsc::Receiver<()>,
+    ways: Ways,
 }
 
 impl Session {
@@ -79,9 +118,10 @@ impl Session {
         config: &AgentConfig,
         events: mpsc::Sender<SessionEvent>,
         hang_ups: mpsc::Receiver<()>,
+        ways: Ways,
     ) -> Result<Self, ConfigError> {
         let (endpoints, state_dir) = (config.scheduler.clone(), config.state_dir.clone());
-        Ok(Self { endpoints, state_dir, token: config.token()?, events, hang_ups })
+        Ok(Self { endpoints, state_dir, token: config.token()?, events, hang_ups, ways })
     }
 
     /// Keeps a stream for ever; ends when the loop does.
@@ -123,16 +163,15 @@ impl Session {
         if self.events.send(SessionEvent::Open(outgoing)).await.is_err() {
             return ended("the agent ends".to_owned());
         }
+        let token = self.token.as_ref().filter(|_| !is_tls(endpoint));
+        let bearer =
+            token.map(|token| format!("Bearer {token}").parse().expect("a token is visible ASCII, which was checked"));
+        let way = Way { channel: channel.clone(), bearer };
+        *self.ways.lock().unwrap_or_else(PoisonError::into_inner) = Some(way.clone());
         let mut client = AgentsClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let mut request = Request::new(ReceiverStream::new(queue));
-        if !is_tls(endpoint)
-            && let Some(token) = &self.token
-        {
-            let bearer = format!("Bearer {token}").parse().expect("a token is visible ASCII, which was checked");
-            request.metadata_mut().insert("authorization", bearer);
-        }
+        let request = way.request(ReceiverStream::new(queue));
         // A hang-up that was meant for an earlier stream.
         while self.hang_ups.try_recv().is_ok() {}
         let stream = match timeout(CONNECT_DEADLINE, client.session(request)).await {

@@ -34,6 +34,8 @@ use self::{
 
 /// Exit code of a shim that found another one at work, or done, in the same folder.
 pub const ALREADY_CLAIMED: u8 = 3;
+/// The word after `shim` with which it does nothing until a signal ends it.
+pub(crate) const HOLD: &str = "--hold";
 /// Exit code of a shim that could not keep its files.
 const BROKEN: u8 = 4;
 
@@ -61,6 +63,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         && word == enter::STEP
     {
         return enter::step(dir.clone());
+    }
+    if let [word] = &args[..]
+        && word == HOLD
+    {
+        loop {
+            std::thread::park();
+        }
     }
     let mut args = args.into_iter();
     let (Some(dir), None) = (args.next(), args.next()) else {

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 
 use dure_proto::v1::{self, DependencyKind, TopologyLevel, dependency::On};
 
-pub(crate) use self::constraints::Only;
+pub(crate) use self::{constraints::Only, container::Container};
 use crate::{signals::Signals, span::UserSpan};
 
 pub(crate) mod constraints;
+pub(crate) mod container;
 
 /// What a job is asked to be; absent: not said.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,6 +55,9 @@ pub(crate) struct Draft {
     pub(crate) stdout: Option<String>,
     pub(crate) stderr: Option<String>,
     pub(crate) signals: Signals,
+    pub(crate) container: Container,
+    /// The script runs on the first member alone.
+    pub(crate) batch: Option<bool>,
     pub(crate) script: Option<Vec<u8>>,
     pub(crate) args: Vec<String>,
     /// Not of the job but of the call: wait for its end.
@@ -117,6 +121,8 @@ impl Draft {
             stdout: self.stdout.or(under.stdout),
             stderr: self.stderr.or(under.stderr),
             signals: self.signals.over(under.signals),
+            container: self.container.over(under.container),
+            batch: self.batch.or(under.batch),
             script: self.script.or(under.script),
             args: if self.args.is_empty() { under.args } else { self.args },
             wait: self.wait.or(under.wait),
@@ -132,6 +138,7 @@ impl Draft {
             return Err("nothing to run: name a script, or a command after --".to_owned());
         }
         let shape = self.gang()?;
+        let container = self.container.to_wire()?;
         Ok(v1::JobSpec {
             tenant,
             name: self.name.unwrap_or_default(),
@@ -157,7 +164,8 @@ impl Draft {
                 stdout_path: self.stdout.unwrap_or_default(),
                 stderr_path: self.stderr.unwrap_or_default(),
                 signals: self.signals.to_wire(),
-                ..v1::Payload::default()
+                batch: self.batch.unwrap_or_default(),
+                container,
             }),
         })
     }

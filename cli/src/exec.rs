@@ -105,7 +105,7 @@ async fn run(context: &Context, id: JobRef, member: u32, args: Vec<String>, term
     let on_terminal = terminal && std::io::stdin().is_terminal();
     let (to, inputs) = mpsc::channel(64);
     let term = std::env::var("TERM").unwrap_or_default();
-    let start = ExecStart { job_id, member, args, terminal: terminal.then(size), term };
+    let start = ExecStart { job_id, member, args, terminal: terminal.then(size), term, ..ExecStart::default() };
     let first = ExecInput { kind: Some(exec_input::Kind::Start(start)) };
     to.send(first).await.map_err(|_| Failure::Failed("the call ended before it began".to_owned()))?;
     let outputs = client.exec(ReceiverStream::new(inputs)).await.map_err(|status| context.refused(status))?;

@@ -65,6 +65,7 @@ pub fn main() -> ExitCode {
     match std::path::Path::new(&own).file_name().and_then(|name| name.to_str()) {
         Some("srun") => return srun::main(words),
         Some("scontrol") => return srun::scontrol(words),
+        Some("dure-rsh") => return srun::rsh(words),
         _ => {}
     }
     // The shim is a small process under every member: it must not pay for a parser or a runtime.

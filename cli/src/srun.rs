@@ -1,11 +1,13 @@
 //! `srun` and `scontrol` inside a member: what batch scripts of Slurm call.
 //!
-//! Every member of a gang runs the script, so every member's `srun` starts the tasks of the step that lie on it, and the
-//! step as a whole lies over the allocation: rank and size are those of the whole step. Comes in: srun's words and the
-//! member's environment. Goes out: the tasks, and the highest of their exit codes.
+//! Where every member runs the script, every member's `srun` starts the tasks of the step that lie on it. Where the
+//! script of a batch job runs on the first member alone, `remote` takes the words to every member of the step, and there
+//! the same is done. The step as a whole lies over the allocation: rank and size are those of the whole step. Comes in:
+//! srun's words and the member's environment. Goes out: the tasks, and the highest of their exit codes.
 //! This part must never start a task that belongs to another member.
 
 mod options;
+mod remote;
 mod step;
 
 use std::{
@@ -55,9 +57,37 @@ pub(crate) fn scontrol(words: impl Iterator<Item = OsString>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// `dure-rsh`: what mpirun calls in place of ssh.
+pub(crate) fn rsh(words: impl Iterator<Item = OsString>) -> ExitCode {
+    let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    match remote::shell(&words) {
+        Ok(code) => ExitCode::from(code),
+        Err(why) => {
+            eprintln!("dure-rsh: error: {why}");
+            ExitCode::from(WRONG)
+        }
+    }
+}
+
+/// Takes the step to every member that it lies on.
+fn spread(words: &[String], options: &Options, allocation: &Allocation) -> Result<u8, String> {
+    let number = remote::next_step()?;
+    let args: Vec<String> = std::iter::once("srun".to_owned()).chain(words.iter().cloned()).collect();
+    let program = |member| remote::Program {
+        member,
+        args: args.clone(),
+        env: ["SLURM_STEP_ID", "SLURM_STEPID"].map(|name| (name, number.to_string())).into(),
+    };
+    let members = step::members(options, allocation)?;
+    remote::run((0..members).map(program).collect(), options.all_or_none)
+}
+
 fn run(words: &[String]) -> Result<u8, String> {
     let options = Options::parse(words)?;
     let allocation = Allocation::of_environment(|name| std::env::var(name).ok())?;
+    if remote::is_script() {
+        return spread(words, &options, &allocation);
+    }
     let tasks = step::tasks(&options, &allocation)?;
     let mut running = Vec::with_capacity(tasks.len());
     for task in &tasks {

@@ -168,6 +168,8 @@ fn drafts(args: SubmitArgs) -> Result<(Vec<Draft>, Vec<String>), Failure> {
             // As sbatch does: paths in the script are relative to where it was submitted.
             flags.workdir = std::env::current_dir().ok().and_then(|dir| dir.to_str().map(str::to_owned));
         }
+        // As sbatch does, too: the script runs once, and srun takes its steps to the members.
+        flags.batch = flags.batch.or(asked.is_sbatch.then_some(true));
         flags.name = flags.name.or_else(|| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
         flags.script = Some(bytes);
     } else if let Some(program) = args.command.first() {

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use dure_proto::v1::{JobPhase, Signals};
 use dure_tests::cluster::Cluster;
 use dure_tests::drafts::{await_file, script};
+use dure_tests::process::naming;
 use dure_tests::setup::{Setup, Who};
 use dure_tests::wait::{soon, until_some};
 use tokio::io::AsyncWriteExt;
@@ -140,4 +141,72 @@ async fn a_gang_over_eight_agents_meets_and_resumes_from_its_checkpoint_after_a_
     assert_eq!((job.phase(), job.attempts), (JobPhase::Completed, 2), "{job:#?}");
     std::fs::write(&go, "").expect("writes");
     assert_eq!(op.ended(bulk).await.phase(), JobPhase::Completed);
+}
+
+#[tokio::test]
+async fn the_script_of_a_batch_job_runs_once_and_srun_takes_its_steps_to_every_member() {
+    let cluster = Cluster::start(crate::DURE, Setup { nodes: 2, ..Setup::default() }).await;
+    let caller = cluster.caller(Who::Ana);
+    let steps = cluster.path("steps");
+    std::fs::create_dir(&steps).expect("a folder");
+    let text = format!(
+        "#!/bin/sh\n#SBATCH -A fusion -N 2 --gpus-per-node=4 -t 5\ncd {0}\necho $SLURM_PROCID >> script\n\
+         export LR=0.1\n\
+         srun -n4 --gpus-per-task=2 sh -c 'echo $SLURM_PROCID $SLURM_LOCALID $LR $CUDA_VISIBLE_DEVICES > all.$SLURM_PROCID'\n\
+         srun -l -n2 sh -c 'echo labelled $DURE_MEMBER $SLURM_STEP_ID' > label\n\
+         echo typed | srun -N1 -n1 cat > input\n\
+         srun -n2 sh -c 'exit 5'; echo $? > code\n\
+         srun -K -n2 sh -c 'test $SLURM_PROCID = 0 && exit 6; sleep 600'; echo $? > killed\n\
+         host=$(sed -n 2p $DURE_HOSTFILE | cut -d' ' -f1)\n\
+         $OMPI_MCA_plm_rsh_agent -x $host echo reached '$DURE_MEMBER' > rsh\n\
+         srun -n2 sh -c 'sleep 600 & exec sleep 600' &\nsleep 0.5\nexit 0\n",
+        steps.display()
+    );
+    let script = cluster.path("batch.sh");
+    std::fs::write(&script, text).expect("writes");
+    let said = cluster.dure(Who::Ana, &["submit", "--parsable", &script.display().to_string()]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let job = caller.ended(said.out.trim().parse().expect("an id")).await;
+    assert_eq!(job.phase(), JobPhase::Completed, "{job:#?}");
+    let read = |name: &str| std::fs::read_to_string(steps.join(name)).unwrap_or_else(|err| panic!("{name}: {err}"));
+    assert_eq!(read("script"), "0\n", "the script ran once, on the first member");
+    let mut gpus = std::collections::BTreeSet::new();
+    for rank in 0..4 {
+        let line = read(&format!("all.{rank}"));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[..3], [rank.to_string(), (rank % 2).to_string(), "0.1".to_owned()], "{line}");
+        gpus.extend(words[3].split(',').map(str::to_owned));
+    }
+    assert_eq!(gpus.len(), 8, "no GPU is seen by two tasks");
+    let label = read("label");
+    let mut lines: Vec<&str> = label.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["0: labelled 0 1", "1: labelled 1 1"], "steps are numbered");
+    assert_eq!([read("input"), read("code"), read("killed")], ["typed\n", "5\n", "6\n"], "a step ends as srun says");
+    assert!(read("rsh").starts_with("reached "), "mpirun's shell reaches the other members");
+    // The last step was left running: it ended with the script.
+    for node in ["n0", "n1"] {
+        let left = naming(&cluster.path("agents").join(node).join("members"));
+        assert!(left.is_empty(), "left over on {node}: {left:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_step_is_refused_to_whom_the_member_is_not() {
+    let cluster = Cluster::start(crate::DURE, Setup { nodes: 1, ..Setup::default() }).await;
+    let caller = cluster.caller(Who::Ana);
+    let go = cluster.path("go");
+    let said = cluster.path("said");
+    // Under the name of a member that does not run, the agent starts nothing.
+    let text = format!(
+        "DURE_MEMBER=7 srun -n1 true 2>> {0}; DURE_JOB_ID=999 srun -n1 true 2>> {0}; touch {1}",
+        said.display(),
+        go.display()
+    );
+    let mut spec = script("fusion", 1, 1, &text);
+    spec.payload.as_mut().expect("it has one").batch = true;
+    let job = caller.ended(caller.submit(spec).await).await;
+    assert_eq!(job.phase(), JobPhase::Completed, "{job:#?}");
+    let said = std::fs::read_to_string(&said).expect("it was refused");
+    assert_eq!(said.matches("does not run on node n0").count(), 2, "{said}");
 }

@@ -40,6 +40,8 @@ pub struct Place<'a> {
     pub hostfile: &'a Path,
     /// The folder of the programs that stand in for Slurm's.
     pub bin: &'a Path,
+    /// Where the node's agent takes steps of batch scripts.
+    pub steps: &'a Path,
     /// What the site knows about its networks.
     pub network: &'a Network,
     /// The account it runs as; none: the agent's own.
@@ -176,6 +178,9 @@ fn names(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
     if let Some(step) = launch.resume_step {
         set("DURE_RESUME_STEP", step.to_string());
     }
+    if launch.payload.as_ref().is_some_and(|payload| payload.batch) {
+        set("DURE_STEPS", place.steps.display().to_string());
+    }
     set(MARK, place.member_dir.display().to_string());
 }
 
@@ -210,6 +215,7 @@ mod tests {
             report: Path::new("/run/report"),
             hostfile: Path::new("/run/hostfile"),
             bin: Path::new("/run/bin"),
+            steps: Path::new("/run/steps.sock"),
             network: &Network { socket_ifname: "ib0".to_owned(), ..Network::default() },
             account: None,
             inherited: &[("PATH".to_owned(), "/bin".to_owned())],
@@ -260,6 +266,7 @@ mod tests {
             report: Path::new("/run/report"),
             hostfile: Path::new("/run/hostfile"),
             bin: Path::new("/run/bin"),
+            steps: Path::new("/run/steps.sock"),
             network: &Network { socket_ifname: "ib0".to_owned(), ..Network::default() },
             account: None,
             inherited: &[],

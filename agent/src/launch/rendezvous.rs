@@ -60,6 +60,22 @@ pub(super) fn mpi(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
     for name in ["OMPI_MCA_ras", "OMPI_MCA_plm", "PRTE_MCA_ras", "PRTE_MCA_plm"] {
         set(name, "^slurm".to_owned());
     }
+    if place.launch.payload.as_ref().is_some_and(|payload| payload.batch) {
+        // Where the script runs once, mpirun reaches the other nodes as steps do, and needs no ssh.
+        let rsh = place.bin.join("dure-rsh").display().to_string();
+        for name in [
+            "OMPI_MCA_plm_rsh_agent",
+            "PRTE_MCA_plm_ssh_agent",
+            "HYDRA_LAUNCHER_EXEC",
+            "HYDRA_BOOTSTRAP_EXEC",
+            "I_MPI_HYDRA_BOOTSTRAP_EXEC",
+        ] {
+            set(name, rsh.clone());
+        }
+        for name in ["HYDRA_LAUNCHER", "HYDRA_BOOTSTRAP", "I_MPI_HYDRA_BOOTSTRAP"] {
+            set(name, "ssh".to_owned());
+        }
+    }
 }
 
 /// What a user may know better.

@@ -100,8 +100,14 @@ mod tests {
 
     #[test]
     fn every_state_comes_back_as_it_was() {
-        let end =
-            Exit { how: How::Signal(9), timed_out: true, started_ms: 5, ended_ms: 9, detail: "memory".to_owned() };
+        let end = Exit {
+            timed_out: true,
+            started_ms: 5,
+            ended_ms: 9,
+            detail: "memory".to_owned(),
+            how: How::Signal(9),
+            ..Exit::never_ran("")
+        };
         for state in [
             Recorded::Prepared,
             Recorded::Started,

@@ -22,7 +22,7 @@ fn stop(grace_ms: u64) -> Want {
 }
 
 fn exit(code: i32) -> Exit {
-    Exit { how: How::Code(code), timed_out: false, started_ms: 1, ended_ms: 2, detail: String::new() }
+    Exit { how: How::Code(code), started_ms: 1, ended_ms: 2, ..Exit::never_ran("") }
 }
 
 /// A core that obeys epoch 1.

@@ -305,7 +305,7 @@ impl World {
 
     fn end(&mut self, id: MemberId) {
         let Some(folder) = self.folders.get_mut(&id).filter(|folder| folder.alive) else { return };
-        let exit = Exit { how: How::Code(0), timed_out: false, started_ms: 1, ended_ms: 2, detail: String::new() };
+        let exit = Exit { how: How::Code(0), started_ms: 1, ended_ms: 2, ..Exit::never_ran("") };
         folder.alive = false;
         folder.exit = Some(exit.clone());
         if self.followed.contains(&id) {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    draft::{self, Draft, Only, constraints},
+    draft::{self, Container, Draft, Only, constraints, container},
     signals::{self, Signals},
     span::UserSpan,
     when,
@@ -139,6 +139,12 @@ impl Given {
             memory_mib_per_cpu: self.read_as("mem-per-cpu", draft::memory)?,
             cpu_milli_per_gpu: self.number("cpus-per-gpu")?.map(|cpus| u64::from(cpus) * 1_000),
             wait: self.get("wait").map(|_| true),
+            container: Container {
+                image: self.get("container-image").or(self.get("container")).map(str::to_owned),
+                mounts: self.read_as("container-mounts", mounts)?.unwrap_or_default(),
+                writable: self.get("container-writable").is_some(),
+                entrypoint: self.get("container-entrypoint").is_some(),
+            },
             env: self
                 .read_as("export", |text| draft::export(text, &|| std::env::vars().collect()))?
                 .unwrap_or_default(),
@@ -216,7 +222,8 @@ impl Given {
         let many =
             per_node.filter(|count| *count > 1).is_some() || (job.members.is_none() && tasks > nodes.or(Some(1)));
         if many {
-            warnings.push("one member per node runs the script: start its tasks inside (torchrun, mpirun)".to_owned());
+            warnings
+                .push("a member is a whole node: start its tasks in the script (srun, mpirun, torchrun)".to_owned());
             let count = per_node.or(tasks).unwrap_or(1);
             job.env.insert("SLURM_NTASKS_PER_NODE".to_owned(), count.to_string());
         }
@@ -251,6 +258,10 @@ impl Given {
             }
         }
     }
+}
+
+fn mounts(text: &str) -> Result<Vec<dure_proto::v1::Mount>, String> {
+    text.split(',').map(container::mount).collect()
 }
 
 /// `gpu:8`, `gpu:h200:8`, `gpu`.

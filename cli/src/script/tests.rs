@@ -85,7 +85,7 @@ fn tasks_and_gpus_make_members() {
         expect![[r#"
             a "" 2x8 distinct models=[] cpu=32000 mem=0 time=0s
             hold=false retries=0 priority="" array=None after=0 out="" err="" dir="" env=["SLURM_NTASKS_PER_NODE=8"]
-            note: one member per node runs the script: start its tasks inside (torchrun, mpirun)
+            note: a member is a whole node: start its tasks in the script (srun, mpirun, torchrun)
         "#]],
     );
     check(
@@ -173,6 +173,7 @@ fn the_table_has_every_option_once_and_in_order() {
 fn example(long: &str) -> &'static str {
     match long {
         "array" => "0-3",
+        "container-mounts" => "/data:/mnt:ro",
         "begin" => "now+1hour",
         "dependency" => "afterok:1",
         "gpus" | "gpus-per-node" | "gpus-per-task" | "nodes" | "ntasks" | "ntasks-per-node" | "switches" => "2",

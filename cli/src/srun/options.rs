@@ -11,6 +11,8 @@ pub(super) struct Options {
     pub(super) tasks_per_node: Option<u32>,
     pub(super) gpus_per_task: Option<u32>,
     pub(super) label: bool,
+    /// A task that fails ends the step.
+    pub(super) all_or_none: bool,
     pub(super) chdir: Option<String>,
     pub(super) output: Option<String>,
     pub(super) error: Option<String>,
@@ -54,8 +56,6 @@ const ASIDE: &[(char, &str)] = &[
 const FLAGS: &[(char, &str)] = &[
     (' ', "exact"),
     (' ', "exclusive"),
-    (' ', "kill-on-bad-exit"),
-    ('K', "kill-on-bad-exit"),
     (' ', "overlap"),
     ('O', "overcommit"),
     (' ', "pty"),
@@ -109,6 +109,11 @@ impl Options {
         let named = |(short, long): &&(char, &str)| if letter == ' ' { *long == name } else { *short == letter };
         if letter == 'l' || name == "label" {
             self.label = true;
+            return Ok(());
+        }
+        if letter == 'K' || name == "kill-on-bad-exit" {
+            // As Slurm takes it: alone it is 1, and 0 takes it back.
+            self.all_or_none = inline.as_deref() != Some("0");
             return Ok(());
         }
         if FLAGS.iter().any(|flag| named(&flag)) {

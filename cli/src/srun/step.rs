@@ -40,14 +40,21 @@ impl Allocation {
     }
 }
 
-/// The tasks on this member; none when the step does not reach it.
-pub(super) fn tasks(options: &Options, allocation: &Allocation) -> Result<Vec<Task>, String> {
-    let Allocation { member, members, .. } = *allocation;
+/// Members that a step lies on: so many, from the first.
+pub(super) fn members(options: &Options, allocation: &Allocation) -> Result<u32, String> {
+    let members = allocation.members;
     let asked = options.nodes.or(options.tasks.filter(|_| options.tasks_per_node.is_none()).map(|n| n.min(members)));
     let nodes = asked.unwrap_or(members);
     if nodes == 0 || nodes > members {
         return Err(format!("{nodes} nodes are asked for, the job has {members} members"));
     }
+    Ok(nodes)
+}
+
+/// The tasks on this member; none when the step does not reach it.
+pub(super) fn tasks(options: &Options, allocation: &Allocation) -> Result<Vec<Task>, String> {
+    let Allocation { member, .. } = *allocation;
+    let nodes = members(options, allocation)?;
     let per_node = options.tasks_per_node.or(allocation.tasks_per_node).unwrap_or(1);
     let total = options.tasks.unwrap_or(per_node.saturating_mul(nodes));
     if total < nodes {

@@ -6,7 +6,7 @@ use clap::{Args, Parser, ValueEnum};
 use dure_proto::v1::{LabelRule, TopologyLevel};
 
 use crate::{
-    draft::{self, ArrayRange, Depend, Draft, Only, constraints},
+    draft::{self, ArrayRange, Container, Depend, Draft, Only, constraints},
     signals::{self, SignalAt, Signals},
     span::UserSpan,
     when,
@@ -123,6 +123,14 @@ pub(crate) struct JobFlags {
     /// File of the standard error
     #[arg(short = 'e', long = "error", value_name = "FILE", help_heading = "Run")]
     stderr: Option<String>,
+    /// The script runs on the first member alone and starts its steps with srun [default where it has #SBATCH lines]
+    #[arg(long, help_heading = "Run")]
+    batch: bool,
+    /// Every member runs the script [default where it has no #SBATCH lines]
+    #[arg(long, conflicts_with = "batch", help_heading = "Run")]
+    every_member: bool,
+    #[command(flatten)]
+    container: Container,
     /// Wait for the end; exit 0 only when it completed
     #[arg(short = 'W', long, help_heading = "Run")]
     wait: bool,
@@ -232,6 +240,8 @@ impl JobFlags {
             time: self.time,
             grace: self.grace,
             signals: Signals { stop: self.stop_signal, limit: self.limit_signal, hook: self.checkpoint_hook },
+            container: self.container,
+            batch: (self.batch || self.every_member).then_some(self.batch),
             array: self.array,
             depend: self.depend.map(|list| list.0),
             hold: self.hold.then_some(true),

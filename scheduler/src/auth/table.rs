@@ -119,7 +119,7 @@ pub fn grant(role: Role, verb: Verb) -> Scope {
         Verb::ReadPayload => [OwnMission,      OwnJobs,    Any,     Any,     Nothing],
         Verb::ReadLogs    => [OwnMission,      OwnMission, Any,     Any,     Nothing],
         Verb::ControlJobs => [OwnMission,      OwnJobs,    Any,     Nothing, Nothing],
-        Verb::Enter       => [OwnJobs,         OwnJobs,    Any,     Nothing, Nothing],
+        Verb::Enter       => [OwnJobs,         OwnJobs,    Any,     Nothing, OwnNode],
         Verb::ReadTenants => [OwnMission,      OwnMission, Any,     Any,     Nothing],
         Verb::SetTenants  => [BelowOwnMission, Nothing,    Any,     Nothing, Nothing],
         Verb::Pause       => [OwnMission,      Nothing,    Any,     Nothing, Nothing],

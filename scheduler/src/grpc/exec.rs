@@ -7,7 +7,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use dure_core::Cluster;
-use dure_core::job::{MemberPhase, Phase};
+use dure_core::ids::JobId;
+use dure_core::job::{Job, MemberPhase, Phase};
 use dure_proto::v1;
 use dure_proto::v1::exec_input::Kind;
 use tokio::sync::mpsc;
@@ -18,7 +19,7 @@ use super::jobs::seen;
 use super::server::Services;
 use super::status::Violation;
 use crate::agents::exec::ExecSession;
-use crate::auth::{Identity, Verb};
+use crate::auth::{Identity, Target, Verb};
 
 /// Most bytes of one input.
 const MAX_INPUT: usize = 16 * 1024;
@@ -118,9 +119,24 @@ async fn pass_on(session: ExecSession, mut inputs: Streaming<v1::ExecInput>, mut
     }
 }
 
+/// The job of a step: its agent speaks for a member that runs on its own node.
+fn stepping<'a>(cluster: &'a Cluster, id: u64, step: v1::StepOf, identity: &Identity) -> Result<&'a Job, Status> {
+    let over =
+        || Status::failed_precondition(format!("member {} of job {id} does not run: it starts nothing", step.member));
+    let job = cluster.job(JobId(id)).ok_or_else(over)?;
+    let attempt = job.live_attempt().filter(|attempt| attempt.number.0 == step.attempt).ok_or_else(over)?;
+    let member = attempt.members.get(step.member as usize).filter(|member| member.phase != MemberPhase::Gone);
+    let node = member.ok_or_else(over)?.placed.node;
+    identity.may(Verb::Enter, Target::Node(&cluster.node(node).name))?;
+    Ok(job)
+}
+
 /// Where the member runs, if the caller may enter it.
 fn member_of(cluster: &Cluster, identity: &Identity, asked: &v1::ExecStart) -> Result<(String, u32), Status> {
-    let job = seen(cluster, asked.job_id, identity, Verb::Enter)?;
+    let job = match asked.step {
+        Some(step) => stepping(cluster, asked.job_id, step, identity)?,
+        None => seen(cluster, asked.job_id, identity, Verb::Enter)?,
+    };
     if job.progress.is_some() {
         let why = format!("job {} is an array; name one of its indices, as in {}_0", job.id, job.id);
         return Err(Violation::new("job_id", why).into());

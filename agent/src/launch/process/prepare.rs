@@ -24,9 +24,11 @@ use crate::{
     logs,
     model::{Launch, MemberId},
     shim::{
+        self,
         files::{Entry, MemberFiles, ShimSpec, Signals},
         hooks::Hooks,
     },
+    steps,
 };
 
 pub(super) fn prepare(
@@ -46,7 +48,7 @@ pub(super) fn prepare(
     let account = settings.isolation.account(&launch.user)?;
     let given = Given::make(settings, id, account.as_ref())?;
     let workdir = workdir(settings, id, &payload, account.as_ref())?;
-    let argv = argv(&given, &payload)?;
+    let argv = if payload.batch && id.member > 0 { hold(settings)? } else { argv(&given, &payload)? };
     let same_node = launch.peers.iter().filter(|peer| peer.node == settings.node).count() > 1;
     let confinement = settings.isolation.confine(&Granted {
         id,
@@ -70,12 +72,14 @@ pub(super) fn prepare(
         report: &report,
         hostfile: &hostfile,
         bin: &bin,
+        steps: &steps::socket(&settings.isolation.run_root()),
         network: &settings.network,
         account: account.as_ref(),
         inherited,
     };
     given.put("hostfile", rendezvous::hostfile(&place).as_bytes())?;
     given.stand_in(settings)?;
+    given.own_dir("steps")?;
     let env = environment(&place);
     let chosen =
         |pattern: &str| (!pattern.is_empty()).then(|| paths::expand(pattern, id, launch, &settings.node, &workdir));
@@ -164,6 +168,16 @@ impl<'a> Given<'a> {
         Ok(path)
     }
 
+    /// A folder of the user's.
+    fn own_dir(&self, name: &str) -> Result<(), String> {
+        let path = self.dir.join(name);
+        let make = || -> io::Result<()> {
+            durable::create_dir(&path)?;
+            self.account.map_or(Ok(()), |account| chown(&path, Some(account.uid), Some(account.gid)))
+        };
+        make().map_err(|err| format!("{}: {err}: free space on this node", path.display()))
+    }
+
     /// Names under which the member finds this binary.
     fn stand_in(&self, settings: &ProcessSettings) -> Result<(), String> {
         let bin = self.dir.join("bin");
@@ -184,7 +198,7 @@ impl<'a> Given<'a> {
 }
 
 /// Programs of Slurm that this binary stands in for, inside a member.
-const STAND_INS: [&str; 2] = ["srun", "scontrol"];
+const STAND_INS: [&str; 3] = ["srun", "scontrol", "dure-rsh"];
 
 fn make_tmp(settings: &ProcessSettings, id: MemberId) -> io::Result<()> {
     let Some(dir) = settings.isolation.tmp_dir(id) else { return Ok(()) };
@@ -232,6 +246,13 @@ fn workdir(
         ));
     }
     Ok(wanted)
+}
+
+/// What a member runs whose batch script runs elsewhere: nothing, until it is stopped.
+fn hold(settings: &ProcessSettings) -> Result<Vec<String>, String> {
+    let command =
+        settings.shim.iter().map(|word| word.to_str().map(str::to_owned).ok_or("the shim's command is not UTF-8"));
+    Ok(command.chain([Ok(shim::HOLD.to_owned())]).collect::<Result<_, _>>()?)
 }
 
 /// The command; a script becomes a file, run by the interpreter in its first line or else by /bin/sh.

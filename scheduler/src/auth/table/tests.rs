@@ -43,6 +43,8 @@ fn targets(verb: Verb) -> Vec<(&'static str, Target<'static>)> {
             ("own mission", Target::Job { tenant: "fusion/plasma", user: "bo" }),
             ("other", Target::Job { tenant: "solar", user: "bo" }),
             ("own job elsewhere", Target::Job { tenant: "solar", user: "ana" }),
+            ("own node", Target::Node("n1")),
+            ("other node", Target::Node("n10")),
         ],
         Verb::ReadNodes | Verb::SeeLeader | Verb::HandOver | Verb::CopyHistory => vec![("all", Target::Cluster)],
         Verb::KeepNodes | Verb::Join | Verb::Session => {
@@ -99,44 +101,45 @@ fn who_may_do_what_to_jobs() {
         /dure.v1.Jobs/Get (ReadJobs)
             pd: own job, own mission
             member: own job, own mission
-            operator: own job, own mission, other, own job elsewhere
-            auditor: own job, own mission, other, own job elsewhere
+            operator: own job, own mission, other, own job elsewhere, own node, other node
+            auditor: own job, own mission, other, own job elsewhere, own node, other node
         /dure.v1.Jobs/List (ReadJobs)
             pd: own job, own mission
             member: own job, own mission
-            operator: own job, own mission, other, own job elsewhere
-            auditor: own job, own mission, other, own job elsewhere
+            operator: own job, own mission, other, own job elsewhere, own node, other node
+            auditor: own job, own mission, other, own job elsewhere, own node, other node
         /dure.v1.Jobs/Cancel (ControlJobs)
             pd: own job, own mission
             member: own job
-            operator: own job, own mission, other, own job elsewhere
+            operator: own job, own mission, other, own job elsewhere, own node, other node
         /dure.v1.Jobs/Hold (ControlJobs)
             pd: own job, own mission
             member: own job
-            operator: own job, own mission, other, own job elsewhere
+            operator: own job, own mission, other, own job elsewhere, own node, other node
         /dure.v1.Jobs/Release (ControlJobs)
             pd: own job, own mission
             member: own job
-            operator: own job, own mission, other, own job elsewhere
+            operator: own job, own mission, other, own job elsewhere, own node, other node
         /dure.v1.Jobs/Explain (ReadJobs)
             pd: own job, own mission
             member: own job, own mission
-            operator: own job, own mission, other, own job elsewhere
-            auditor: own job, own mission, other, own job elsewhere
+            operator: own job, own mission, other, own job elsewhere, own node, other node
+            auditor: own job, own mission, other, own job elsewhere, own node, other node
         /dure.v1.Jobs/Watch (ReadJobs)
             pd: own job, own mission
             member: own job, own mission
-            operator: own job, own mission, other, own job elsewhere
-            auditor: own job, own mission, other, own job elsewhere
+            operator: own job, own mission, other, own job elsewhere, own node, other node
+            auditor: own job, own mission, other, own job elsewhere, own node, other node
         /dure.v1.Jobs/Logs (ReadLogs)
             pd: own job, own mission
             member: own job, own mission
-            operator: own job, own mission, other, own job elsewhere
-            auditor: own job, own mission, other, own job elsewhere
+            operator: own job, own mission, other, own job elsewhere, own node, other node
+            auditor: own job, own mission, other, own job elsewhere, own node, other node
         /dure.v1.Jobs/Exec (Enter)
             pd: own job
             member: own job
-            operator: own job, own mission, other, own job elsewhere
+            operator: own job, own mission, other, own job elsewhere, own node, other node
+            agent: own node
     "#]]
     .assert_eq(&reach(|method| method.starts_with("/dure.v1.Jobs/")));
 }
