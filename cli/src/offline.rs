@@ -10,7 +10,7 @@ use dure_scheduler::{
     Config,
     etcd::Etcd,
     export::{ExportOptions, ExportedJob, placements},
-    journal::{self, JournalReader, ReplicatedReader, RestoreOptions, transfer},
+    journal::{self, JournalReader, Reader, ReplicatedReader, RestoreOptions, transfer},
 };
 
 use crate::failure::Failure;
@@ -69,6 +69,22 @@ pub(crate) enum ExportCommand {
 /// Where a scheduler keeps its journal.
 fn journal_of(data_dir: &Path) -> PathBuf {
     data_dir.join("journal")
+}
+
+/// A reader of a scheduler's journal: by its folder, or by the configuration of one of several schedulers.
+pub(crate) fn reader(of: &Path) -> Result<Box<dyn Reader>, Failure> {
+    let named = |err: &dyn std::fmt::Display| Failure::Failed(format!("{}: {err}", of.display()));
+    if !of.is_file() {
+        return Ok(Box::new(JournalReader::open(&journal_of(of)).map_err(|err| named(&err))?));
+    }
+    let config = Config::load(of).map_err(failed)?;
+    match &config.etcd {
+        Some(settings) => {
+            let etcd = Etcd::new(settings.connection()).map_err(|err| named(&err))?;
+            Ok(Box::new(ReplicatedReader::open(&etcd).map_err(|err| named(&err))?))
+        }
+        None => Ok(Box::new(JournalReader::open(&journal_of(&config.data_dir)).map_err(|err| named(&err))?)),
+    }
 }
 
 fn failed(err: impl std::fmt::Display) -> Failure {

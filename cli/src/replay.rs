@@ -35,8 +35,8 @@ pub(crate) struct ReplayArgs {
     /// The nodes
     #[arg(long, value_name = "CSV")]
     nodes: Option<PathBuf>,
-    /// The history of a scheduler instead: its folder
-    #[arg(long, value_name = "DIR", conflicts_with = "jobs")]
+    /// The history of a scheduler instead: its folder, or the configuration of one of several
+    #[arg(long, value_name = "DIR|FILE", conflicts_with = "jobs")]
     journal: Option<PathBuf>,
     /// Quotas and all that belongs to them
     #[arg(long, value_name = "CSV")]

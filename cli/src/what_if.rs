@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use dure_proto::v1;
-use dure_scheduler::{forecast, journal::JournalReader};
+use dure_scheduler::forecast;
 
-use crate::{context::Context, estimates, failure::Failure, show::Out, span, span::UserSpan};
+use crate::{context::Context, estimates, failure::Failure, offline, show::Out, span, span::UserSpan};
 
 /// What another quota, other nodes or a further job would do; nothing is changed
 #[derive(Debug, Args)]
@@ -23,8 +23,8 @@ Examples:
 
 The digest at the end names the forecast: dure quota set fusion --quota 640 --forecast DIGEST records it.")]
 pub(crate) struct WhatIfArgs {
-    /// Ask a journal instead of the scheduler: its folder; it may run
-    #[arg(long, value_name = "DIR")]
+    /// Ask a journal instead of the scheduler: its folder, or the configuration of one of several; it may run
+    #[arg(long, value_name = "DIR|FILE")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Another quota
     #[arg(long, value_name = "TENANT=GPUS", value_parser = quota)]
@@ -113,7 +113,7 @@ pub(crate) async fn live(args: WhatIfArgs, context: &Context, out: Out) -> Resul
 pub(crate) fn journal(args: WhatIfArgs, out: Out) -> Result<(), Failure> {
     let folder = args.data_dir.clone().unwrap_or_default();
     let named = |err: &dyn std::fmt::Display| Failure::Failed(format!("{}: {err}", folder.display()));
-    let reader = JournalReader::open(&folder.join("journal")).map_err(|err| named(&err))?;
+    let reader = offline::reader(&folder)?;
     let seen = forecast::offline(&reader, args.request()).map_err(|status| named(&status.message()))?;
     show(&seen, out)
 }

@@ -8,6 +8,7 @@ mod gang;
 mod history;
 mod input;
 mod nodes;
+mod replay;
 mod several;
 mod sim;
 mod tidy;

@@ -90,7 +90,7 @@ type History = (Vec<TraceNode>, Vec<TraceJob>, Vec<Mission>);
 /// What a journal says, with other nodes if there are any.
 fn history(folder: &Path, nodes: Option<&Path>) -> Result<History, Failure> {
     let failed = |err: &dyn std::fmt::Display| Failure::Failed(format!("{}: {err}", folder.display()));
-    let reader = dure_scheduler::journal::JournalReader::open(&folder.join("journal")).map_err(|err| failed(&err))?;
+    let reader = crate::offline::reader(folder)?;
     let recorded = dure_scheduler::recorded::recorded(&reader).map_err(|err| failed(&err))?;
     let nodes = match nodes {
         Some(path) => trace::read_nodes(path).map_err(usage)?,

@@ -90,7 +90,8 @@ impl Jobs for Services {
         let (found, position) = self.handle.read(move |cluster, _| look(cluster)).await?;
         let mut explanation = found?;
         explanation.position = Some(convert::position(position));
-        explanation.estimate = self.forecasts.estimate(job_id).filter(|_| explanation.position_in_tenant > 0);
+        let waits = explanation.phase() == v1::JobPhase::Pending;
+        explanation.estimate = self.forecasts.estimate(job_id).filter(|_| waits);
         Ok(Response::new(explanation))
     }
 

@@ -12,7 +12,7 @@ use dure_core::units::{CpuMilli, MemoryMib, Span, Time};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use super::table::{Line, Table};
+use super::table::{Line, MOST_SECONDS, Table};
 use super::{TraceError, TraceJob};
 
 /// The jobs of `from`, which is the content of `path`.
@@ -67,14 +67,15 @@ fn gpus_of(tres: &str) -> Option<(u32, Option<String>)> {
     let parts = || tres.split(',').filter(|part| part.starts_with("gres/gpu=") || part.starts_with("gres/gpu:"));
     let model = parts().find_map(|part| Some(part.strip_prefix("gres/gpu:")?.split_once('=')?.0.to_owned()));
     let whole = parts().find(|part| part.starts_with("gres/gpu=")).and_then(of);
-    let gpus = whole.or_else(|| Some(parts().filter_map(of).sum())).filter(|gpus| *gpus > 0)?;
+    let gpus = whole.or_else(|| parts().filter_map(of).try_fold(0, u32::checked_add)).filter(|gpus| *gpus > 0)?;
     Some((gpus, model))
 }
 
 /// How long it ran; none when it never did.
 fn elapsed(line: &Line<'_>) -> Result<Option<Span>, TraceError> {
     if let Some(seconds) = line.count_if::<u64>("ElapsedRaw")? {
-        return Ok((seconds > 0 || moment(line, "Start")?.is_some()).then_some(Span::seconds(seconds)));
+        let span = span(line, "ElapsedRaw", Some(seconds))?;
+        return Ok((seconds > 0 || moment(line, "Start")?.is_some()).then_some(span));
     }
     match line.value("Elapsed") {
         "" => Ok(match (moment(line, "Start")?, moment(line, "End")?) {
@@ -82,8 +83,8 @@ fn elapsed(line: &Line<'_>) -> Result<Option<Span>, TraceError> {
             _ => None,
         }),
         text => {
-            let seconds = clock_seconds(text).ok_or_else(|| line.bad("Elapsed", "write it as 1-02:03:04"))?;
-            Ok((seconds > 0 || moment(line, "Start")?.is_some()).then_some(Span::seconds(seconds)))
+            let span = span(line, "Elapsed", clock_seconds(text))?;
+            Ok((span > Span::ZERO || moment(line, "Start")?.is_some()).then_some(span))
         }
     }
 }
@@ -94,14 +95,20 @@ fn limit(line: &Line<'_>) -> Result<Option<Span>, TraceError> {
     match (line.value("TimelimitRaw"), line.value("Timelimit")) {
         ("", "") => Ok(None),
         ("", text) if is_word(text) => Ok(None),
-        ("", text) => {
-            let seconds = clock_seconds(text).ok_or_else(|| line.bad("Timelimit", "write it as 1-02:03:04"))?;
-            Ok(Some(Span::seconds(seconds)))
-        }
+        ("", text) => span(line, "Timelimit", clock_seconds(text)).map(Some),
         (raw, _) if is_word(raw) => Ok(None),
-        _ => Ok(line.count_if::<u64>("TimelimitRaw")?.map(|minutes| Span::seconds(minutes * 60))),
+        _ => {
+            let minutes = line.count_if::<u64>("TimelimitRaw")?.unwrap_or(0);
+            span(line, "TimelimitRaw", minutes.checked_mul(60)).map(Some)
+        }
     }
     .map(|limit| limit.filter(|limit| *limit > Span::ZERO))
+}
+
+/// So many seconds, within what any time of a trace may be.
+fn span(line: &Line<'_>, field: &'static str, seconds: Option<u64>) -> Result<Span, TraceError> {
+    let seconds = seconds.filter(|seconds| *seconds <= MOST_SECONDS);
+    seconds.map(Span::seconds).ok_or_else(|| line.bad(field, "write it as 1-02:03:04"))
 }
 
 /// A moment: seconds since 1970, or a date and time, taken as UTC; none for `Unknown` and `None`.
@@ -110,7 +117,9 @@ fn moment(line: &Line<'_>, field: &'static str) -> Result<Option<Time>, TraceErr
     if matches!(text, "" | "Unknown" | "None") {
         return Ok(None);
     }
-    if let Ok(seconds) = text.parse::<u64>() {
+    if let Ok(seconds) = text.parse::<u64>()
+        && seconds <= MOST_SECONDS
+    {
         return Ok(Some(Time(seconds * 1000)));
     }
     let read = text.parse::<DateTime>().ok().and_then(|time| time.to_zoned(TimeZone::UTC).ok());
@@ -124,8 +133,9 @@ fn clock_seconds(text: &str) -> Option<u64> {
     let (days, clock) =
         text.split_once('-').map_or(Some((0, text)), |(days, clock)| Some((days.parse::<u64>().ok()?, clock)))?;
     let whole = clock.split('.').next()?;
-    let seconds = whole.split(':').try_fold(0u64, |sum, part| Some(sum * 60 + part.parse::<u64>().ok()?))?;
-    Some(days * 86_400 + seconds)
+    let add = |sum: u64, part: &str| sum.checked_mul(60)?.checked_add(part.parse().ok()?);
+    let seconds = whole.split(':').try_fold(0, add)?;
+    days.checked_mul(86_400)?.checked_add(seconds)
 }
 
 #[cfg(test)]

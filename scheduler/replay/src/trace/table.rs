@@ -14,7 +14,7 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// Buffer of a file that is read: few calls to the system.
 const BUFFER: usize = 1 << 18;
 /// No time in a trace lies beyond this many seconds: 30,000 years.
-const MOST_SECONDS: f64 = 1e12;
+pub(super) const MOST_SECONDS: u64 = 1_000_000_000_000;
 
 /// Opens a file, unpacked if it is compressed.
 pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>, TraceError> {
@@ -116,11 +116,11 @@ impl Line<'_> {
     pub(crate) fn seconds(&self, field: &'static str) -> Result<u64, TraceError> {
         let text = self.value(field);
         // Whole seconds are the rule, and exact.
-        if let Some(whole) = text.parse::<u64>().ok().filter(|whole| *whole as f64 <= MOST_SECONDS) {
+        if let Some(whole) = text.parse::<u64>().ok().filter(|whole| *whole <= MOST_SECONDS) {
             return Ok(whole * 1000);
         }
         let seconds: f64 = text.parse().unwrap_or(f64::NAN);
-        if (0.0..=MOST_SECONDS).contains(&seconds) {
+        if (0.0..=MOST_SECONDS as f64).contains(&seconds) {
             Ok((seconds * 1000.0).round() as u64)
         } else {
             Err(self.bad(field, "write seconds, 0 or more, as in 12.5"))
