@@ -50,7 +50,7 @@ impl Default for Setup {
             nodes: 4,
             gpus: 8,
             liveness: "heartbeat = \"200ms\"\nsuspect_after = \"20s\"\nlost_after = \"60s\"",
-            policy: "default_grace = \"2s\"\nbackoff = \"100ms\"",
+            policy: "default_grace = \"2s\"\nbackoff = \"100ms\"\nreclaim_patience = \"0s\"",
             more: "",
             tls: false,
             data_dir: None,

@@ -55,6 +55,12 @@ pub(super) struct PolicyConfig {
     plan_in_time: Option<bool>,
     #[serde(deserialize_with = "span::optional")]
     default_reclaim_within: Option<Span>,
+    #[serde(deserialize_with = "span::optional")]
+    reclaim_patience: Option<Span>,
+    #[serde(deserialize_with = "span::optional")]
+    restart_cost: Option<Span>,
+    #[serde(deserialize_with = "span::optional")]
+    grow_after: Option<Span>,
     max_tenant_depth: Option<u32>,
     max_tenants: Option<u32>,
     max_users: Option<u32>,
@@ -110,6 +116,9 @@ impl PolicyConfig {
             default_min_run,
             plan_in_time,
             default_reclaim_within,
+            reclaim_patience,
+            restart_cost,
+            grow_after,
             max_tenant_depth,
             max_tenants,
             max_users,
