@@ -3,6 +3,7 @@
 mod api;
 mod beside;
 mod crash;
+mod elastic;
 mod faults;
 mod gang;
 mod history;

@@ -114,8 +114,8 @@ pub(crate) struct Plan {
     pub(crate) members: Members,
     /// Some of them may be on their way already.
     pub(crate) victims: Vec<JobId>,
-    /// Those of them that are elastic and keep the members without which they do not start. Sorted.
-    pub(crate) shrinks: Vec<JobId>,
+    /// Those of them that are elastic and keep so many of their first members. Sorted.
+    pub(crate) shrinks: Vec<(JobId, u32)>,
 }
 
 /// Why there is no plan.
@@ -351,8 +351,8 @@ fn carry_out(cluster: &mut Cluster, id: JobId, plan: Plan, now: Time, out: &mut 
     let is_leaving = |victim: &JobId| cluster.job(*victim).is_some_and(lent::is_leaving);
     let evicted: Vec<JobId> = plan.victims.iter().copied().filter(|victim| !is_leaving(victim)).collect();
     for victim in evicted {
-        let shrinks = plan.shrinks.binary_search(&victim).is_ok();
-        let least = cluster.job(victim).map_or(0, |victim| victim.spec.request.least_members());
-        finish::evict(cluster, victim, job, if shrinks { least } else { 0 }, now, out);
+        let shrinks = plan.shrinks.binary_search_by_key(&victim, |(job, _)| *job);
+        let keeps = shrinks.map_or(0, |at| plan.shrinks[at].1);
+        finish::evict(cluster, victim, job, keeps, now, out);
     }
 }

@@ -121,7 +121,8 @@ pub(super) fn lower_classes(cluster: &Cluster, asked: &Asked, pool: PoolIndex) -
     keys.filter_map(|key| cluster.job(key.job)).filter(is_lower).map(|job| job.id).collect()
 }
 
-/// An attempt that may be evicted, now or later: of an elastic gang first what it can do without, then the rest.
+/// An attempt that may be evicted, now or later: of an elastic gang each member that it can do without, the last first, then
+/// the rest.
 pub(super) fn candidates(
     cluster: &Cluster,
     id: JobId,
@@ -141,7 +142,8 @@ pub(super) fn candidates(
         let relief = whole.relief.iter().map(of).collect();
         Candidate { gpus: of(&whole.gpus), relief, ranks, ..whole.clone() }
     };
-    smallvec![part(least..whole.ranks.end), part(0..least)]
+    let spare = (least..whole.ranks.end).rev().map(|rank| part(rank..rank + 1));
+    spare.chain([part(0..least)]).collect()
 }
 
 /// An attempt that may be evicted, now or later, or what one that is being stopped leaves.

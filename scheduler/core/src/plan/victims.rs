@@ -47,7 +47,7 @@ pub(super) struct Where<'a> {
 /// What came of the search.
 pub(super) enum Found {
     /// The gang fits here when these are gone; each of them is needed. Of those that shrink only some members go.
-    Victims { members: Members, victims: Vec<JobId>, shrinks: Vec<JobId> },
+    Victims { members: Members, victims: Vec<JobId>, shrinks: Vec<(JobId, u32)> },
     /// It will, when more of them have run their minimum.
     Ripening { until: Time },
     /// It does not fit though everything is given back that may be: what others run is in the way until then at the latest.
@@ -89,7 +89,9 @@ pub(super) fn search(
 ) -> Found {
     let Where { asked, now, .. } = *place;
     let rests = |c: &Candidate| c.ranks.start == 0;
-    candidates.sort_unstable_by_key(|c| (c.ripe_at.max(now), rests(c), c.loss, Reverse(c.gpus), Reverse(c.job)));
+    candidates.sort_unstable_by_key(|c| {
+        (c.ripe_at.max(now), rests(c), c.loss, Reverse(c.gpus), Reverse((c.job, c.ranks.start)))
+    });
     let ripe = candidates.iter().take_while(|candidate| candidate.ripe_at <= now).count();
     let mut trial = Trial::of(cluster, index, place, &candidates, missing);
     match trial.cheapest(&candidates[..ripe]) {
@@ -113,8 +115,12 @@ pub(super) fn search(
 fn found<'c>(members: Members, gone: impl Iterator<Item = &'c Candidate> + Clone) -> Found {
     let mut whole: Vec<JobId> = gone.clone().filter(|c| c.ranks.start == 0).map(|c| c.job).collect();
     whole.sort_unstable();
-    let mut shrinks: Vec<JobId> = gone.clone().map(|c| c.job).filter(|job| whole.binary_search(job).is_err()).collect();
+    let is_part = |candidate: &&Candidate| whole.binary_search(&candidate.job).is_err();
+    let mut shrinks: Vec<(JobId, u32)> =
+        gone.clone().filter(is_part).map(|candidate| (candidate.job, candidate.ranks.start as u32)).collect();
+    // What lies behind the first member that goes is gone as well.
     shrinks.sort_unstable();
+    shrinks.dedup_by_key(|(job, _)| *job);
     let mut victims: Vec<JobId> = Vec::with_capacity(whole.len() + shrinks.len());
     gone.for_each(|candidate| {
         if !victims.contains(&candidate.job) {

@@ -65,6 +65,36 @@ fn where_shrinking_is_not_enough_others_go_as_well() {
 }
 
 #[test]
+fn a_gang_gives_up_no_more_than_is_wanted() {
+    check(
+        "
+        node   n0 n1 n2 n3 gpus=8
+        tenant prod quota=16 | dev quota=0
+        queued dev/e 4x8 least=1
+        cycle
+        prepared e
+        started e
+        tick   10m
+        queued prod/p 1x4
+        cycle
+        exit   e sig15
+        cycle                  # its last member went
+        ",
+        expect![[r#"
+            place dev/e -> n0[0-7] n1[0-7] n2[0-7] n3[0-7], borrowed
+            go dev/e
+            promise prod/p -> n3[0-3] by +150s
+            stop dev/e: Evicted for prod/p
+            blocked p: ReclaimPending { gpu, want: 4, free: 0, due +150s }
+            over dev/e: Evicted
+            again dev/e at the front
+            promise dev/e -> n0[0-7] n1[0-7] n2[0-7] by +120s
+            place dev/e -> n0[0-7] n1[0-7] n2[0-7], borrowed (attempt 2)
+            place prod/p -> n3[0-3]"#]],
+    );
+}
+
+#[test]
 fn what_a_gang_keeps_is_lost_when_it_is_not_free() {
     check(
         "
