@@ -51,6 +51,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct World {
     fixture: Fixture,
     jobs: u32,
+    /// Who was told to stop, and the last moment at which it may be gone.
+    told: Vec<(Time, JobId)>,
 }
 
 impl World {
@@ -61,7 +63,7 @@ impl World {
             let within = if *within > 0 { format!(" within={within}m") } else { String::new() };
             fixture.line(&format!("tenant {name} quota={quota} min-run={min_run}m{within}"));
         }
-        Self { fixture, jobs: 0 }
+        Self { fixture, jobs: 0, told: Vec::new() }
     }
 
     fn submit(&mut self, mission: usize, jobs: u32, fixed: bool) -> Vec<String> {
@@ -100,20 +102,20 @@ impl World {
     fn pass(&mut self, until: Time) {
         let policy = self.fixture.cluster.policy().clone();
         let slow = policy.default_grace + policy.kill_bound;
-        let mut told: Vec<(Time, JobId)> = Vec::new();
         loop {
             self.settle();
             for job in self.in_phase(|phase| matches!(phase, Phase::Stopping(_))) {
-                if !told.iter().any(|(_, known)| *known == job) {
-                    told.push((Time((self.fixture.now + slow).0 - 1), job));
+                if !self.told.iter().any(|(_, known)| *known == job) {
+                    self.told.push((Time((self.fixture.now + slow).0 - 1), job));
                 }
             }
-            let ends = told.iter().map(|(at, _)| *at).min();
+            let ends = self.told.iter().map(|(at, _)| *at).min();
             let next = ends.into_iter().chain(self.fixture.cluster.next_timer()).min().unwrap_or(until).min(until);
             let span = next.since(self.fixture.now);
             self.fixture.line(&format!("tick {}ms", span.0));
+            let told = std::mem::take(&mut self.told);
             let (over, left): (Vec<_>, Vec<_>) = told.into_iter().partition(|(at, _)| *at <= next);
-            told = left;
+            self.told = left;
             for (_, job) in over {
                 let name = self.fixture.name_of(job);
                 self.fixture.line(&format!("exit {name} sig15"));
@@ -144,12 +146,9 @@ impl World {
 }
 
 proptest! {
-    // One sequence of cases for everybody. Another one has found a case that breaks the statement:
-    // four missions, a lender that claims its quota while its own earlier jobs still wait.
     #![proptest_config(ProptestConfig {
         cases: 40,
         max_global_rejects: 4000,
-        rng_seed: proptest::test_runner::RngSeed::Fixed(1),
         ..ProptestConfig::default()
     })]
 

@@ -126,3 +126,42 @@ fn a_node_that_does_not_stop_in_time_is_emptied() {
             blocked c: NotEnoughGpus { gpu, want: 8, free: 0 }"#]],
     );
 }
+
+#[test]
+fn who_was_told_before_the_claim_is_gone_by_its_own_bound() {
+    check(
+        "
+        node   n0 gpus=8
+        tenant b quota=2 within=20m | c quota=2 within=4m | d quota=0 min-run=2m
+        run    d/s 1x2 on n0 | d/t 1x2 on n0
+        queued b/p 1x2
+        tick   2m
+        bad    n0 4-7          # nothing else is idle
+        cycle                  # both are told, and have 150 s: what is left of the node is b's and c's
+        tick   2m
+        queued c/q 1x2
+        cycle                  # what t leaves is promised to c: its 150 s began two minutes ago
+        tick   29s
+        exit   t sig15
+        exit   s sig15
+        cycle                  # both lenders have theirs
+        ",
+        expect![[r#"
+            fenced n0[4-7]
+            promise b/p -> n0[0-1] by +150s
+            stop d/t: Evicted for b/p
+            stop d/s: Evicted for b/p
+            blocked p: ReclaimPending { gpu, want: 2, free: 0, due +150s }
+            promise c/q -> n0[2-3] by +150s
+            blocked p: ReclaimPending { gpu, want: 2, free: 0, due +30s }
+            blocked q: ReclaimPending { gpu, want: 2, free: 0, due +150s }
+            over d/t: Evicted
+            again d/t at the front
+            over d/s: Evicted
+            again d/s at the front
+            place b/p -> n0[0-1]
+            place c/q -> n0[2-3]
+            blocked s: LentTooLong { gpu, deadline: 240s, lendable: 0, lent: 2, want: 2 }
+            blocked t: LentTooLong { gpu, deadline: 240s, lendable: 0, lent: 2, want: 2 }"#]],
+    );
+}
