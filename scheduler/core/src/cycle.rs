@@ -1,23 +1,20 @@
 //! One scheduling turn: take the jobs in order, admit, place, and go on until every class that is left was refused.
 
-use smallvec::{SmallVec, smallvec};
-
-use crate::admit::lending::{self, Start};
-use crate::admit::{budget, caps, quota};
+use crate::admit::start::{self, Found, Pay, Refused, Site, Wish};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{AttemptNumber, JobId, PoolIndex};
-use crate::job::{Job, JobSpec};
+use crate::job::Job;
 use crate::order::Order;
-use crate::placement::Members;
+use crate::placement::{Members, Placed};
 use crate::plan;
 use crate::policy::Flaw;
 use crate::promise;
 use crate::reserve;
 use crate::resize;
-use crate::units::{Gpus, Time};
+use crate::units::Time;
 
 /// What a cycle came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -82,46 +79,22 @@ fn grow(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
     plan::wake_at(cluster, again);
 }
 
-/// The most members that a gang may have which runs with `has` of them: what its tenant may start beside what it holds.
-pub(crate) fn most_beside(cluster: &Cluster, job: &Job, has: u32) -> u32 {
-    let (spec, Some(attempt)) = (&job.spec, job.live_attempt()) else { return has };
-    let allowed = |more: u32| {
-        let want = Gpus::whole(more * u32::from(spec.request.shape.largest()));
-        let is_paid = attempt.scavenger || budget::over(cluster, spec.tenant, want, spec.time_limit).is_none();
-        let is_capped = caps::of_user(cluster, spec.tenant, spec.user, want).is_some();
-        let start = Start { tenant: spec.tenant, gpus: want, grace: spec.grace, scavenger: attempt.scavenger };
-        let is_lent = lending::refusal(cluster, start, attempt.pool).is_none();
-        let may_start = quota::may_start(cluster, spec.tenant, attempt.pool, want, spec.preemptible).is_ok();
-        is_paid && !is_capped && is_lent && may_start
-    };
-    let most = spec.request.shape.members();
-    has + (1..=most.saturating_sub(has)).take_while(|more| allowed(*more)).count() as u32
-}
-
-/// Whether a job must fit into the budgets above it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Pay {
-    /// It must.
-    FromBudget,
-    /// What does not fit runs as a scavenger, if it may be evicted.
-    IfItFits,
-}
-
 /// Goes through the jobs in their order until every class that is left was refused.
 fn fill(cluster: &mut Cluster, pay: Pay, now: Time, cycled: &mut Cycled, out: &mut Events) {
     let (most_jobs, most_members) = (cluster.policy.max_placements_per_cycle, cluster.policy.max_members_per_cycle);
     let mut order = Order::begin(cluster, now);
     while let Some(job) = order.next(cluster) {
-        if cycled.jobs >= most_jobs || cycled.members >= most_members {
-            cycled.more = true;
-            break;
-        }
         cycled.tried += 1;
-        match find_place(cluster, job, pay) {
+        match start::find(&mut InQueue { cluster: &mut *cluster, job }, pay) {
+            // Only what could start is a reason to go on: what is remembered as refused or not makes no difference.
+            Ok(_) if cycled.jobs >= most_jobs || cycled.members >= most_members => {
+                cycled.more = true;
+                break;
+            }
             Ok(found) => {
                 cycled.jobs += 1;
                 cycled.members += found.members.len() as u32;
-                start(cluster, job, found, now, out);
+                begin(cluster, job, found, now, out);
                 order.placed(cluster);
             }
             Err(why) => refuse(cluster, &mut order, job, why),
@@ -130,128 +103,52 @@ fn fill(cluster: &mut Cluster, pay: Pay, now: Time, cycled: &mut Cycled, out: &m
     order.end(cluster);
 }
 
-/// Why a job was refused, and for whom that holds.
-pub(crate) enum Refused {
-    /// For its class in its tenant.
-    Admission(Blocked),
-    /// For its class everywhere.
-    Placement(Blocked),
-    /// For its class in its tenant, but as a scavenger.
-    Budget(Blocked),
-    /// For its class and user in its tenant.
-    Cap(Blocked),
-    /// For this job alone: it keeps away from nodes on which its class may find room.
-    Alone(Blocked),
+/// A job of the queue, tried among what nobody has set aside.
+struct InQueue<'c> {
+    cluster: &'c mut Cluster,
+    job: JobId,
 }
 
-/// Where a job starts.
-pub(crate) struct Found {
-    pub(crate) pool: PoolIndex,
-    pub(crate) members: Members,
-    pub(crate) scavenger: bool,
-}
-
-/// Whether caps and budgets let a job start, and whether as a scavenger.
-pub(crate) fn may_pay(cluster: &Cluster, job: &Job, pay: Pay) -> Result<bool, Refused> {
-    let spec = &job.spec;
-    if let Some(why) = caps::of_user(cluster, spec.tenant, spec.user, job.gpus()) {
-        return Err(Refused::Cap(why));
-    }
-    match budget::over(cluster, spec.tenant, job.gpus(), spec.time_limit) {
-        None => Ok(false),
-        Some(_) if pay == Pay::IfItFits && spec.preemptible => Ok(true),
-        // Another job of its class may have a shorter limit.
-        Some(why) if pay == Pay::IfItFits => Err(Refused::Alone(why)),
-        Some(why) => Err(Refused::Budget(why)),
+impl InQueue<'_> {
+    #[inline]
+    fn job(&self) -> &Job {
+        self.cluster.jobs.get(self.job).expect("the order gives jobs that exist")
     }
 }
 
-/// Tries the pools of a job in its order of preference.
-fn find_place(cluster: &mut Cluster, id: JobId, pay: Pay) -> Result<Found, Refused> {
-    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
-    let pools = job.spec.request.pools.len();
-    let scavenger = may_pay(cluster, job, pay)?;
-    let mut refused: Option<Refused> = None;
-    if pools > 1
-        && let Some(found) = find_cheapest(cluster, id, scavenger)
-    {
-        return Ok(found);
+impl Site for InQueue<'_> {
+    #[inline]
+    fn cluster(&self) -> &Cluster {
+        self.cluster
     }
-    for at in 0..pools {
-        let spec = &cluster.jobs.get(id).expect("it was there above").spec;
-        let pool = spec.request.pools[at];
-        let most = most_allowed(cluster, spec, pool, scavenger);
-        if let Err(why) = most {
-            // Another tenant may still get what this pool has. But what keeps away from nodes speaks for itself alone.
-            refused = Some(match refused {
-                Some(Refused::Placement(_)) | None => Refused::Admission(why),
-                Some(first) => first,
-            });
-            continue;
-        }
-        let most = most.unwrap_or_default();
-        let Cluster { jobs, index, policy, scratch, .. } = cluster;
-        let job = jobs.get(id).expect("it was there above");
-        match index.place_most(&job.spec.request, most, pool, &job.avoid, policy.search_steps, scratch) {
-            Ok(members) => return Ok(Found { pool, members, scavenger }),
-            Err(why) if !job.avoid.is_empty() => refused = Some(Refused::Alone(why)),
-            Err(why) => refused = refused.or(Some(Refused::Placement(why))),
-        }
-    }
-    Err(refused.expect("a request names at least one pool"))
-}
 
-/// The most members of a job that its tenant may start in a pool now; caps and budget let its least start.
-#[inline]
-fn most_allowed(cluster: &Cluster, spec: &JobSpec, pool: PoolIndex, scavenger: bool) -> Result<u32, Blocked> {
-    let (request, all) = (&spec.request, spec.request.shape.members());
-    let may_start = |gpus: Gpus| {
-        quota::may_start(cluster, spec.tenant, pool, gpus, spec.preemptible)?;
-        let start = Start { tenant: spec.tenant, gpus, grace: spec.grace, scavenger };
-        lending::refusal(cluster, start, pool).map_or(Ok(()), Err)
-    };
-    may_start(request.least_gpus())?;
-    if request.least_members() == all {
-        return Ok(all);
+    #[inline]
+    fn wish(&self) -> Wish<'_> {
+        Wish::of(self.job())
     }
-    let allowed = |members: u32| {
-        let want = Gpus::whole(members * u32::from(request.shape.largest()));
-        let is_paid = scavenger || budget::over(cluster, spec.tenant, want, spec.time_limit).is_none();
-        let is_capped = caps::of_user(cluster, spec.tenant, spec.user, want).is_some();
-        is_paid && !is_capped && may_start(want).is_ok()
-    };
-    if allowed(all) {
-        return Ok(all);
-    }
-    let (mut fits, mut too_many) = (request.least_members(), all);
-    while fits + 1 < too_many {
-        let middle = fits + (too_many - fits) / 2;
-        *if allowed(middle) { &mut fits } else { &mut too_many } = middle;
-    }
-    Ok(fits)
-}
 
-/// For a single member that names no pool and is placed by what it leaves for others: the cheapest place of all pools in
-/// which its tenant may start it.
-fn find_cheapest(cluster: &mut Cluster, id: JobId, scavenger: bool) -> Option<Found> {
-    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
-    let (spec, request) = (&job.spec, &*job.spec.request);
-    let all = (0..cluster.pools.len()).map(PoolIndex::of);
-    let has_no_wish = request.shape.members() == 1 && all.eq(request.pools.iter().copied());
-    if !has_no_wish || !request.pools.iter().all(|pool| cluster.index.is_judged(request, *pool)) {
-        return None;
+    #[inline]
+    fn is_choosy(&self) -> bool {
+        !self.job().avoid.is_empty()
     }
-    let may_start = |pool: &PoolIndex| most_allowed(cluster, spec, *pool, scavenger).is_ok();
-    let pools: SmallVec<[PoolIndex; 8]> = request.pools.iter().copied().filter(may_start).collect();
-    let Cluster { index, scratch, .. } = cluster;
-    let job = cluster.jobs.get(id).expect("it was there above");
-    let (pool, placed) = index.place_judged(&job.spec.request, &pools, &job.avoid, None, scratch)?;
-    Some(Found { pool, members: smallvec![placed], scavenger })
+
+    #[inline]
+    fn place(&mut self, pool: PoolIndex, most: u32, _scavenger: bool) -> Result<Members, Blocked> {
+        let Cluster { jobs, index, policy, scratch, .. } = &mut *self.cluster;
+        let job = jobs.get(self.job).expect("the order gives jobs that exist");
+        index.place_most(&job.spec.request, most, pool, &job.avoid, policy.search_steps, scratch)
+    }
+
+    fn place_judged(&mut self, pools: &[PoolIndex]) -> Option<(PoolIndex, Placed)> {
+        let Cluster { jobs, index, scratch, .. } = &mut *self.cluster;
+        let job = jobs.get(self.job).expect("the order gives jobs that exist");
+        index.place_judged(&job.spec.request, pools, &job.avoid, None, scratch)
+    }
 }
 
 /// Whether a queued job could start now.
 pub(crate) fn could_start(cluster: &mut Cluster, job: JobId) -> bool {
-    find_place(cluster, job, Pay::IfItFits).is_ok()
+    start::find(&mut InQueue { cluster, job }, Pay::IfItFits).is_ok()
 }
 
 fn refuse(cluster: &mut Cluster, order: &mut Order, id: JobId, why: Refused) {
@@ -271,7 +168,7 @@ fn refuse(cluster: &mut Cluster, order: &mut Order, id: JobId, why: Refused) {
 }
 
 /// The job, or the next index of the array, gets its GPUs.
-pub(crate) fn start(cluster: &mut Cluster, id: JobId, found: Found, now: Time, out: &mut Events) {
+pub(crate) fn begin(cluster: &mut Cluster, id: JobId, found: Found, now: Time, out: &mut Events) {
     let Found { pool, members, scavenger } = found;
     let is_array = cluster.jobs.get(id).expect("the order gives jobs that exist").progress.is_some();
     let started = if is_array { start_index(cluster, id, now, out) } else { id };

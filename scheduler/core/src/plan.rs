@@ -30,7 +30,7 @@ use self::claim::Claim;
 pub(crate) use self::claim::would_borrow;
 pub(crate) use self::ends::{by_ends, latest_end};
 pub(crate) use self::reach::Reach;
-pub(crate) use self::when::returns;
+pub(crate) use self::when::{deadline, returns};
 use crate::admit::{budget, caps};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;

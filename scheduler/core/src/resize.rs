@@ -6,8 +6,8 @@
 //! start again with new ranks and a new world size).
 //! It must never take anything from anybody: a gang grows only while nobody waits.
 
+use crate::admit::start;
 use crate::cluster::Cluster;
-use crate::cycle;
 use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::finish;
@@ -64,7 +64,7 @@ fn could_have_more(cluster: &mut Cluster, id: JobId) -> Option<Gpus> {
     if cluster.pool(pool).idle == Gpus::ZERO {
         return None;
     }
-    let most = cycle::most_beside(cluster, job, has);
+    let most = start::most_beside(cluster, job, has);
     let size = u32::from(job.spec.request.shape.largest());
     let held: Vec<Placed> = attempt.members.iter().map(|member| member.placed).collect();
     let Cluster { jobs, index, policy, scratch, .. } = cluster;

@@ -9,6 +9,7 @@ pub(crate) mod fits;
 pub(crate) mod lending;
 mod part;
 pub(crate) mod quota;
+pub(crate) mod start;
 pub(crate) mod tenant;
 
 use std::collections::BTreeMap;

@@ -7,11 +7,15 @@
 use std::sync::Arc;
 
 use super::TrialIndex;
-use crate::admit::{budget, caps, lending, quota};
+use crate::admit::budget;
+use crate::admit::start::{self, Pay, Refused, Site, Wish};
+use crate::blocked::Blocked;
 use crate::cluster::Cluster;
-use crate::ids::{PoolIndex, PriorityIndex};
+use crate::ids::{JobId, PoolIndex, PriorityIndex};
+use crate::placement::Members;
 use crate::plan::{self, Asked};
 use crate::request::{Level, Request, Shape};
+use crate::reserve::{self, Comer};
 use crate::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 
 /// Searches for victims in one explanation: they are what costs (up to 2 ms each on a full cluster).
@@ -61,9 +65,46 @@ pub struct Help {
 /// Time limits that are tried: this many parts of one more.
 const TIME_PARTS: u64 = 7;
 
+/// A job that is only thought of, tried on a copy of the index beside the reservations.
+struct Sketch<'s, 'i> {
+    cluster: &'s Cluster,
+    trial: &'s mut TrialIndex<'i>,
+    asked: &'s Asked,
+    job: JobId,
+    now: Time,
+}
+
+impl Site for Sketch<'_, '_> {
+    fn cluster(&self) -> &Cluster {
+        self.cluster
+    }
+
+    fn wish(&self) -> Wish<'_> {
+        self.asked.wish(self.job).ending_from(&self.cluster.policy, self.now)
+    }
+
+    fn is_choosy(&self) -> bool {
+        !self.asked.avoid.is_empty()
+    }
+
+    fn place(&mut self, pool: PoolIndex, most: u32, scavenger: bool) -> Result<Members, Blocked> {
+        let Self { cluster, asked, job, now, .. } = *self;
+        let comer = Comer { wish: asked.wish(job), scavenger, now };
+        let most = comer.most(cluster, pool, most);
+        let TrialIndex { index, scratch } = &mut *self.trial;
+        let mark = index.checkpoint();
+        // With another limit it may be over before what is set aside is wanted.
+        reserve::lift_for(cluster, index, &comer, pool);
+        let found = index.place_most(&asked.request, most, pool, &asked.avoid, cluster.policy.search_steps, scratch);
+        index.rollback(mark);
+        found
+    }
+}
+
 struct Tries<'c, 't, 'i> {
     cluster: &'c Cluster,
     trial: &'t mut TrialIndex<'i>,
+    job: JobId,
     now: Time,
     /// Searches for victims that are left.
     plans: u32,
@@ -74,12 +115,13 @@ struct Tries<'c, 't, 'i> {
 pub(super) fn of(
     cluster: &Cluster,
     trial: &mut TrialIndex<'_>,
+    job: JobId,
     asked: &Asked,
     is_planned: bool,
     now: Time,
 ) -> Vec<Help> {
     let plans = if is_planned { 0 } else { MAX_PLANS };
-    let mut tries = Tries { cluster, trial, now, plans, found: Vec::new() };
+    let mut tries = Tries { cluster, trial, job, now, plans, found: Vec::new() };
     tries.fewer_members(asked);
     tries.smaller_members(asked);
     tries.levels(asked);
@@ -91,23 +133,20 @@ pub(super) fn of(
 impl Tries<'_, '_, '_> {
     /// Whether it would start, now or after evictions.
     fn starts(&mut self, asked: &Asked) -> Option<(u32, Gpus)> {
-        if caps::of_user(self.cluster, asked.tenant, asked.user, asked.gpus()).is_some() {
+        let (job, now) = (self.job, self.now);
+        let mut site = Sketch { cluster: self.cluster, trial: &mut *self.trial, asked, job, now };
+        match start::find(&mut site, Pay::IfItFits) {
+            Ok(_) => return Some((0, Gpus::ZERO)),
+            Err(Refused::Cap(_) | Refused::Budget(_)) => return None,
+            Err(Refused::Admission(_) | Refused::Placement(_) | Refused::Alone(_)) => {}
+        }
+        // A scavenger takes nothing from others, and what must not be evicted is none.
+        if budget::over(self.cluster, asked.tenant, asked.gpus(), asked.time_limit).is_some() {
             return None;
         }
-        let is_scavenger = budget::over(self.cluster, asked.tenant, asked.gpus(), asked.time_limit).is_some();
-        if is_scavenger && !asked.preemptible {
-            return None;
-        }
-        for &pool in &asked.request.pools {
-            let admitted = quota::may_start(self.cluster, asked.tenant, pool, asked.gpus(), asked.preemptible);
-            let in_time = || lending::refusal(self.cluster, asked.start(is_scavenger), pool).is_none();
-            if admitted.is_ok() && in_time() && self.trial.place(self.cluster, asked, pool).is_ok() {
-                return Some((0, Gpus::ZERO));
-            }
-        }
-        self.plans = self.plans.checked_sub(1).filter(|_| !is_scavenger)?;
+        self.plans = self.plans.checked_sub(1)?;
         let plan = plan::find_plan(self.cluster, self.trial, asked, self.now).ok()?;
-        let gpus = |victim: &crate::ids::JobId| Some(self.cluster.job(*victim)?.live_attempt()?.gpus());
+        let gpus = |victim: &JobId| Some(self.cluster.job(*victim)?.live_attempt()?.gpus());
         Some((plan.victims.len() as u32, plan.victims.iter().filter_map(gpus).sum()))
     }
 

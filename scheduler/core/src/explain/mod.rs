@@ -9,6 +9,7 @@ mod factors;
 mod helps;
 mod holders;
 
+use crate::admit::start::Wish;
 use crate::admit::{budget, caps, lending, quota};
 use crate::blocked::{Blocked, Gate};
 use crate::cluster::Cluster;
@@ -113,6 +114,8 @@ impl Cluster {
             capped.or_else(|| pools.find_map(in_pool))
         };
         let why = planned.or_else(admitted).or_else(|| tried().filter(Blocked::is_of_placement));
+        let mut pools = job.spec.request.pools.iter();
+        let why = why.or_else(|| pools.find_map(|pool| reserve::behind(self, &Wish::of(job), *pool, job.gpus())));
         Some(why.map_or(Blocker::NotTried, Blocker::Blocked))
     }
 
@@ -124,8 +127,9 @@ impl Cluster {
     /// Tries the job, and others like it, on a copy of the index.
     fn try_out(&self, job: &Job, now: Time, told: &mut Explanation) {
         let (mut index, mut scratch) = (self.fresh_index(), Scratch::default());
+        let comer = reserve::Comer { wish: Wish::of(job), scavenger: false, now };
         for pool in &job.spec.request.pools {
-            reserve::lift_for(self, &mut index, job, *pool, now);
+            reserve::lift_for(self, &mut index, &comer, *pool);
         }
         let trial = &mut TrialIndex { index: &mut index, scratch: &mut scratch };
         let asked = Asked { deadlines: plan::deadlines(self, job, now), ..Asked::of(job) };
@@ -147,7 +151,7 @@ impl Cluster {
             told.holders = holders::of_victims(self, &victims, now);
         }
         if !told.blockers.iter().any(|blocker| matches!(blocker, Blocker::Gate(_))) {
-            told.helps = helps::of(self, trial, &asked, is_planned || is_worn, now);
+            told.helps = helps::of(self, trial, job.id, &asked, is_planned || is_worn, now);
         }
     }
 

@@ -48,7 +48,8 @@ fn check_members(cluster: &Cluster, reservation: &Reservation) -> Check {
     ensure(job.queued.is_some(), || format!("GPUs are set aside for {id}, which is in no queue"))?;
     ensure(job.spec.request.pools.contains(&reservation.pool), || format!("{id} may not run where it is set aside"))?;
     let shape = &job.spec.request.shape;
-    ensure(shape.members() as usize == reservation.members.len(), || format!("{id} has other members"))?;
+    let least = job.spec.request.least_members();
+    ensure(least as usize == reservation.members.len(), || format!("{id} starts with {least} members at least"))?;
     reservation.members.iter().enumerate().try_for_each(|(rank, placed)| {
         ensure(placed.gpus.len() == u32::from(shape.gpus_of(rank)), || {
             format!("for member {rank} of {id} {:?} are set aside", placed.gpus)

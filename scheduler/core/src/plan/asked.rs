@@ -7,9 +7,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::admit::lending::Start;
+use crate::admit::start::Wish;
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
-use crate::ids::{NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
+use crate::ids::{JobId, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
 use crate::job::Job;
 use crate::place::{PlaceIndex, Scratch};
 use crate::placement::Members;
@@ -61,6 +62,12 @@ impl Asked {
     /// From when on GPUs are taken back for it in a pool whatever that costs.
     pub(crate) fn deadline(&self, pool: PoolIndex) -> Option<Time> {
         self.deadlines.iter().find(|(of, _)| *of == pool).map(|(_, time)| *time)
+    }
+
+    /// As the gates see it, in the place of `job`.
+    pub(crate) fn wish(&self, job: JobId) -> Wish<'_> {
+        let Self { tenant, user, preemptible, time_limit, grace, .. } = *self;
+        Wish { job, until: None, tenant, user, preemptible, time_limit, grace, request: &self.request }
     }
 
     /// As a start that is thought of.

@@ -14,6 +14,7 @@ use super::asked::Asked;
 use super::claim;
 use crate::cluster::Cluster;
 use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
+use crate::job::Job;
 use crate::reserve;
 use crate::units::{Span, Time};
 
@@ -89,14 +90,18 @@ fn due(cluster: &mut Cluster, id: JobId, asked: &Asked, pool: PoolIndex, within:
 /// What may be taken back for a job in the queue that waits inside its quota, each with the time by which it is back: at the
 /// deadline, or when it has run its minimum.
 pub(crate) fn returns(cluster: &Cluster, id: JobId, pool: PoolIndex, now: Time) -> Vec<(Time, JobId)> {
-    let Some(job) = cluster.job(id) else { return Vec::new() };
-    let asked = Asked::of(job);
-    let class = job.queued.map(|queued| queued.class);
-    let since = class.and_then(|class| cluster.plans.claims.since.get(&(class, asked.tenant, pool)));
-    let deadline = since.map_or(now, |claim| claim.since) + reclaim_within(cluster, asked.tenant);
-    let mut found = claim::returns(cluster, &asked, pool, now);
+    let Some(job) = cluster.job(id).filter(|_| !super::has_failed_too_often(cluster, id)) else { return Vec::new() };
+    let mut found = claim::returns(cluster, &Asked::of(job), pool, now);
+    let deadline = deadline(cluster, job, pool, now);
     found.iter_mut().for_each(|(time, _)| *time = deadline.max(*time));
     found
+}
+
+/// Until when lent GPUs need not be back for a job in the queue that waits inside its quota.
+pub(crate) fn deadline(cluster: &Cluster, job: &Job, pool: PoolIndex, now: Time) -> Time {
+    let class = job.queued.map(|queued| queued.class);
+    let since = class.and_then(|class| cluster.plans.claims.since.get(&(class, job.spec.tenant, pool)));
+    since.map_or(now, |claim| claim.since) + reclaim_within(cluster, job.spec.tenant)
 }
 
 /// How long jobs of a tenant wait inside its quota before others are evicted for them.

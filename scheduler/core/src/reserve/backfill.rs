@@ -7,9 +7,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::admit::quota;
+use crate::admit::start::{self, Pay, Site, Wish};
+use crate::blocked::Blocked;
 use crate::cluster::Cluster;
-use crate::cycle::{self, Cycled, Found, Pay};
+use crate::cycle::{self, Cycled};
 use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
@@ -17,8 +18,8 @@ use crate::job::Job;
 use crate::order::Order;
 use crate::placement::Members;
 use crate::refused::Refused;
-use crate::reserve::{Reservation, is_inside_quota, over_by};
-use crate::units::{Gpus, Span, Time};
+use crate::reserve::{Comer, Reservation, over_by};
+use crate::units::{Span, Time};
 
 /// Jobs passed over for each one that is tried.
 const STEPS_PER_TRY: u32 = 4;
@@ -29,7 +30,7 @@ pub(super) type Seen = (u64, u64, u64);
 /// Starts what may start beside the reservations.
 pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
     let seen = (cluster.free_version, cluster.division_version, cluster.queue_version);
-    if cluster.reserved.filled == Some(seen) || !holds_idle(cluster) {
+    if cluster.reserved.filled == Some(seen) || cluster.reservations().is_empty() {
         return;
     }
     let jobs = cycled.jobs;
@@ -46,10 +47,6 @@ pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
         cycled.more = true;
     }
     cluster.reserved.filled = Some((cluster.free_version, cluster.division_version, cluster.queue_version));
-}
-
-fn holds_idle(cluster: &Cluster) -> bool {
-    cluster.reserved.nodes().any(|node| !super::idle_aside(cluster, node).is_empty())
 }
 
 /// The jobs behind the first ones, in their order.
@@ -89,37 +86,54 @@ fn job_of(cluster: &Cluster, id: JobId) -> &Job {
 /// Starts a job if it finds a place beside the reservations. What starts inside its quota comes before every borrower; a
 /// borrower that can be gone in time may overlap what a job inside its quota waits for: that eviction is planned.
 fn start(cluster: &mut Cluster, id: JobId, now: Time, cycled: &mut Cycled, out: &mut Events) -> bool {
-    let job = job_of(cluster, id);
-    let Ok(scavenger) = cycle::may_pay(cluster, job, Pay::IfItFits) else { return false };
-    let (request, tenant, preemptible) = (job.spec.request.clone(), job.spec.tenant, job.spec.preemptible);
-    let (want, over_by) = (job.gpus(), over_by(&cluster.policy, &job.spec, now));
-    for &pool in &request.pools {
-        if quota::may_start(cluster, tenant, pool, want, preemptible).is_err() {
-            continue;
-        }
-        let is_own = is_inside_quota(cluster, tenant, pool, want);
-        let Some(members) = place_beside(cluster, id, pool, now) else { continue };
-        cycled.jobs += 1;
-        cycled.members += members.len() as u32;
-        let is_passed = |other: &Reservation| is_own && !other.is_own && other.from < over_by && other.job != id;
-        if let Some(left) = cluster.without_overlapped(&members, is_passed) {
-            emit(cluster, now, Event::Planned { reservations: left }, out);
-        }
-        cycle::start(cluster, id, Found { pool, members, scavenger }, now, out);
-        return true;
+    let Ok(found) = start::find(&mut Beside { cluster, job: id, now }, Pay::IfItFits) else { return false };
+    let wish = Wish::of(job_of(cluster, id));
+    let over_by = over_by(&cluster.policy, wish.time_limit, wish.grace, now);
+    let is_own = Comer { wish, scavenger: found.scavenger, now }.is_own(cluster, found.pool);
+    cycled.jobs += 1;
+    cycled.members += found.members.len() as u32;
+    let is_passed = |other: &Reservation| is_own && !other.is_own && other.from < over_by && other.job != id;
+    if let Some(left) = cluster.without_overlapped(&found.members, is_passed) {
+        emit(cluster, now, Event::Planned { reservations: left }, out);
     }
-    false
+    cycle::begin(cluster, id, found, now, out);
+    true
 }
 
-/// A place for a job among what is free and what is set aside for itself, for later, or for those that it passes.
-fn place_beside(cluster: &mut Cluster, id: JobId, pool: PoolIndex, now: Time) -> Option<Members> {
-    let mut index = std::mem::take(&mut cluster.index);
-    let mark = index.checkpoint();
-    let lifted = super::lift_for(cluster, &mut index, job_of(cluster, id), pool, now);
-    let job = cluster.jobs.get(id).expect("only jobs that exist are tried");
-    let (request, steps) = (&job.spec.request, cluster.policy.search_steps);
-    let found = (lifted > Gpus::ZERO).then(|| index.place(request, pool, &job.avoid, steps, &mut cluster.scratch).ok());
-    index.rollback(mark);
-    cluster.index = index;
-    found.flatten()
+/// A job of the queue, tried among what is free and what is set aside for itself, for later, or for those that it passes.
+struct Beside<'c> {
+    cluster: &'c mut Cluster,
+    job: JobId,
+    now: Time,
+}
+
+impl Site for Beside<'_> {
+    fn cluster(&self) -> &Cluster {
+        self.cluster
+    }
+
+    fn wish(&self) -> Wish<'_> {
+        Wish::of(job_of(self.cluster, self.job)).ending_from(&self.cluster.policy, self.now)
+    }
+
+    fn is_choosy(&self) -> bool {
+        !job_of(self.cluster, self.job).avoid.is_empty()
+    }
+
+    fn place(&mut self, pool: PoolIndex, most: u32, scavenger: bool) -> Result<Members, Blocked> {
+        let (job, now) = (self.job, self.now);
+        let (mut index, mut scratch) =
+            (std::mem::take(&mut self.cluster.index), std::mem::take(&mut self.cluster.scratch));
+        let cluster = &*self.cluster;
+        let entry = job_of(cluster, job);
+        let comer = Comer { wish: Wish::of(entry), scavenger, now };
+        let most = comer.most(cluster, pool, most);
+        let mark = index.checkpoint();
+        super::lift_for(cluster, &mut index, &comer, pool);
+        let steps = cluster.policy.search_steps;
+        let found = index.place_most(&entry.spec.request, most, pool, &entry.avoid, steps, &mut scratch);
+        index.rollback(mark);
+        (self.cluster.index, self.cluster.scratch) = (index, scratch);
+        found
+    }
 }

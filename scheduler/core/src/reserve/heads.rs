@@ -3,8 +3,8 @@
 //! In: the queue in its order. Out: the list of reservations: first those that hold one already, so that a job that was
 //! told a time keeps it or gets an earlier one; then the first blocked jobs of all, then the first of each mission.
 
+use crate::admit::start::{self, Pay, Wish};
 use crate::cluster::Cluster;
-use crate::cycle::{self, Pay};
 use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{JobId, PoolIndex};
@@ -80,7 +80,7 @@ fn earliest(
     now: Time,
 ) -> Option<Reservation> {
     let entry = cluster.job(job)?;
-    let length = over_by(&cluster.policy, &entry.spec, Time(0)).since(Time(0));
+    let length = over_by(&cluster.policy, entry.spec.time_limit, entry.spec.grace, Time(0)).since(Time(0));
     let pools: Vec<PoolIndex> = entry.spec.request.pools.to_vec();
     let mut best: Option<Reservation> = None;
     for pool in pools {
@@ -117,7 +117,7 @@ fn heads(cluster: &mut Cluster, now: Time) -> Vec<JobId> {
     let after = cluster.policy.reserve_after;
     let has_waited = |id: &JobId| {
         let job = cluster.job(*id).filter(|job| now.since(job.submitted_at) >= after);
-        job.is_some_and(|job| cycle::may_pay(cluster, job, Pay::IfItFits).is_ok())
+        job.is_some_and(|job| start::may_pay(cluster, &Wish::of(job), Pay::IfItFits).is_ok())
     };
     for job in first.into_iter().filter(has_waited) {
         if found.len() < cluster.policy.max_reservations as usize && !found.contains(&job) {

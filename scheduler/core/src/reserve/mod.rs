@@ -10,6 +10,7 @@
 
 mod backfill;
 mod explain;
+mod headroom;
 mod heads;
 mod timeline;
 
@@ -17,18 +18,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use smallvec::SmallVec;
 
+use crate::admit::lending;
+use crate::admit::start::{self, Wish};
 use crate::cluster::Cluster;
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, NodeIndex, PoolIndex, TenantIndex};
-use crate::job::{Job, JobSpec};
 use crate::node::SetAside;
 use crate::place::PlaceIndex;
 use crate::placement::{Members, Placed};
 use crate::plan::{self, latest_end};
 use crate::policy::Policy;
-use crate::units::{CpuMilli, Gpus, MemoryMib, Time};
+use crate::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 
 pub(crate) use self::backfill::fill;
+pub(crate) use self::headroom::behind;
 pub(crate) use self::heads::{Plan, replan};
 
 /// GPUs set aside for a job from a time on.
@@ -93,8 +96,8 @@ impl Reserved {
 }
 
 /// When an attempt that is placed at `at` is over at the latest, by its limit.
-pub(crate) fn over_by(policy: &Policy, spec: &JobSpec, at: Time) -> Time {
-    at + policy.launch_deadline + spec.time_limit + spec.grace + policy.time_limit_slack
+pub(crate) fn over_by(policy: &Policy, limit: Span, grace: Span, at: Time) -> Time {
+    at + policy.launch_deadline + limit + grace + policy.time_limit_slack
 }
 
 impl Cluster {
@@ -154,9 +157,16 @@ impl Cluster {
             }
         }
         let before = std::mem::replace(&mut self.reserved.on_node, on_node);
-        self.reserved.list = list;
+        let before_that = std::mem::replace(&mut self.reserved.list, list);
+        // What tenants had to leave for a reservation that is gone, or moved, is for others.
+        let is_there = |old: &Reservation| {
+            let new = self.reservation(old.job);
+            new.is_some_and(|new| {
+                (new.from, new.is_own, new.pool, new.gpus()) == (old.from, old.is_own, old.pool, old.gpus())
+            })
+        };
+        let mut is_lifted = !before_that.iter().all(is_there);
         let touched: BTreeSet<NodeIndex> = before.into_keys().chain(self.reserved.on_node.keys().copied()).collect();
-        let mut is_lifted = false;
         for node in touched {
             let now = self.reserved.aside(node, |_| true);
             let entry = &mut self.nodes[node.at()];
@@ -191,24 +201,57 @@ impl Reserved {
     }
 }
 
+/// A start beside the reservations.
+#[derive(Clone, Copy)]
+pub(crate) struct Comer<'a> {
+    pub(crate) wish: Wish<'a>,
+    /// It would lie above every quota.
+    pub(crate) scavenger: bool,
+    pub(crate) now: Time,
+}
+
+impl Comer<'_> {
+    /// Whether it starts inside its quota with its least.
+    pub(crate) fn is_own(&self, cluster: &Cluster, pool: PoolIndex) -> bool {
+        self.is_own_with(cluster, pool, self.wish.gpus())
+    }
+
+    /// Whether it starts inside its quota with so many GPUs.
+    fn is_own_with(&self, cluster: &Cluster, pool: PoolIndex, gpus: Gpus) -> bool {
+        !self.scavenger && is_inside_quota(cluster, self.wish.tenant, pool, gpus)
+    }
+
+    /// The most members, up to `most`, with which it stays on the side of its quota that it passes others by.
+    pub(crate) fn most(&self, cluster: &Cluster, pool: PoolIndex, most: u32) -> u32 {
+        if !self.is_own(cluster, pool) {
+            return most;
+        }
+        start::most_that(self.wish.request, most, |gpus| self.is_own_with(cluster, pool, gpus))
+    }
+}
+
 /// Shows a job that would start in `pool` now what is set aside there for itself, for after its end, or for those that it
 /// passes: how many idle GPUs that is. What starts inside its quota comes before every borrower; a borrower that can be gone
 /// in time may overlap what a job inside its quota waits for. For trial changes.
-pub(crate) fn lift_for(cluster: &Cluster, index: &mut PlaceIndex, job: &Job, pool: PoolIndex, now: Time) -> Gpus {
-    let is_own = is_inside_quota(cluster, job.spec.tenant, pool, job.gpus());
-    let over_by = over_by(&cluster.policy, &job.spec, now);
-    let borrows = job.spec.preemptible && plan::would_borrow(cluster, job.spec.tenant, pool, job.gpus());
-    let back_by = borrows.then(|| back_by(cluster, job, now));
-    let mission = |job: &Job| cluster.mission(job.spec.tenant);
+pub(crate) fn lift_for(cluster: &Cluster, index: &mut PlaceIndex, comer: &Comer<'_>, pool: PoolIndex) -> Gpus {
+    let Comer { wish, scavenger, now } = *comer;
+    let is_own = comer.is_own(cluster, pool);
+    let over_by = over_by(&cluster.policy, wish.time_limit, wish.grace, now);
+    let borrows = scavenger || plan::would_borrow(cluster, wish.tenant, pool, wish.gpus());
+    let back_by = (wish.preemptible && borrows).then(|| back_by(cluster, &wish, now));
+    let mission = cluster.mission(wish.tenant);
     let passes = |other: &Reservation| {
-        let is_elsewhere = cluster.job(other.job).is_none_or(|other| mission(other) != mission(job));
-        let comes_back = other.reclaims && back_by.is_some_and(|back| back <= other.from);
+        let is_elsewhere = cluster.job(other.job).is_none_or(|other| cluster.mission(other.spec.tenant) != mission);
+        // What is not wanted back by then would stay, and the reservation would move.
+        let wanted = || cluster.job(other.job).map(|job| plan::deadline(cluster, job, pool, now));
+        let comes_back =
+            other.reclaims && back_by.is_some_and(|back| back <= other.from && wanted() <= Some(other.from));
         let goes_first = if other.is_own { comes_back } else { is_own };
         is_elsewhere && goes_first
     };
     let mut lifted = Gpus::ZERO;
     for node in cluster.reserved.nodes().map(|node| cluster.node(node)).filter(|node| node.pool == pool) {
-        let is_kept = |other: &Reservation| other.job != job.id && other.from < over_by && !passes(other);
+        let is_kept = |other: &Reservation| other.job != wish.job && other.from < over_by && !passes(other);
         let aside = cluster.reserved.aside(node.index, is_kept);
         if aside != node.reserved {
             lifted += node.free().and(node.reserved.gpus).without(aside.gpus).count();
@@ -246,10 +289,8 @@ pub(crate) fn lift(cluster: &Cluster, index: &mut PlaceIndex, id: JobId, kept: K
 }
 
 /// By when an attempt that is placed now on GPUs that are lent can be gone if they are wanted back.
-pub(crate) fn back_by(cluster: &Cluster, job: &Job, now: Time) -> Time {
-    let policy = &cluster.policy;
-    let min_run = cluster.chain(job.spec.tenant).find_map(|tenant| tenant.min_run).unwrap_or(policy.default_min_run);
-    now + policy.launch_deadline + min_run + job.spec.grace + policy.kill_bound
+fn back_by(cluster: &Cluster, wish: &Wish<'_>, now: Time) -> Time {
+    now + cluster.policy.launch_deadline + lending::return_time(cluster, wish.tenant, wish.grace)
 }
 
 /// Whether something holds GPUs of a reservation that by its limit ends later than the reservation begins: it is to be

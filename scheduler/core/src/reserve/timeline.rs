@@ -229,7 +229,7 @@ impl Walk<'_> {
         let cluster = &mut *self.cluster;
         let entry = cluster.jobs.get(job)?;
         let (request, steps) = (entry.spec.request.clone(), cluster.policy.search_steps);
-        if cluster.index.free(pool) < request.shape.total() {
+        if cluster.index.free(pool) < request.least_gpus() {
             return None;
         }
         if !cluster.index.fits(&request, pool, &entry.avoid, steps, &mut cluster.scratch) {
@@ -239,7 +239,9 @@ impl Walk<'_> {
         let (tenant, want, preemptible) = (entry.spec.tenant, entry.gpus(), entry.spec.preemptible);
         quota::may_start(cluster, tenant, pool, want, preemptible).ok()?;
         let avoid = &cluster.jobs.get(job)?.avoid;
-        cluster.index.place(&request, pool, avoid, steps, &mut cluster.scratch).ok()
+        // Of an elastic gang only what it cannot do without is promised.
+        let least = request.least_members();
+        cluster.index.place_most(&request, least, pool, avoid, steps, &mut cluster.scratch).ok()
     }
 
     fn is_inside_quota(&self) -> bool {

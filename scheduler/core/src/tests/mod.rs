@@ -9,6 +9,7 @@ mod elastic;
 mod evictions;
 mod explain;
 mod gangs;
+mod in_time;
 mod jobs;
 mod ledgers;
 mod lending;

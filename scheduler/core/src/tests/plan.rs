@@ -34,16 +34,16 @@ fn the_first_blocked_gang_is_not_starved_by_small_jobs() {
             submit prod/short
             place prod/short -> n1[4-7]
             blocked gang: NotEnoughGpus { gpu, want: 16, free: 4 }
-            blocked long: NotEnoughGpus { gpu, want: 4, free: 0 }
+            blocked long: BehindReservation { gpu, of prod/gang, idle: 0, until +7290s }
             why long: Waiting, 1 before it of 2: NotEnoughGpus { gpu, want: 4, free: 0 }; Reserved { gpu, want: 4, idle: 0, from +11100s }
             over prod/a: Completed
             end prod/a: Completed
             submit prod/more
             submit prod/little
             place prod/little -> n0[0-3]
-            blocked gang: NotEnoughGpus { gpu, want: 16, free: 0 }
-            blocked long: NotEnoughGpus { gpu, want: 4, free: 0 }
-            blocked more: NotEnoughGpus { gpu, want: 4, free: 0 }
+            blocked gang: BehindReservation { gpu, of prod/long, idle: 0, until +11100s }
+            blocked long: BehindReservation { gpu, of prod/gang, idle: 4, until +7290s }
+            blocked more: BehindReservation { gpu, of prod/gang, idle: 4, until +7290s }
             over prod/b: Completed
             end prod/b: Completed
             over prod/short: Completed
@@ -51,8 +51,8 @@ fn the_first_blocked_gang_is_not_starved_by_small_jobs() {
             over prod/little: Completed
             end prod/little: Completed
             place prod/gang -> n0[0-7] n1[0-7]
-            blocked long: NotEnoughGpus { gpu, want: 4, free: 0 }
-            blocked more: NotEnoughGpus { gpu, want: 4, free: 0 }"#]],
+            blocked long: NotTried
+            blocked more: NotTried"#]],
     );
 }
 

@@ -1,0 +1,102 @@
+//! What a reservation needs beside GPUs: that its tenants may have them by then.
+//!
+//! In: a start that is thought of. Out: the reservation of another that it would push over a limit, or out of its quota.
+//! What is held then is what runs by its limits until then, and what is promised or set aside before. The plain cycle asks as
+//! if a start ran for ever, so that the answer is the same for a whole class; beside the reservations its end counts.
+//! Only tenants that both lie below can tell; between missions the order and the lending rule decide.
+
+use crate::admit::start::Wish;
+use crate::blocked::Blocked;
+use crate::cluster::Cluster;
+use crate::ids::PoolIndex;
+use crate::job::{Attempt, Job, Phase};
+use crate::reserve::Reservation;
+use crate::tenant::Tenant;
+use crate::units::{Gpus, Time};
+
+/// The reservation that `gpus` more of `wish` would delay, if there is one.
+pub(crate) fn behind(cluster: &Cluster, wish: &Wish<'_>, pool: PoolIndex, gpus: Gpus) -> Option<Blocked> {
+    let list = cluster.reservations();
+    if list.is_empty() {
+        return None;
+    }
+    let mission = cluster.mission(wish.tenant)?;
+    // Beside the reservations nothing is remembered, and what is known now may be used.
+    let latest = if wish.until.is_some() { By::Soonest } else { By::Latest };
+    let delays = |other: &&Reservation| {
+        let Some(job) = cluster.job(other.job) else { return false };
+        let is_over = wish.until.is_some_and(|until| until <= other.from);
+        let is_met = other.job != wish.job && other.pool == pool && cluster.mission(job.spec.tenant) == Some(mission);
+        let is_fixed = !wish.preemptible && !job.spec.preemptible;
+        is_met
+            && !is_over
+            && cluster.chain(wish.tenant).any(|above| pushes_out(cluster, above, job, other, gpus, is_fixed, latest))
+    };
+    let other = list.iter().find(delays)?;
+    Some(Blocked::BehindReservation { job: other.job, pool, idle: cluster.idle_of(other), until: other.from })
+}
+
+/// Whether `gpus` more below `above` leave too little there for a reservation that has enough without them.
+fn pushes_out(
+    cluster: &Cluster,
+    above: &Tenant,
+    job: &Job,
+    other: &Reservation,
+    gpus: Gpus,
+    is_fixed: bool,
+    latest: By,
+) -> bool {
+    if above.depth == 0 || !cluster.is_within(job.spec.tenant, above.index) {
+        return false;
+    }
+    let quota = above.quota_in(other.pool);
+    let guaranteed = quota.quota.or((above.depth == 1).then_some(Gpus::ZERO));
+    let (want, held) = (other.gpus(), above.held_in(other.pool));
+    let is_short = |bound: Gpus, now: Gpus, is_fixed: bool| {
+        let then = |by: By| held_at(cluster, above, other, is_fixed, by) + want;
+        // What is held now is the most that is held then.
+        now + want + gpus > bound && then(By::Soonest) <= bound && then(latest) + gpus > bound
+    };
+    let bounds = [quota.limit, guaranteed.filter(|_| other.is_own)];
+    bounds.into_iter().flatten().any(|bound| is_short(bound, held.used, false))
+        || guaranteed.filter(|_| is_fixed).is_some_and(|bound| is_short(bound, held.fixed, true))
+}
+
+/// By which reckoning what runs is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum By {
+    /// By what is known now.
+    Soonest,
+    /// By what was known when it was placed: a start that is refused by this stays refused while it runs.
+    Latest,
+}
+
+/// What is held below a tenant when a reservation begins; `fixed`: by what must not be evicted.
+fn held_at(cluster: &Cluster, above: &Tenant, other: &Reservation, fixed: bool, by: By) -> Gpus {
+    let counts = |job: &&Job| cluster.is_within(job.spec.tenant, above.index) && !(fixed && job.spec.preemptible);
+    let mission = cluster.mission(above.index).map(|mission| cluster.tenant(mission));
+    let jobs = mission.into_iter().flat_map(|mission| mission.attempts.iter()).filter_map(|key| cluster.job(key.job));
+    let runs = jobs.filter(counts).filter_map(|job| {
+        if let Some(promise) = cluster.promise(job.id) {
+            return (promise.pool == other.pool).then(|| promise.gpus());
+        }
+        let attempt = job.live_attempt().filter(|attempt| attempt.pool == other.pool)?;
+        (!is_over(cluster, job, attempt, other.from, by)).then(|| attempt.gpus())
+    });
+    let meets = |set: &&Reservation| set.job != other.job && set.pool == other.pool && set.from < other.until;
+    let aside = cluster.reservations().iter().take_while(|set| set.job != other.job).filter(meets);
+    let aside = aside.filter(|set| set.until > other.from && cluster.job(set.job).is_some_and(|job| counts(&job)));
+    runs.sum::<Gpus>() + aside.map(Reservation::gpus).sum()
+}
+
+fn is_over(cluster: &Cluster, job: &Job, attempt: &Attempt, at: Time, by: By) -> bool {
+    let latest = super::over_by(&cluster.policy, job.spec.time_limit, job.spec.grace, attempt.placed_at);
+    let started = attempt.started_at.filter(|_| by == By::Soonest);
+    let end = started.map_or(latest, |start| start + latest.since(attempt.placed_at + cluster.policy.launch_deadline));
+    match job.phase {
+        Phase::Stopping(_) if by == By::Soonest => true,
+        Phase::Launching | Phase::Running | Phase::Stopping(_) => end <= at,
+        // Nobody can say.
+        Phase::AwaitingProof(_) | Phase::Waiting | Phase::Spread | Phase::Ended(_) => false,
+    }
+}
