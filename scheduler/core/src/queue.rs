@@ -99,40 +99,108 @@ pub struct UserQueue {
     pub classes: ClassSet,
     /// By class.
     pub buckets: Vec<Bucket>,
+    /// The first job of each bucket and its class, in the order of the jobs.
+    pub heads: Vec<(QueueKey, ClassIndex)>,
 }
 
 impl UserQueue {
-    /// The oldest job of the classes that are in none of `closed`, and its class; `oldest` says which of a bucket.
+    /// The oldest job of the classes that are in none of `closed`, and its class. Nothing before `from` is looked at: the
+    /// caller knows that it is closed. O(words of the class set) where nothing is open; else O(log buckets + closed ones).
     #[inline]
     pub(crate) fn oldest_without(
         &self,
         closed: [Option<&ClassSet>; 3],
-        oldest: impl Fn(&Bucket) -> Option<QueueKey>,
+        from: Option<&QueueKey>,
     ) -> Option<(QueueKey, ClassIndex)> {
-        let mut best: Option<(QueueKey, ClassIndex)> = None;
-        // There is one bucket for each bit, in the same order.
-        let mut before = 0;
-        for (at, &word) in self.classes.words.iter().enumerate() {
-            let of = |set: &ClassSet| set.words.get(at).copied().unwrap_or(0);
-            let mut open = closed.into_iter().flatten().fold(word, |open, set| open & !of(set));
-            let (mut rest, mut place) = (word, before);
-            while open != 0 {
-                let bit = rest & rest.wrapping_neg();
-                if open & bit != 0 {
-                    open ^= bit;
-                    let bucket = &self.buckets[place];
-                    if let Some(key) = oldest(bucket)
-                        && best.is_none_or(|(oldest, _)| key < oldest)
-                    {
-                        best = Some((key, bucket.class));
-                    }
-                }
-                rest ^= bit;
-                place += 1;
-            }
-            before += word.count_ones() as usize;
+        if !self.has_open(closed) {
+            return None;
         }
-        best
+        let start = from.map_or(0, |from| self.heads.partition_point(|(key, _)| key < from));
+        let is_open = |(_, class): &&(QueueKey, ClassIndex)| !closed.iter().flatten().any(|set| set.contains(*class));
+        self.heads[start..].iter().find(is_open).copied()
+    }
+
+    /// As `oldest_without`, but without these jobs: others of their buckets come in their place. O(jobs skipped + buckets).
+    pub(crate) fn oldest_beside(
+        &self,
+        closed: [Option<&ClassSet>; 3],
+        skipped: &[JobId],
+    ) -> Option<(QueueKey, ClassIndex)> {
+        let open = self.buckets.iter().filter(|b| !closed.iter().flatten().any(|set| set.contains(b.class)));
+        let oldest = |bucket: &Bucket| {
+            let key = bucket.keys.iter().find(|key| !skipped.contains(&key.job))?;
+            Some((*key, bucket.class))
+        };
+        open.filter_map(oldest).min()
+    }
+
+    /// Whether a class with a bucket is in none of `closed`.
+    #[inline]
+    fn has_open(&self, closed: [Option<&ClassSet>; 3]) -> bool {
+        self.classes.words.iter().enumerate().any(|(at, &word)| {
+            let of = |set: &ClassSet| set.words.get(at).copied().unwrap_or(0);
+            closed.into_iter().flatten().fold(word, |open, set| open & !of(set)) != 0
+        })
+    }
+
+    /// Puts a job into its bucket.
+    fn insert(&mut self, queued: Queued) {
+        let Queued { key, class } = queued;
+        let at = self.find(class).unwrap_or_else(|at| {
+            self.classes.insert(class);
+            self.buckets.insert(at, Bucket { class, keys: Sorted::default() });
+            at
+        });
+        let keys = &mut self.buckets[at].keys;
+        let before = keys.first().copied();
+        let added = keys.insert(key);
+        debug_assert!(added, "a job waits in one place");
+        self.head_changed(class, before, Some(key.min(before.unwrap_or(key))));
+    }
+
+    /// Takes a job out of its bucket.
+    fn remove(&mut self, queued: Queued) {
+        let Queued { key, class } = queued;
+        let at = self.find(class).expect("a queued job has its bucket");
+        let keys = &mut self.buckets[at].keys;
+        let before = keys.first().copied();
+        let removed = keys.remove(&key);
+        debug_assert!(removed, "a queued job is in its bucket");
+        let after = keys.first().copied();
+        if after.is_none() {
+            self.buckets.remove(at);
+            self.classes.remove(class);
+        }
+        self.head_changed(class, before, after);
+    }
+
+    /// The first job of a bucket was `before` and is `after`.
+    #[inline]
+    fn head_changed(&mut self, class: ClassIndex, before: Option<QueueKey>, after: Option<QueueKey>) {
+        if before == after {
+            return;
+        }
+        let place = |heads: &[(QueueKey, ClassIndex)], key: QueueKey| heads.partition_point(|(other, _)| *other < key);
+        let old = before.map(|key| place(&self.heads, key));
+        match (old, after) {
+            (Some(old), Some(key)) => {
+                self.heads[old].0 = key;
+                // Where it belongs now: usually some places further on.
+                let beyond = old + 1 + place(&self.heads[old + 1..], key);
+                let below = place(&self.heads[..old], key);
+                if beyond > old + 1 {
+                    self.heads[old..beyond].rotate_left(1);
+                } else {
+                    self.heads[below..=old].rotate_right(1);
+                }
+            }
+            (Some(old), None) => drop(self.heads.remove(old)),
+            (None, Some(key)) => {
+                let at = place(&self.heads, key);
+                self.heads.insert(at, (key, class));
+            }
+            (None, None) => {}
+        }
     }
 
     #[inline]
@@ -153,14 +221,7 @@ pub struct Queue {
 impl Queue {
     /// Puts a job in.
     pub fn insert(&mut self, priority: PriorityIndex, user: UserIndex, queued: Queued) {
-        let user = self.levels.entry(priority).or_default().entry(user).or_default();
-        let at = user.find(queued.class).unwrap_or_else(|at| {
-            user.classes.insert(queued.class);
-            user.buckets.insert(at, Bucket { class: queued.class, keys: Sorted::default() });
-            at
-        });
-        let added = user.buckets[at].keys.insert(queued.key);
-        debug_assert!(added, "a job waits in one place");
+        self.levels.entry(priority).or_default().entry(user).or_default().insert(queued);
         self.len += 1;
     }
 
@@ -168,15 +229,8 @@ impl Queue {
     pub fn remove(&mut self, priority: PriorityIndex, user: UserIndex, queued: Queued) {
         let level = self.levels.get_mut(&priority).expect("a queued job has its level");
         let queue = level.get_mut(&user).expect("a queued job has its user");
-        let at = queue.find(queued.class).expect("a queued job has its bucket");
-        let removed = queue.buckets[at].keys.remove(&queued.key);
-        debug_assert!(removed, "a queued job is in its bucket");
+        queue.remove(queued);
         self.len -= 1;
-        if !queue.buckets[at].keys.is_empty() {
-            return;
-        }
-        queue.buckets.remove(at);
-        queue.classes.remove(queued.class);
         if queue.buckets.is_empty() {
             level.remove(&user);
             if level.is_empty() {

@@ -57,6 +57,12 @@ fn buckets(cluster: &Cluster) -> Result<BTreeMap<(Place, JobId), QueueKey>, Stri
                 let marked: Vec<ClassIndex> = queue.classes.iter().collect();
                 let held: Vec<ClassIndex> = queue.buckets.iter().map(|bucket| bucket.class).collect();
                 ensure(marked == held, || format!("tenant {:?} marks {marked:?} and holds {held:?}", tenant.name))?;
+                let mut heads: Vec<(QueueKey, ClassIndex)> =
+                    queue.buckets.iter().filter_map(|bucket| Some((*bucket.keys.first()?, bucket.class))).collect();
+                heads.sort_unstable();
+                ensure(heads == queue.heads, || {
+                    format!("tenant {:?} lists the heads {:?}, they are {heads:?}", tenant.name, queue.heads)
+                })?;
                 for Bucket { class, keys } in &queue.buckets {
                     ensure(!keys.is_empty(), || format!("tenant {:?} keeps an empty bucket", tenant.name))?;
                     count += keys.len();

@@ -11,7 +11,7 @@ use std::collections::BinaryHeap;
 use crate::cluster::Cluster;
 use crate::ids::{ClassIndex, JobId, PriorityIndex, TenantIndex, UserIndex};
 use crate::order::share::Rank;
-use crate::queue::{Bucket, QueueKey};
+use crate::queue::QueueKey;
 use crate::tenant::Tenant;
 use crate::units::Time;
 
@@ -30,6 +30,8 @@ struct Turn {
 #[derive(Clone, Debug, Default)]
 struct Leaf {
     is_built: bool,
+    /// Jobs of only one user in one priority class wait: nobody's share decides.
+    is_alone: bool,
     turns: BinaryHeap<Reverse<Turn>>,
 }
 
@@ -103,15 +105,18 @@ impl Order {
     pub(crate) fn placed(&mut self, cluster: &Cluster) {
         let Some((tenant, turn)) = self.current.take() else { return };
         for above in cluster.chain(tenant) {
-            self.ranks[above.index.at()] = share::rank(above, self.now, cluster.policy.half_life);
+            // Who has no siblings is ranked against nobody.
+            if above.parent.is_some_and(|parent| cluster.tenant(parent).children.len() > 1) {
+                self.ranks[above.index.at()] = share::rank(above, self.now, cluster.policy.half_life);
+            }
         }
-        self.push(cluster, tenant, turn.priority.0, turn.user);
+        self.push(cluster, tenant, turn.priority.0, turn.user, Some(&turn.key));
     }
 
     /// The class of the job that `next` gave was refused: its user goes on with another.
     pub(crate) fn refused(&mut self, cluster: &Cluster) {
         let Some((tenant, turn)) = self.current.take() else { return };
-        self.push(cluster, tenant, turn.priority.0, turn.user);
+        self.push(cluster, tenant, turn.priority.0, turn.user, Some(&turn.key));
     }
 
     /// Only this job was refused, not its class.
@@ -141,10 +146,13 @@ impl Order {
 
     fn next_in(&mut self, cluster: &Cluster, tenant: TenantIndex) -> Option<Turn> {
         if !self.leaves[tenant.at()].is_built {
-            self.leaves[tenant.at()].is_built = true;
-            for (priority, users) in &cluster.tenant(tenant).queue.levels {
+            let levels = &cluster.tenant(tenant).queue.levels;
+            let leaf = &mut self.leaves[tenant.at()];
+            leaf.is_built = true;
+            leaf.is_alone = levels.len() == 1 && levels.values().all(|users| users.len() == 1);
+            for (priority, users) in levels {
                 for user in users.keys() {
-                    self.push(cluster, tenant, *priority, *user);
+                    self.push(cluster, tenant, *priority, *user, None);
                 }
             }
         }
@@ -154,34 +162,51 @@ impl Order {
             if is_fresh && turn.share == self.share(cluster, tenant, turn.user) {
                 return Some(turn);
             }
-            self.push(cluster, tenant, turn.priority.0, turn.user);
+            self.push(cluster, tenant, turn.priority.0, turn.user, Some(&turn.key));
         }
         None
     }
 
-    fn push(&mut self, cluster: &Cluster, tenant: TenantIndex, priority: PriorityIndex, user: UserIndex) {
-        if let Some(turn) = self.turn(cluster, tenant, priority, user) {
+    /// Puts the next job of a user in; `from` is the last that was given: whatever is older was refused.
+    fn push(
+        &mut self,
+        cluster: &Cluster,
+        tenant: TenantIndex,
+        priority: PriorityIndex,
+        user: UserIndex,
+        from: Option<&QueueKey>,
+    ) {
+        if let Some(turn) = self.turn(cluster, tenant, priority, user, from) {
             self.leaves[tenant.at()].turns.push(Reverse(turn));
         }
     }
 
-    /// The job that a user would start next in this priority class: the oldest of the classes not refused.
-    fn turn(&self, cluster: &Cluster, tenant: TenantIndex, priority: PriorityIndex, user: UserIndex) -> Option<Turn> {
-        let entry = cluster.tenant(tenant);
-        let queue = entry.queue.levels.get(&priority)?.get(&user)?;
-        let oldest = |bucket: &Bucket| match self.skipped.is_empty() {
-            true => bucket.keys.first().copied(),
-            false => bucket.keys.iter().find(|key| !self.skipped.contains(&key.job)).copied(),
-        };
+    /// The job that a user would start next in this priority class: the oldest of the classes not refused. Refusals only
+    /// grow and jobs only leave within a cycle, so that it is never older than the last.
+    fn turn(
+        &self,
+        cluster: &Cluster,
+        tenant: TenantIndex,
+        priority: PriorityIndex,
+        user: UserIndex,
+        from: Option<&QueueKey>,
+    ) -> Option<Turn> {
+        let queue = cluster.tenant(tenant).queue.levels.get(&priority)?.get(&user)?;
         let refused = &cluster.refused;
         let closed = [Some(refused.unplaceable()), Some(refused.inadmissible(tenant)), refused.capped(tenant, user)];
-        let (key, class) = queue.oldest_without(closed, oldest)?;
+        let (key, class) = match self.skipped.is_empty() {
+            true => queue.oldest_without(closed, from)?,
+            false => queue.oldest_beside(closed, &self.skipped)?,
+        };
         let share = self.share(cluster, tenant, user);
         Some(Turn { priority: Reverse(priority), back: key.back, share, key, user, class })
     }
 
     /// What a user holds and held in a tenant; it grows with each of the user's starts, whatever their priority.
     fn share(&self, cluster: &Cluster, tenant: TenantIndex, user: UserIndex) -> u64 {
+        if self.leaves[tenant.at()].is_alone {
+            return 0;
+        }
         let ledger = cluster.tenant(tenant).users.get(&user);
         ledger.map_or(0, |ledger| share::of_user(ledger, self.now, cluster.policy.half_life))
     }
