@@ -138,16 +138,16 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::BadTenantName { name, why } => format!("{name:?} is no name for a tenant: {why}"),
         Refusal::TooManyTenants { limit } => format!("there are {limit} tenants, which is the limit"),
         Refusal::TooManyUsers { limit } => format!("{limit} users have been seen, which is the limit"),
-        Refusal::NoMembers
-        | Refusal::NoGpus { .. }
-        | Refusal::TooManyMembers { .. }
-        | Refusal::PartOfSeveralGpus { .. }
-        | Refusal::PartWith { .. }
-        | Refusal::BadShare { .. }
-        | Refusal::UnknownProfile { .. }
-        | Refusal::MemberTooLarge { .. }
-        | Refusal::GangTooLarge { .. }
-        | Refusal::GangNeverFits { .. } => shape_problem(why),
+        Refusal::NoMembers => "a gang of 0 members".to_owned(),
+        Refusal::NoGpus { member } => format!("member {member} asks for 0 GPUs"),
+        Refusal::TooManyMembers { members, limit } => format!("{members} members, at most {limit}"),
+        Refusal::PartOfSeveralGpus { gpus } => part_of_several(*gpus),
+        Refusal::PartWith { what } => format!("a part of a GPU together with {what}"),
+        Refusal::BadShare { milli } => format!("{milli} thousandths of a GPU"),
+        Refusal::UnknownProfile { name, known } => unknown_profile(name, known),
+        Refusal::MemberTooLarge { gpus, largest } => member_too_large(*gpus, *largest),
+        Refusal::GangTooLarge { want, capacity } => gang_too_large(*want, *capacity),
+        Refusal::GangNeverFits { want, best, level } => never_fits(*want, *best, *level),
         Refusal::UnknownModel { name, known } => format!("no pool has GPU model {name:?}, there is {}", list(known)),
         Refusal::NoPool => "the cluster has no pool yet".to_owned(),
         Refusal::UnknownPool { name, known } => format!("there is no pool {name:?}, there is {}", list(known)),
@@ -181,70 +181,60 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::LimitBelowQuota { limit, quota } => format!("a limit of {limit} below the quota of {quota}"),
         Refusal::LendLimitAboveQuota { lend_limit, quota } => format!("{lend_limit} to lend of a quota of {quota}"),
         Refusal::ChildrenAboveParent { parent, children, quota } => above_parent(parent, *children, *quota),
-        Refusal::OverJobGpus { .. }
-        | Refusal::OverJobTime { .. }
-        | Refusal::OverUserSubmitted { .. }
-        | Refusal::NoBudget { .. }
-        | Refusal::NothingToCarry { .. }
-        | Refusal::BudgetPeriodTooShort { .. }
-        | Refusal::OverLimitForEver { .. }
-        | Refusal::NonPreemptibleOverQuota { .. } => ledger_problem(why),
+        Refusal::OverJobGpus { tenant, want, limit } => over_job_gpus(tenant, *want, *limit),
+        Refusal::OverJobTime { tenant, limit, longest } => over_job_time(tenant, *limit, *longest),
+        Refusal::OverUserSubmitted { tenant, submitted, limit } => over_submitted(tenant, *submitted, *limit),
+        Refusal::NoBudget { tenant } => format!("tenant {tenant:?} has no budget"),
+        Refusal::NothingToCarry { tenant, want, unspent } => nothing_to_carry(tenant, *want, *unspent),
+        Refusal::BudgetPeriodTooShort { period, shortest } => short_period(*period, *shortest),
+        Refusal::OverLimitForEver { tenant, want, limit } => over_limit(tenant, *want, *limit),
+        Refusal::NonPreemptibleOverQuota { tenant, want, quota } => fixed_over_quota(tenant, *want, *quota),
         Refusal::RequestIdReused { id } => format!("{id:?} was used for a request with another content"),
     }
 }
 
-/// What is wrong with members, GPUs and parts of GPUs.
-fn shape_problem(why: &Refusal) -> String {
-    match why {
-        Refusal::NoMembers => "a gang of 0 members".to_owned(),
-        Refusal::NoGpus { member } => format!("member {member} asks for 0 GPUs"),
-        Refusal::TooManyMembers { members, limit } => format!("{members} members, at most {limit}"),
-        Refusal::PartOfSeveralGpus { gpus: asked } => {
-            format!("a part of a GPU for members of {}", gpus(Gpus::whole((*asked).into())))
-        }
-        Refusal::PartWith { what } => format!("a part of a GPU together with {what}"),
-        Refusal::BadShare { milli } => format!("{milli} thousandths of a GPU"),
-        Refusal::UnknownProfile { name, known } => {
-            format!("no GPU model here has the slice {name:?}, there is {}", list(known))
-        }
-        Refusal::MemberTooLarge { gpus: asked, largest } => {
-            format!("a member asks for {}, the largest node has {largest}", gpus(Gpus::whole(*asked)))
-        }
-        Refusal::GangTooLarge { want, capacity } => {
-            format!("the gang asks for {}, the pools that it may use have {capacity}", gpus(*want))
-        }
-        Refusal::GangNeverFits { want, best, level } => never_fits(*want, *best, *level),
-        _ => unreachable!("only refusals of a shape come here"),
-    }
+fn part_of_several(each: u8) -> String {
+    format!("a part of a GPU for members of {}", gpus(Gpus::whole(each.into())))
 }
 
-/// What is wrong with limits, caps and budgets.
-fn ledger_problem(why: &Refusal) -> String {
-    match why {
-        Refusal::OverJobGpus { tenant, want, limit } => {
-            format!("the gang asks for {}, one job of {tenant:?} may have {limit}", gpus(*want))
-        }
-        Refusal::OverJobTime { tenant, limit, longest } => {
-            format!("{} is longer than the {} that one job of {tenant:?} may run", span(*limit), span(*longest))
-        }
-        Refusal::OverUserSubmitted { tenant, submitted, limit } => {
-            format!("{submitted} jobs of this user have not ended in {tenant:?}, at most {limit} may be there")
-        }
-        Refusal::NoBudget { tenant } => format!("tenant {tenant:?} has no budget"),
-        Refusal::NothingToCarry { tenant, want, unspent } => {
-            format!("{} GPU-hours for {tenant:?}, of the last period {} are left", hours(*want), hours(*unspent))
-        }
-        Refusal::BudgetPeriodTooShort { period, shortest } => {
-            format!("a period of {}, the shortest is {}", span(*period), span(*shortest))
-        }
-        Refusal::OverLimitForEver { tenant, want, limit } => {
-            format!("the gang asks for {}, the limit of {tenant:?} is {limit}", gpus(*want))
-        }
-        Refusal::NonPreemptibleOverQuota { tenant, want, quota } => {
-            format!("a non-preemptible gang of {}, the quota of {tenant:?} is {quota}", gpus(*want))
-        }
-        _ => unreachable!("only bounds of the division come here"),
-    }
+fn unknown_profile(name: &str, known: &[Box<str>]) -> String {
+    format!("no GPU model here has the slice {name:?}, there is {}", list(known))
+}
+
+fn member_too_large(asked: u32, largest: u32) -> String {
+    format!("a member asks for {}, the largest node has {largest}", gpus(Gpus::whole(asked)))
+}
+
+fn gang_too_large(want: Gpus, capacity: Gpus) -> String {
+    format!("the gang asks for {}, the pools that it may use have {capacity}", gpus(want))
+}
+
+fn over_job_gpus(tenant: &str, want: Gpus, limit: Gpus) -> String {
+    format!("the gang asks for {}, one job of {tenant:?} may have {limit}", gpus(want))
+}
+
+fn over_job_time(tenant: &str, limit: Span, longest: Span) -> String {
+    format!("{} is longer than the {} that one job of {tenant:?} may run", span(limit), span(longest))
+}
+
+fn over_submitted(tenant: &str, submitted: u32, limit: u32) -> String {
+    format!("{submitted} jobs of this user have not ended in {tenant:?}, at most {limit} may be there")
+}
+
+fn nothing_to_carry(tenant: &str, want: GpuTime, unspent: GpuTime) -> String {
+    format!("{} GPU-hours for {tenant:?}, of the last period {} are left", hours(want), hours(unspent))
+}
+
+fn short_period(period: Span, shortest: Span) -> String {
+    format!("a period of {}, the shortest is {}", span(period), span(shortest))
+}
+
+fn over_limit(tenant: &str, want: Gpus, limit: Gpus) -> String {
+    format!("the gang asks for {}, the limit of {tenant:?} is {limit}", gpus(want))
+}
+
+fn fixed_over_quota(tenant: &str, want: Gpus, quota: Gpus) -> String {
+    format!("a non-preemptible gang of {}, the quota of {tenant:?} is {quota}", gpus(want))
 }
 
 /// What to do about it.
