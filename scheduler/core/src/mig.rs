@@ -3,8 +3,8 @@
 //! In: a GPU model and the name of a profile. Out: its size in compute and memory slices and its legal beginnings. A GPU
 //! has seven compute and eight memory slices; instances are placed by memory slice, and the legal beginnings are such
 //! that compute slices never run out first. Instances with media extensions (`+me`, `+gfx`) are not offered.
-//! Source: NVIDIA Multi-Instance GPU User Guide, "Supported MIG Profiles" (A100, H100, H200, B200), and
-//! `nvidia-smi mig -lgipp` ("Placement: {0,1,2,3,4,5,6}:1").
+//! Source: NVIDIA Multi-Instance GPU User Guide (v580), "Supported MIG Profiles", for names, fractions and numbers of
+//! instances (a test counts them) of A100, H100, H200 and B200, and `nvidia-smi mig -lgipp` for the beginnings.
 
 use std::fmt;
 
@@ -44,8 +44,18 @@ const STARTS: [(Slice, &[u8]); 6] = [
 /// The profiles of a model by name.
 type Profiles = &'static [(&'static str, Slice)];
 
+/// A100 and H100 of 80 GB have the same profiles.
+const OF_80_GB: Profiles = &[
+    ("1g.10gb", slice(1, 1)),
+    ("1g.20gb", slice(1, 2)),
+    ("2g.20gb", slice(2, 2)),
+    ("3g.40gb", slice(3, 4)),
+    ("4g.40gb", slice(4, 4)),
+    ("7g.80gb", slice(7, 8)),
+];
+
 /// Models by a part of the name that NVML gives them, with GB of memory where the name leaves it open, and their profiles.
-const MODELS: [(&str, &str, Profiles); 5] = [
+const MODELS: [(&str, &str, Profiles); 6] = [
     (
         "A100",
         "40GB",
@@ -58,30 +68,10 @@ const MODELS: [(&str, &str, Profiles); 5] = [
             ("7g.40gb", slice(7, 8)),
         ],
     ),
-    (
-        "A100",
-        "80GB",
-        &[
-            ("1g.10gb", slice(1, 1)),
-            ("1g.20gb", slice(1, 2)),
-            ("2g.20gb", slice(2, 2)),
-            ("3g.40gb", slice(3, 4)),
-            ("4g.40gb", slice(4, 4)),
-            ("7g.80gb", slice(7, 8)),
-        ],
-    ),
-    (
-        "H100",
-        "80GB",
-        &[
-            ("1g.10gb", slice(1, 1)),
-            ("1g.20gb", slice(1, 2)),
-            ("2g.20gb", slice(2, 2)),
-            ("3g.40gb", slice(3, 4)),
-            ("4g.40gb", slice(4, 4)),
-            ("7g.80gb", slice(7, 8)),
-        ],
-    ),
+    ("A100", "80GB", OF_80_GB),
+    ("H100", "80GB", OF_80_GB),
+    // NVML does not say the memory of this one; the others of 94 and 96 GB have other profiles.
+    ("H100 PCIe", "", OF_80_GB),
     (
         "H200",
         "",
@@ -164,7 +154,17 @@ mod tests {
         assert_eq!(Slice::named(small, "1g.10gb"), Some(slice(1, 2)));
         assert_eq!(Slice::named(large, "1g.10gb"), Some(slice(1, 1)));
         assert_eq!(slice(3, 4).name("NVIDIA H200"), Some("3g.71gb"));
+        assert_eq!(Slice::named("NVIDIA H100 PCIe", "3g.40gb"), Some(slice(3, 4)));
         assert_eq!(Slice::named("Tesla T4", "1g.5gb"), None);
+    }
+
+    /// The column "Number of Instances Available" of NVIDIA's tables, the same for all models here.
+    #[test]
+    fn as_many_instances_fit_as_the_guide_says() {
+        for (name, memory, profiles) in MODELS {
+            let counts: Vec<u32> = profiles.iter().map(|(_, slice)| slice.count_free(0)).collect();
+            assert_eq!(counts, [7, 4, 3, 2, 1, 1], "{name} {memory}");
+        }
     }
 
     /// Compute slices never run out before memory slices do: whatever is placed legally is at most seven.
