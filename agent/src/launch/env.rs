@@ -30,6 +30,8 @@ pub struct Place<'a> {
     pub node: &'a str,
     /// UUIDs of the granted GPUs, in the order of `launch.gpus`.
     pub gpu_uuids: &'a [String],
+    /// Memory of the first of them, in MiB; 0: not known.
+    pub gpu_memory_mib: u64,
     /// The member's folder: its mark.
     pub member_dir: &'a Path,
     /// The folder it runs in.
@@ -94,9 +96,15 @@ fn gpus(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
     // Container runtimes read an empty list as "all" when it is absent; "void" is their word for none.
     set("NVIDIA_VISIBLE_DEVICES", if uuids.is_empty() { "void".to_owned() } else { uuids });
     if place.launch.gpu_milli > 0 {
-        // A client of CUDA's multi-process service keeps to its share; without the service the share is a promise.
+        // A client of CUDA's multi-process service keeps to its share of the processors, and gets its share of the memory
+        // at most; without the service the share is a promise.
         set("DURE_GPU_MILLI", place.launch.gpu_milli.to_string());
         set("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", place.launch.gpu_milli.div_ceil(10).to_string());
+        let memory_mib = place.gpu_memory_mib * u64::from(place.launch.gpu_milli) / 1_000;
+        if memory_mib > 0 {
+            // Device 0 is the first, and only, that it sees.
+            set("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", format!("0={memory_mib}M"));
+        }
     }
     set("DURE_GPUS", list(&place.launch.gpus));
     set("SLURM_JOB_GPUS", list(&place.launch.gpus));
@@ -210,6 +218,7 @@ mod tests {
             launch,
             node: "n1",
             gpu_uuids: &gpu_uuids,
+            gpu_memory_mib: 81_559,
             member_dir: Path::new("/state/members/m"),
             workdir: Path::new("/work"),
             report: Path::new("/run/report"),
@@ -261,6 +270,7 @@ mod tests {
             launch: &launch,
             node: "n1",
             gpu_uuids: &[],
+            gpu_memory_mib: 0,
             member_dir: Path::new("/m"),
             workdir: Path::new("/w"),
             report: Path::new("/run/report"),
@@ -279,6 +289,32 @@ mod tests {
         assert_eq!(got("SLURM_ARRAY_TASK_ID"), Some("3"));
         assert_eq!(got("SLURM_ARRAY_TASK_COUNT"), Some("10"));
         assert_eq!((got("RANK"), got("WORLD_SIZE"), got("MASTER_ADDR")), (Some("0"), Some("1"), Some("127.0.0.1")));
+    }
+
+    #[test]
+    fn a_share_bounds_processors_and_memory() {
+        let launch = Launch { gpus: vec![1], gpu_milli: 250, ..Launch::default() };
+        let place = Place {
+            id: MemberId { job: 1, attempt: 1, member: 0 },
+            launch: &launch,
+            node: "n1",
+            gpu_uuids: &["GPU-b".to_owned()],
+            gpu_memory_mib: 81_559,
+            steps: Path::new("/run/steps.sock"),
+            member_dir: Path::new("/m"),
+            workdir: Path::new("/w"),
+            report: Path::new("/run/report"),
+            hostfile: Path::new("/run/hostfile"),
+            bin: Path::new("/run/bin"),
+            network: &Network::default(),
+            account: None,
+            inherited: &[],
+        };
+        let env = environment(&place);
+        let got = |name: &str| env.get(name).map(String::as_str);
+        assert_eq!(got("CUDA_VISIBLE_DEVICES"), Some("GPU-b"));
+        assert_eq!((got("DURE_GPU_MILLI"), got("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE")), (Some("250"), Some("25")));
+        assert_eq!(got("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"), Some("0=20389M"));
     }
 
     #[test]

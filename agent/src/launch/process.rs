@@ -62,6 +62,8 @@ pub struct ProcessSettings {
     pub boot_id: String,
     /// UUID of each GPU, by its index.
     pub gpu_uuids: Vec<String>,
+    /// Memory of each of them, in MiB.
+    pub gpu_memory_mib: Vec<u64>,
     /// Bytes kept of each output stream.
     pub log_limit_bytes: u64,
     /// How members are kept apart.

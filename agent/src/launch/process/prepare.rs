@@ -67,6 +67,7 @@ pub(super) fn prepare(
         launch,
         node: &settings.node,
         gpu_uuids: &uuids,
+        gpu_memory_mib: memory_of_first(settings, launch),
         member_dir: &dir,
         workdir: &workdir,
         report: &report,
@@ -220,6 +221,11 @@ fn granted(settings: &ProcessSettings, launch: &Launch) -> Result<Vec<String>, S
         })
     };
     launch.gpus.iter().map(uuid).collect()
+}
+
+/// Memory of the first granted GPU, in MiB; 0: there is none, or its memory is not known.
+fn memory_of_first(settings: &ProcessSettings, launch: &Launch) -> u64 {
+    launch.gpus.first().and_then(|gpu| settings.gpu_memory_mib.get(*gpu as usize)).copied().unwrap_or(0)
 }
 
 fn workdir(
