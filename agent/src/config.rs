@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use tonic::transport::Uri;
 
 use crate::{
-    checks::ChecksConfig, inventory::health::HealthConfig, isolation::IsolationConfig, launch::rendezvous::Network,
+    checks::ChecksConfig,
+    inventory::health::HealthConfig,
+    isolation::IsolationConfig,
+    launch::{ContainersConfig, rendezvous::Network},
 };
 
 /// The longest name of a node.
@@ -69,6 +72,9 @@ pub struct AgentConfig {
     /// Programs of the site around every member.
     #[serde(default)]
     pub hooks: HooksConfig,
+    /// Images of containers, and their runtime.
+    #[serde(default)]
+    pub containers: ContainersConfig,
     /// Checks of the node before its first use.
     #[serde(default)]
     pub checks: ChecksConfig,
@@ -222,6 +228,7 @@ impl AgentConfig {
             network: Network::default(),
             health: HealthConfig::default(),
             hooks: HooksConfig::default(),
+            containers: ContainersConfig::default(),
             checks: ChecksConfig::default(),
             cpu_milli: None,
             memory_mib: None,

@@ -272,8 +272,10 @@ fn prepare(settings: &ProcessSettings, id: MemberId, start: &ExecStart, exec_id:
         return Err(format!("member {id} does not run on node {}", settings.node));
     };
     let main = i32::try_from(started.pid).map_err(|err| err.to_string())?;
-    let of_its_own = !spec.entry.confinement.binds.is_empty() || spec.entry.confinement.own_shm;
+    let confinement = &spec.entry.confinement;
+    let of_its_own = !confinement.binds.is_empty() || confinement.own_shm || spec.entry.contained.is_some();
     let mut entry = Entry { mounts_of: of_its_own.then_some(main), ..spec.entry };
+    entry.contained = None;
     entry.argv = start.args.clone();
     entry.env = beside(entry.env, start);
     if !start.workdir.is_empty() {

@@ -4,6 +4,7 @@
 //! `Gone`, through the channel that the launcher was made with.
 //! This part must never decide whether a member may run; the core has done that.
 
+mod container;
 pub mod env;
 mod paths;
 pub mod process;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 pub use self::{
+    container::ContainersConfig,
     process::{ProcessLauncher, ProcessSettings},
     simulated::SimulatedLauncher,
 };
@@ -31,6 +33,8 @@ pub type Facts = mpsc::Sender<Input>;
 
 /// Starts members and follows them to their end. No call waits; what happened comes back as an input.
 pub trait Launcher: Send + Sync + 'static {
+    /// Brings here what the member needs before its gang starts; `Staged` or `Unstaged` says what became of it.
+    fn stage(&self, id: MemberId, launch: Arc<Launch>);
     /// Starts the member; once, however often it is asked.
     fn start(&self, id: MemberId, launch: Arc<Launch>);
     /// Finds out what became of a member that an earlier life of the agent may have started. With `seal` nothing can

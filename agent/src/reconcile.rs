@@ -145,6 +145,8 @@ impl Leases {
                 }
             }
             Input::NotStarted(id) => self.not_started(id, out),
+            Input::Staged(id) => self.staged(id, now, out),
+            Input::Unstaged(id, why) => self.unstaged(id, why, out),
             Input::Gone { id, exit } => self.gone(id, exit, out),
             Input::Tick => {
                 self.reports.retry(now, REPORT_RETRY_MS, out);

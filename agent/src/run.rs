@@ -21,12 +21,13 @@ use tracing::{info, warn};
 
 use self::{pump::Pump, store::Writer};
 use crate::{
-    config::{AgentConfig, ConfigError, LauncherKind},
+    config::{AgentConfig, ConfigError, GpuSource, LauncherKind},
     durable,
     inventory::{Gpus, InventoryError},
     isolation::{Isolation, IsolationError},
     launch::{
-        Launcher, MAX_FACTS, ProcessLauncher, ProcessSettings, SimulatedLauncher, process::DEFAULT_LOG_LIMIT_BYTES,
+        ContainersConfig, Launcher, MAX_FACTS, ProcessLauncher, ProcessSettings, SimulatedLauncher,
+        process::DEFAULT_LOG_LIMIT_BYTES,
     },
     leases::{DiskStore, LeaseStore, MemoryStore, StoreError},
     session::{MAX_INCOMING, Session, Ways},
@@ -153,6 +154,9 @@ fn process_settings(
     boot_id: &str,
     isolation: &Isolation,
 ) -> Result<ProcessSettings, AgentError> {
+    let is_fake = matches!(config.gpus, GpuSource::Fake { .. });
+    let require_cdi = config.containers.require_cdi && !is_fake;
+    let containers = ContainersConfig { require_cdi, ..config.containers.clone() };
     Ok(ProcessSettings {
         node: config.node.clone(),
         state_dir: config.state_dir.clone(),
@@ -164,6 +168,7 @@ fn process_settings(
         isolation: isolation.clone(),
         network: config.network.clone(),
         hooks: config.hooks.clone(),
+        containers,
     })
 }
 

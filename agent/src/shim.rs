@@ -22,12 +22,14 @@ use std::{
     io::{self, Write as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, ExitCode, Stdio},
+    process::{ExitCode, Stdio},
     time::Instant,
 };
 
+use rustix::process::Pid;
+
 use self::{
-    files::{Bell, ExitFile, MemberFiles, ShimFile, ShimSpec, StartedFile},
+    files::{Bell, Contained, ExitFile, MemberFiles, ShimFile, ShimSpec, StartedFile},
     output::Output,
     report::ReportPipe,
 };
@@ -128,25 +130,31 @@ fn begin(files: &MemberFiles, spec: &ShimSpec) -> Result<(Started, Output, Optio
     let (output, stdout, stderr) = Output::open(spec).map_err(|err| format!("log files: {err}"))?;
     let report = spec.report.as_deref().map(|path| ReportPipe::lay(path, confinement.account.as_ref()));
     let report = report.transpose().map_err(|err| format!("report pipe {:?}: {err}", spec.report))?;
-    let child = spawn(files, stdout, stderr)?;
-    let pid = child.id();
-    let start_ticks = proc::pid(pid).and_then(|pid| proc::start_ticks(pid).ok()).unwrap_or(0);
+    let main = spawn(files, stdout, stderr, spec.entry.contained.as_ref())?;
+    let pid = main.as_raw_nonzero().get().unsigned_abs();
+    let start_ticks = proc::start_ticks(main).unwrap_or(0);
     let started = StartedFile { pid, start_ticks, started_ms: files::now_ms() };
     // Only the agent's comfort hangs on this file; the end is told by exit.json.
     if let Err(err) = files.write_started(&started) {
         eprintln!("dure shim: started.json: {err}");
     }
     announce(pid);
-    Ok((Started { child, started_ms: started.started_ms, since: Instant::now() }, output, report))
+    Ok((Started { main, started_ms: started.started_ms, since: Instant::now() }, output, report))
 }
 
 struct Started {
-    child: Child,
+    main: Pid,
     started_ms: u64,
     since: Instant,
 }
 
-fn spawn(files: &MemberFiles, stdout: io::PipeWriter, stderr: io::PipeWriter) -> Result<Child, String> {
+/// The program's process: our child, or a container's first process, which falls to us when the runtime has ended.
+fn spawn(
+    files: &MemberFiles,
+    stdout: io::PipeWriter,
+    stderr: io::PipeWriter,
+    contained: Option<&Contained>,
+) -> Result<Pid, String> {
     let failed = |err: io::Error| format!("cannot start the way into its confinement: {err}");
     let (mut command, reader, writer) = enter::command(files.dir()).map_err(failed)?;
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
@@ -156,13 +164,29 @@ fn spawn(files: &MemberFiles, stdout: io::PipeWriter, stderr: io::PipeWriter) ->
     drop(command);
     let mut child = spawned?;
     match enter::begun(reader) {
-        Ok(()) => Ok(child),
+        Ok(()) => match contained {
+            None => proc::pid(child.id()).ok_or_else(|| "a child has a process id".to_owned()),
+            Some(contained) => {
+                child.wait().map_err(failed)?;
+                first_of(contained)
+            }
+        },
         Err(why) => {
             // It ends by itself.
             let _ = child.wait();
             Err(why)
         }
     }
+}
+
+fn first_of(contained: &Contained) -> Result<Pid, String> {
+    let path = contained.pid_file();
+    let text = std::fs::read_to_string(&path).map_err(|err| format!("{}: {err}", path.display()))?;
+    text.trim()
+        .parse()
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| format!("{}: {text:?} is no process", path.display()))
 }
 
 /// One line for the agent that waits; never another: the agent may be long gone when we end.

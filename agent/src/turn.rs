@@ -43,6 +43,8 @@ pub enum Effect {
     Say(Box<AgentMessage>),
     /// Write or remove what the action says (`PersistEpoch`, `WriteLease`, `RemoveLease`), in order, and say what became of it.
     Write(Action),
+    /// Bring here what a member needs before its gang starts.
+    Stage(MemberId, Arc<Launch>),
     /// Start a member, once.
     Start(MemberId, Arc<Launch>),
     /// Find out what became of a member of an earlier life.
@@ -196,6 +198,7 @@ impl Agent {
             match action {
                 Action::PersistEpoch(_) | Action::WriteLease { .. } => effects.push(Effect::Write(action)),
                 Action::RemoveLease(id) => effects.extend([Effect::Forget(id), Effect::Write(action)]),
+                Action::Stage { id, launch } => effects.push(Effect::Stage(id, launch)),
                 Action::StartShim { id, launch } => effects.push(Effect::Start(id, launch)),
                 Action::Adopt { id, same_boot, seal } => effects.push(Effect::Adopt { id, same_boot, seal }),
                 Action::Stop { id, request } => effects.push(Effect::Stop(id, request)),

@@ -203,7 +203,7 @@ fn v1_lines(controller: &str, kept: &Kept, grant: &Grant) -> Vec<Write> {
 }
 
 /// FNV-1a, 64 bits: a name for a folder, no secret.
-fn fnv(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 

@@ -28,7 +28,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Facts, Launcher, rendezvous::Network};
+use super::{ContainersConfig, Facts, Launcher, container, rendezvous::Network};
 use crate::{
     config::HooksConfig,
     isolation::Isolation,
@@ -72,6 +72,8 @@ pub struct ProcessSettings {
     pub network: Network,
     /// The site's own programs around members.
     pub hooks: HooksConfig,
+    /// Images and their runtime.
+    pub containers: ContainersConfig,
 }
 
 /// Starts processes under shims.
@@ -101,6 +103,19 @@ impl ProcessLauncher {
 }
 
 impl Launcher for ProcessLauncher {
+    fn stage(&self, id: MemberId, launch: Arc<Launch>) {
+        let inner = self.inner.clone();
+        tokio::spawn(async move {
+            let settings = inner.settings.clone();
+            let staged = spawn_blocking(move || container::stage(&settings, id, &launch)).await;
+            let fact = match staged.unwrap_or_else(|panic| Err(format!("copying its image failed: {panic}"))) {
+                Ok(()) => Input::Staged(id),
+                Err(why) => Input::Unstaged(id, why),
+            };
+            inner.tell(fact).await;
+        });
+    }
+
     fn start(&self, id: MemberId, launch: Arc<Launch>) {
         let inner = self.inner.clone();
         tokio::spawn(async move {

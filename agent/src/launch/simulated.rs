@@ -58,6 +58,11 @@ fn number<T: std::str::FromStr>(launch: &Launch, name: &str) -> Option<T> {
 }
 
 impl Launcher for SimulatedLauncher {
+    fn stage(&self, id: MemberId, _launch: Arc<Launch>) {
+        let facts = self.facts.clone();
+        tokio::spawn(async move { facts.send(Input::Staged(id)).await.ok() });
+    }
+
     fn start(&self, id: MemberId, launch: Arc<Launch>) {
         let (stop, mut stopped) = watch::channel(None);
         let pid = {

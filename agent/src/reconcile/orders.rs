@@ -10,7 +10,11 @@ use super::{
     Action, Leases, MAX_LEASES, Note,
     lease::{Lease, Phase},
 };
-use crate::model::{Exit, MemberId, Millis, News, Order, StopRequest, Want, Welcome};
+use crate::model::{Exit, Launch, MemberId, Millis, News, Order, StopRequest, Want, Welcome};
+
+fn is_contained(launch: &Launch) -> bool {
+    launch.payload.as_ref().is_some_and(|payload| payload.container.is_some())
+}
 
 const NEVER_STARTED: &str = "stopped before it was started";
 
@@ -125,7 +129,11 @@ impl Leases {
     pub(super) fn synced(&mut self, id: MemberId, now: Millis, out: &mut Vec<Action>) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         match &mut lease.phase {
-            Phase::Prepared => self.reports.push(id, News::Prepared, now, out),
+            Phase::Prepared => match lease.launch.clone().filter(|launch| is_contained(launch)) {
+                // It is prepared when its image is here.
+                Some(launch) => out.push(Action::Stage { id, launch }),
+                None => self.reports.push(id, News::Prepared, now, out),
+            },
             Phase::Starting { asked: true } | Phase::Running => {}
             Phase::Starting { asked } => {
                 *asked = true;
@@ -150,6 +158,21 @@ impl Leases {
         out.push(Action::Note(Note::WriteFailed(id, error)));
         if !owed {
             self.synced(id, now, out);
+        }
+    }
+
+    /// What it needs is here: ready for the barrier.
+    pub(super) fn staged(&mut self, id: MemberId, now: Millis, out: &mut Vec<Action>) {
+        if self.leases.get(&id).is_some_and(|lease| lease.phase == Phase::Prepared) {
+            self.reports.push(id, News::Prepared, now, out);
+        }
+    }
+
+    /// What it needs cannot be had here.
+    pub(super) fn unstaged(&mut self, id: MemberId, why: String, out: &mut Vec<Action>) {
+        if let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.phase == Phase::Prepared) {
+            lease.phase = Phase::Gone(Exit::never_ran(why));
+            self.write(id, out);
         }
     }
 

@@ -42,6 +42,7 @@ fn show(actions: &[Action]) -> String {
             };
             format!("write {} v{version} {state}", record.id)
         }
+        Action::Stage { id, .. } => format!("stage {id}"),
         Action::StartShim { id, .. } => format!("start {id}"),
         Action::Adopt { id, same_boot, seal } => format!("adopt {id} same_boot={same_boot} seal={seal}"),
         Action::Stop { id, request } => format!("stop {id} grace={}", request.grace_ms),

@@ -39,6 +39,10 @@ pub enum Input {
         /// What was on disk before surely stands; false: the disk may hold either.
         untouched: bool,
     },
+    /// What the member needs before its gang starts is here.
+    Staged(MemberId),
+    /// It cannot be had here: why.
+    Unstaged(MemberId, String),
     /// The shim has started the process, or was found to have.
     Started {
         /// Whose process.
@@ -79,6 +83,13 @@ pub enum Action {
         record: LeaseRecord,
         /// Counts the writes of this lease.
         version: u64,
+    },
+    /// Bring here what the member needs before its gang starts, then say `Staged` or `Unstaged`. May be asked again.
+    Stage {
+        /// Whom.
+        id: MemberId,
+        /// What.
+        launch: Arc<Launch>,
     },
     /// Start the member under a shim, then say `Started` and later `Gone`. Asked again for a member that has been
     /// started already, the shim must notice and start nothing.

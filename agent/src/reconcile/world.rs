@@ -135,6 +135,7 @@ impl World {
                     assert!(!self.folders.get(&id).is_some_and(|folder| folder.alive), "{id}: removed while it lives");
                     self.writes.push_back(action);
                 }
+                Action::Stage { id, .. } => self.facts.push_back(Input::Staged(id)),
                 Action::StartShim { id, .. } => {
                     let state = self.leases.get(&id).map(|lease| &lease.state);
                     assert!(

@@ -117,6 +117,7 @@ impl Pump {
                 // What a full stream loses is a report, and comes again.
                 Effect::Say(message) => drop(self.say(*message)),
                 Effect::Write(action) => self.again.extend(self.writer.write(action)),
+                Effect::Stage(id, launch) => self.launcher.stage(id, launch),
                 Effect::Start(id, launch) => self.launcher.start(id, launch),
                 Effect::Adopt { id, same_boot, seal } => self.launcher.adopt(id, same_boot, seal),
                 Effect::Stop(id, request) => self.launcher.stop(id, request),

@@ -5,6 +5,8 @@
 //! Order matters: everything that needs rights comes before the user is changed, everything that the job names after it.
 //! This part must never go on after a step that failed.
 
+mod container;
+
 use std::{
     ffi::OsString,
     fs::File,
@@ -27,7 +29,7 @@ use rustix::{
 
 use super::{
     cgroup,
-    files::{Entry, MemberFiles},
+    files::{Contained, Entry, MemberFiles},
 };
 use crate::{
     isolation::{
@@ -122,20 +124,32 @@ fn own_terminal(entry: &Entry) -> Result<(), String> {
 
 /// Why the program did not begin.
 fn run(entry: &Entry) -> String {
-    match confine(entry).and_then(|()| in_folder(entry)) {
+    if let Some(contained) = &entry.contained {
+        let begun = enclose(entry).and_then(|()| container::begin(entry, contained));
+        return match begun {
+            Ok(()) => std::process::exit(0),
+            Err(why) => why,
+        };
+    }
+    match enclose(entry).and_then(|()| confine(entry)).and_then(|()| in_folder(entry)) {
         Err(why) => why,
         Ok(()) => execute(entry),
     }
 }
 
-fn confine(entry: &Entry) -> Result<(), String> {
+/// What needs rights and stays when they are given up.
+fn enclose(entry: &Entry) -> Result<(), String> {
     let confinement = &entry.confinement;
     cgroup::enter(&confinement.cgroups)?;
     match entry.mounts_of {
         Some(pid) => join_mounts(pid)?,
         None => make_mounts(confinement)?,
     }
-    confinement.rlimits.iter().try_for_each(limit)?;
+    confinement.rlimits.iter().try_for_each(limit)
+}
+
+fn confine(entry: &Entry) -> Result<(), String> {
+    let confinement = &entry.confinement;
     if let Some(account) = &confinement.account {
         become_account(account).map_err(|err| format!("becoming user {} ({}): {err}", account.name, account.uid))?;
     }

@@ -34,9 +34,37 @@ pub(crate) struct Entry {
     /// Takes the mounts of this process of the member instead of making some.
     #[serde(default)]
     pub(crate) mounts_of: Option<i32>,
+    /// It becomes the first process of a container.
+    #[serde(default)]
+    pub(crate) contained: Option<Contained>,
     /// Its standard input is a terminal, which becomes its own.
     #[serde(default)]
     pub(crate) terminal: bool,
+}
+
+/// The way into a container.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub(crate) struct Contained {
+    /// The program that makes containers.
+    pub(crate) runtime: PathBuf,
+    /// Its folder, with `config.json`.
+    pub(crate) bundle: PathBuf,
+    pub(crate) name: String,
+    pub(crate) mounts: Vec<UserMount>,
+}
+
+impl Contained {
+    /// Where the runtime leaves the number of the container's first process.
+    pub(crate) fn pid_file(&self) -> PathBuf {
+        self.bundle.join("pid")
+    }
+}
+
+/// A path that the job names, opened as its user and put where the container's configuration finds it.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub(crate) struct UserMount {
+    pub(crate) source: PathBuf,
+    pub(crate) slot: PathBuf,
 }
 
 /// What to run and how long.

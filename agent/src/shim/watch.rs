@@ -63,7 +63,7 @@ pub(super) fn to_the_end(
     report: Option<ReportPipe>,
     bell: &Bell,
 ) -> ExitFile {
-    let main = proc::pid(started.child.id()).expect("a child has a process id");
+    let main = started.main;
     let limit = (spec.time_limit_ms > 0).then(|| Duration::from_millis(spec.time_limit_ms));
     let limit_at = limit.and_then(|limit| started.since.checked_add(limit));
     let before = Duration::from_millis(spec.signals.limit_before_ms);
@@ -223,7 +223,8 @@ impl Watch<'_> {
         let dir = self.files.path("hook");
         std::fs::create_dir_all(&dir).map_err(|err| err.to_string())?;
         let mounts_of = Some(self.main.as_raw_pid());
-        let entry = Entry { argv: self.spec.signals.hook.clone(), mounts_of, ..self.spec.entry.clone() };
+        let argv = self.spec.signals.hook.clone();
+        let entry = Entry { argv, mounts_of, contained: None, ..self.spec.entry.clone() };
         MemberFiles::new(&dir).write_entry(&entry).map_err(|err| err.to_string())?;
         enter::spawn_quietly(&dir)
     }

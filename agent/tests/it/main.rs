@@ -1,5 +1,6 @@
 //! The agent with real processes, against a scheduler that is played by the test.
 
+mod containers;
 mod gpu;
 mod harness;
 mod identity;

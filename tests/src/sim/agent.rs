@@ -312,6 +312,8 @@ impl World {
                         self.agenda.put(at, Event::Disk(node, life));
                     }
                 }
+                // No simulated job has an image.
+                Effect::Stage(..) => {}
                 Effect::Start(id, launch) => self.start_shim(node, life, id, &launch),
                 Effect::Adopt { id, same_boot, seal } => self.adopt(node, life, id, same_boot, seal),
                 Effect::Stop(id, request) => self.stop(node, id, request.grace_ms),

@@ -18,6 +18,7 @@ use crate::{
     durable,
     isolation::{Granted, account::Account},
     launch::{
+        container::{self, Inside},
         env::{Place, environment},
         paths, rendezvous,
     },
@@ -82,13 +83,25 @@ pub(super) fn prepare(
     given.stand_in(settings)?;
     given.own_dir("steps")?;
     let env = environment(&place);
+    let contained = payload.container.as_ref().filter(|_| !(payload.batch && id.member > 0)).map(|asked| {
+        let env = environment(&Place { inherited: &[], ..place });
+        let is_fresh = payload.workdir.is_empty();
+        let (account, argv) = (account.as_ref(), argv.clone());
+        let (given, dir, workdir, uuids) = (&*given.dir, &*dir, &*workdir, &*uuids);
+        container::prepare(
+            settings,
+            asked,
+            Inside { id, launch, dir, given, workdir, is_fresh, env, argv, uuids, account },
+        )
+    });
+    let contained = contained.transpose()?;
     let chosen =
         |pattern: &str| (!pattern.is_empty()).then(|| paths::expand(pattern, id, launch, &settings.node, &workdir));
     let spec = ShimSpec {
         logs: logs::folder(&settings.state_dir, id),
         stdout_copy: chosen(&payload.stdout_path),
         stderr_copy: chosen(&payload.stderr_path),
-        entry: Entry { argv, env: env.into_iter().collect(), workdir, confinement, mounts_of: None, terminal: false },
+        entry: Entry { argv, env: env.into_iter().collect(), workdir, confinement, contained, ..Entry::default() },
         log_limit_bytes: settings.log_limit_bytes,
         time_limit_ms: launch.time_limit_ms,
         grace_ms: launch.grace_ms,
