@@ -15,6 +15,7 @@ mod memory;
 mod packing;
 mod recovery;
 mod report;
+mod store;
 mod storm;
 mod submit;
 mod what_if;
@@ -36,6 +37,8 @@ pub(crate) enum BenchCommand {
     Storm(storm::StormArgs),
     /// Recovery of a long journal, with a snapshot and without
     Recovery(recovery::RecoveryArgs),
+    /// Durable events per second in SQLite and in etcd, side by side
+    Store(store::StoreArgs),
     /// One cycle over a long queue: nanoseconds a placement, in the core alone
     Cycle(cycle::CycleArgs),
     /// How well shares and whole GPUs are packed, on the data of FGD (ATC'23)
@@ -59,6 +62,7 @@ pub(crate) fn run(command: BenchCommand, out: Out) -> Result<(), Failure> {
         BenchCommand::Failover(args) => runtime.block_on(failover::run(&args)),
         BenchCommand::Storm(args) => runtime.block_on(storm::run(&args)),
         BenchCommand::Recovery(args) => recovery::run(&args),
+        BenchCommand::Store(args) => store::run(&args),
         BenchCommand::Cycle(args) => cycle::run(&args),
         BenchCommand::Packing(args) => packing::run(&args),
         BenchCommand::WhatIf(args) => runtime.block_on(what_if::run(&args)),

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::auth::Caller;
 use crate::journal::Blob;
 use crate::live::Live;
+use crate::room::Room;
 
 /// Calls that wait for a turn; more are refused with a hint to come back.
 pub const MAX_WAITING_CALLS: usize = 16_384;
@@ -34,6 +35,11 @@ pub enum CallError {
     /// Too many calls wait; nothing was done; come back.
     #[error("the scheduler has {MAX_WAITING_CALLS} calls waiting; try again in a moment")]
     Overloaded,
+    /// The journal's disk is nearly full; nothing was done; come back when there is room.
+    #[error(
+        "the disk of the scheduler's journal is nearly full: nothing new is taken until an operator makes room; what runs goes on"
+    )]
+    NoRoom,
     /// The scheduler stops, or its journal failed; whether the call took effect is unknown: repeat it with its request id.
     #[error("the scheduler is not able to make anything durable: {0}")]
     Stopped(String),
@@ -72,13 +78,19 @@ pub struct Mutation {
 #[derive(Clone)]
 pub struct Handle {
     calls: mpsc::Sender<Call>,
+    room: Room,
 }
 
 impl Handle {
     /// A handle, and the end at which the owner takes the calls.
     pub fn new() -> (Self, mpsc::Receiver<Call>) {
         let (calls, taken) = mpsc::channel(MAX_WAITING_CALLS);
-        (Self { calls }, taken)
+        (Self { calls, room: Room::default() }, taken)
+    }
+
+    /// Whether the journal's disk has room: while it has not, little is taken.
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Looks at the state (and at what is known only while the process lives: telemetry, sessions) inside a turn.
@@ -102,7 +114,7 @@ impl Handle {
     /// Has `input` decided inside a turn, on behalf of `by`. `look` sees the state right after it.
     ///
     /// # Errors
-    /// `Rejected` when the core refuses it; `Overloaded` or `Stopped`.
+    /// `Rejected` when the core refuses it; `NoRoom`, `Overloaded` or `Stopped`.
     pub async fn mutate<T: Send + 'static>(
         &self,
         by: Caller,
@@ -111,6 +123,11 @@ impl Handle {
         blobs: Vec<Blob>,
         look: impl FnOnce(&Cluster, Reply) -> T + Send + 'static,
     ) -> Result<(T, Position), CallError> {
+        // What makes room, and what the scheduler does itself, goes on.
+        let goes_on = matches!(input, Input::Cancel(_)) || by == Caller::scheduler(&by.method);
+        if self.room.is_low() && !goes_on {
+            return Err(CallError::NoRoom);
+        }
         let (answer, answered) = oneshot::channel();
         let then: Decided = Box::new(move |cluster, decided| {
             let seen = decided.map(|reply| look(cluster, reply));

@@ -30,6 +30,7 @@ mod random_turns;
 pub mod record;
 pub mod recorded;
 pub mod recover;
+pub mod room;
 pub mod run;
 pub mod source;
 pub mod standby;

@@ -267,6 +267,10 @@ impl Ground {
             Services { handle: handle.clone(), clock, watchers, past, history, blobs, logs, forecasts, seat };
         let joiner = Arc::new(Joiner::new(self.authority.clone(), self.tokens.clone()));
         let agents = AgentService { messages, desk, joiner, next_session: Arc::new(AtomicU64::new(0)) };
+        if self.config.etcd.is_none() && self.config.journal.reserve_mib > 0 {
+            let (dir, reserve) = (journal_dir(&self.config), self.config.journal.reserve_mib << 20);
+            tokio::spawn(handle.room().clone().watch(dir, reserve, until(stopping.clone())));
+        }
         if let Some(fence) = self.config.fence.clone() {
             tokio::spawn(fence::keep(fence, handle.clone(), stopping.clone()));
         }

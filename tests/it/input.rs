@@ -274,7 +274,9 @@ async fn a_full_disk_refuses_clearly_and_loses_nothing() {
         return;
     };
     let data_dir = Some(disk.path().join("scheduler"));
-    let mut cluster = Cluster::start(crate::DURE, Setup { nodes: 1, data_dir, ..Setup::default() }).await;
+    // No reserve: until it is really full.
+    let more = "[journal]\nreserve_mib = 0\n";
+    let mut cluster = Cluster::start(crate::DURE, Setup { nodes: 1, data_dir, more, ..Setup::default() }).await;
     let caller = cluster.caller(Who::Ana);
     let (notes, end) = (cluster.path("notes"), cluster.path("end"));
     let running = caller.submit(script("fusion", 1, 1, &format!("{}\n{}", note(&notes), await_file(&end)))).await;

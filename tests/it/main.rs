@@ -3,6 +3,7 @@
 mod api;
 mod beside;
 mod crash;
+mod disk;
 mod elastic;
 mod faults;
 mod gang;

@@ -58,7 +58,7 @@ pub(super) fn usage(all: &PastUsageResponse, asked: &PastUsageRequest, out: Out)
 
 pub(super) fn audit(all: &AuditResponse, out: Out) -> String {
     let head =
-        ["when", "user", "role", "from", "method", "tenant", "job>", "what", "reason", "events>", "refused", "times>"];
+        ["when", "user", "role", "from", "method", "tenant", "job>", "events>", "refused", "times>", "reason", "what"];
     let mut rows = out.table(&head);
     for row in &all.rows {
         rows.row([
@@ -69,11 +69,11 @@ pub(super) fn audit(all: &AuditResponse, out: Out) -> String {
             row.method.clone(),
             row.tenant.clone(),
             id(row.job_id),
-            row.what.clone(),
-            row.reason.clone(),
             if row.refused.is_empty() { row.events.to_string() } else { String::new() },
             row.refused.clone(),
             row.count.to_string(),
+            row.reason.clone(),
+            row.what.clone(),
         ]);
     }
     foot(&all.next_page_token, all.reach.as_ref());

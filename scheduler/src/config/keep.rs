@@ -39,11 +39,13 @@ pub struct JournalConfig {
     pub keep: Span,
     /// But no more than so many GiB, where that is less.
     pub keep_gib: u64,
+    /// While fewer MiB are left on the disk nothing new is taken; 0: until it is full.
+    pub reserve_mib: u64,
 }
 
 impl Default for JournalConfig {
     fn default() -> Self {
-        Self { keep: Span(90 * DAY_MS), keep_gib: 64 }
+        Self { keep: Span(90 * DAY_MS), keep_gib: 64, reserve_mib: 256 }
     }
 }
 

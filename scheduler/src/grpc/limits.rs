@@ -70,5 +70,7 @@ pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(20);
 pub const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(10);
 /// After which a turned-away caller may come back.
 pub const COME_BACK_AFTER: Duration = Duration::from_millis(250);
+/// After which somebody may have made room on a full disk.
+pub const ROOM_WITHIN: Duration = Duration::from_secs(30);
 /// A watcher whose connection takes nothing for this long is cut off.
 pub const STALL_DEADLINE: Duration = Duration::from_secs(30);

@@ -9,7 +9,7 @@ use dure_core::rejected::{Refusal, Rejected};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::limits::COME_BACK_AFTER;
+use super::limits::{COME_BACK_AFTER, ROOM_WITHIN};
 use crate::auth::Denied;
 use crate::handle::CallError;
 
@@ -57,6 +57,10 @@ impl From<CallError> for Status {
         match error {
             CallError::Rejected(rejected) => refused(&rejected),
             CallError::Overloaded => busy(error.to_string()),
+            CallError::NoRoom => {
+                let details = ErrorDetails::with_retry_info(Some(ROOM_WITHIN));
+                Status::with_error_details(Code::ResourceExhausted, error.to_string(), details)
+            }
             CallError::Stopped(_) => Status::unavailable(format!(
                 "{error}; whether the call took effect is not known: repeat it with its request id"
             )),
