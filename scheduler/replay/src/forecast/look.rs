@@ -15,6 +15,22 @@ use crate::learned::Learned;
 /// Instants of one look: bounds its time where nobody else does.
 const MAX_INSTANTS: u32 = 2_000_000;
 
+/// What lies ahead is looked at to a part of 2 to this power of its distance: nobody knows to the second what happens in a week,
+/// and what ends in the same part of it is one instant, and one cycle.
+const FINENESS: u32 = 10;
+/// What is so near that its part would be shorter is looked at to the millisecond.
+const SHORTEST_PART: Span = Span::seconds(1);
+
+/// The end of the part of the future in which `next` lies.
+fn rounded(now: Time, next: Time) -> Time {
+    let distance = next.since(now).0;
+    let part = match distance >> FINENESS {
+        part if part < SHORTEST_PART.0 => 1,
+        part => 1u64 << part.ilog2(),
+    };
+    now + Span(distance.next_multiple_of(part))
+}
+
 /// The first start of a job that waits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Start {
@@ -124,10 +140,30 @@ pub(super) fn look<'l>(cluster: Cluster, ahead: &Ahead<'l>, learned: bool) -> Lo
             is_cut = true;
             break;
         }
-        let next = next.max(now);
+        let next = rounded(now, next);
         forward.pass(next);
         forward.cycle(next);
     }
     let (notes, cluster) = forward.into_parts();
     Looked { notes, cluster, is_cut }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_near_is_seen_to_the_millisecond_and_what_is_far_to_a_thousandth() {
+        let now = Time(5_000);
+        let seen = |distance: u64| rounded(now, now + Span(distance)).since(now).0;
+        assert_eq!([seen(0), seen(1), seen(1_023_999), seen(1_024_001)], [0, 1, 1_023_999, 1_024_512]);
+        let mut last = 0;
+        for distance in (0..40_000_000).step_by(997) {
+            let at = seen(distance);
+            assert!(at >= distance && at - distance <= distance / 1_000 && at >= last, "{distance} is seen at {at}");
+            last = at;
+        }
+        // What is over is seen now.
+        assert_eq!(rounded(now, Time(1)), now);
+    }
 }
