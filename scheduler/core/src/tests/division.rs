@@ -397,3 +397,36 @@ fn a_limit_is_checked_though_others_ask_for_the_same() {
         expect![[r#"refused job 0: OverLimitForEver { tenant: "a", want: 6 GPUs, limit: 4 GPUs }"#]],
     );
 }
+
+#[test]
+fn when_nodes_are_down_what_is_left_is_shared_in_proportion() {
+    check(
+        "
+        node   n0 n1 n2 gpus=8
+        tenant a quota=16 | b quota=8
+        lose   n1
+        lose   n2
+        submit a/p 1x1 array=12 | b/q 1x1 array=12
+        cycle                  # 24 are promised and 8 exist: the emptier by its quota first, 2 for a to each for b
+        usage  a
+        usage  b
+        ",
+        expect![[r#"
+            n1 is Lost
+            n2 is Lost
+            submit a/p
+            submit b/q
+            place a/p[0] -> n0[0]
+            place b/q[0] -> n0[1]
+            place a/p[1] -> n0[2]
+            place a/p[2] -> n0[3]
+            place b/q[1] -> n0[4]
+            place a/p[3] -> n0[5]
+            place a/p[4] -> n0[6]
+            place b/q[2] -> n0[7]
+            blocked p: NotEnoughGpus { gpu, want: 1, free: 0 }
+            blocked q: Fragmented { gpu, want: 1, reclaimable: 0, until +86610s }
+            usage a: used 5, fixed 0, borrowed 0; GPU-seconds own 0, borrowed 0
+            usage b: used 3, fixed 0, borrowed 0; GPU-seconds own 0, borrowed 0"#]],
+    );
+}
