@@ -45,7 +45,10 @@ async fn history_and_audit_outlive_crashes_and_are_made_anew_from_the_journal() 
 
     let refused = cluster.dure(Who::Op, &["audit", "--refused", "--output", "csv"]).await;
     let line = refused.out.lines().find(|line| line.contains("Jobs/Submit")).unwrap_or_default().to_owned();
-    assert!(line.contains("bo,") && line.contains(",NOT_FOUND,1,") && line.contains("127.0.0.1"), "{refused:?}");
+    assert!(
+        line.contains("bo,") && line.contains(",PERMISSION_DENIED,1,") && line.contains("127.0.0.1"),
+        "{refused:?}"
+    );
     let audit = cluster.dure(Who::Op, &["audit", "--job", &held.to_string(), "--output", "json"]).await;
     assert!(audit.out.contains("\"method\":\"Jobs/Cancel\"") && audit.out.contains("\"user\":\"ana\""), "{audit:?}");
     let own = cluster.dure(Who::Bo, &["audit"]).await;

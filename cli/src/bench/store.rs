@@ -55,7 +55,9 @@ pub(super) fn run(args: &StoreArgs) -> Result<Report, Failure> {
     let mut report = Report::default();
     let folder = folder(args.dir.as_deref())?;
     disk::measure(folder.path(), &mut report)?;
-    let cluster = match LocalEtcd::start(&folder.path().join("etcd"), 3) {
+    let members = folder.path().join("etcd");
+    std::fs::create_dir(&members).map_err(failed)?;
+    let cluster = match LocalEtcd::start(&members, 3) {
         Ok(cluster) => Some(cluster),
         Err(err @ LocalError::NotInstalled) => {
             eprintln!("only SQLite is measured: {err}");
