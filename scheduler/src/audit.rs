@@ -39,6 +39,7 @@ impl Subject {
             Input::Drain { node, evict } => {
                 Self::words(format!("node {node}{}", if *evict { ", what runs there is stopped" } else { "" }))
             }
+            Input::Defragment(moves) => Self::words(format!("{} jobs are moved closer together", moves.len())),
             Input::NodeHello(draft) => Self::words(format!("node {}", draft.name)),
             Input::NodeHealth { node, .. } | Input::NodeSilent(node) | Input::NodeLost(node) => {
                 Self::words(format!("node {}", cluster.node(*node).name))

@@ -3,6 +3,7 @@
 use crate::admit;
 use crate::cluster::{Answer, Cluster};
 use crate::contact;
+use crate::defrag;
 use crate::event::Event;
 use crate::finish;
 use crate::ids::JobId;
@@ -60,6 +61,7 @@ pub fn decide(
         Input::Release(job) => release(cluster, job, now, out)?,
         Input::Cordon { node } => contact::cordon(cluster, &node, now, out)?,
         Input::Drain { node, evict } => contact::drain(cluster, &node, evict, now, out)?,
+        Input::Defragment(moves) => defrag::apply(cluster, &moves, now, out)?,
         Input::Resume { node } => contact::resume(cluster, &node, now, out)?,
         Input::ConfirmDead { node } => contact::confirm_dead(cluster, &node, now, out)?,
         Input::NodeHello(draft) => contact::hello(cluster, &draft, now, out)?,

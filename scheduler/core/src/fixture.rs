@@ -13,7 +13,7 @@
 //! `cancel|hold|release|why|explain JOB`, `silent|lose|cordon|resume|confirm-dead NODE`, `return NODE boot=b2`, `drain NODE evict`,
 //! `bad NODE 0-1`, `pause|unpause TENANT`, `quota TENANT quota=4`, `usage|budget TENANT`, `carry TENANT hours=4`,
 //! `checkpoint JOB STEP`, and `node` and `submit` as above.
-//! `plan` tells what is set aside. `request ID STEP` gives a step a request id, `policy KEY=N` changes a limit. Jobs are called by the last part of their
+//! `plan` tells what is set aside, `defrag [apply]` what could move closer together. `request ID STEP` gives a step a request id, `policy KEY=N` changes a limit. Jobs are called by the last part of their
 //! name, an index of an array `a[0]`.
 //!
 //! Out: the events of the steps in short lines, and after each cycle why the rest waits. After every step all invariants

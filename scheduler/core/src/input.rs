@@ -230,6 +230,8 @@ pub enum Input {
         /// Stop what runs there instead of waiting for its end.
         evict: bool,
     },
+    /// Stop running jobs so that they run closer together: the moves of a `Defrag`, all or none.
+    Defragment(Vec<(JobId, AttemptNumber)>),
     /// Open a node again.
     Resume {
         /// Its name.

@@ -25,6 +25,7 @@ mod contact;
 pub mod cycle;
 pub mod decay;
 pub mod decide;
+pub mod defrag;
 pub mod event;
 pub mod explain;
 mod finish;

@@ -29,6 +29,7 @@ pub(crate) use self::asked::{Asked, TrialIndex};
 use self::claim::Claim;
 pub(crate) use self::claim::would_borrow;
 pub(crate) use self::ends::{by_ends, latest_end};
+pub(crate) use self::lent::min_run;
 pub(crate) use self::reach::Reach;
 pub(crate) use self::when::{deadline, returns};
 use crate::admit::{budget, caps};

@@ -32,6 +32,12 @@ pub enum Refusal {
         /// The field.
         what: &'static str,
     },
+    /// A move of a job's attempt that does not run any more, or may not be stopped.
+    CannotMove {
+        job: JobId,
+        /// The attempt that was to move.
+        attempt: u32,
+    },
     /// A share is not between 1 and 999 thousandths.
     BadShare {
         /// As asked for.

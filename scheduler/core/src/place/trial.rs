@@ -69,6 +69,12 @@ impl PlaceIndex {
         self.pools[home.pool.at()].rooms[home.at as usize].usable
     }
 
+    /// The GPUs of a node that are free.
+    pub fn free_on(&self, node: NodeIndex) -> GpuSet {
+        let home = self.homes[node.at()];
+        self.pools[home.pool.at()].rooms[home.at as usize].free
+    }
+
     /// Exactly these GPUs are free on `node` at some time to come, and so much more CPU and memory than now. For trial
     /// changes.
     pub fn foresee(&mut self, node: NodeIndex, free: GpuSet, cpu: i64, memory: i64) {

@@ -184,6 +184,6 @@ fn candidate(cluster: &Cluster, id: JobId, pool: PoolIndex, shortages: &[Shortag
 }
 
 /// How long attempts of a tenant run before they may be evicted.
-fn min_run(cluster: &Cluster, tenant: TenantIndex) -> Span {
+pub(crate) fn min_run(cluster: &Cluster, tenant: TenantIndex) -> Span {
     cluster.chain(tenant).find_map(|tenant| tenant.min_run).unwrap_or(cluster.policy.default_min_run)
 }

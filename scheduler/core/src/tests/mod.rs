@@ -3,6 +3,7 @@
 mod arrays;
 mod constraints;
 mod deadlines;
+mod defrag;
 mod division;
 mod eager;
 mod elastic;

@@ -35,6 +35,7 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::NonPreemptibleOverQuota { .. }
         | Refusal::DependencyNeverSatisfied { .. }
         | Refusal::WrongPhase { .. }
+        | Refusal::CannotMove { .. }
         | Refusal::NodeNotLost { .. }
         | Refusal::OverJobGpus { .. }
         | Refusal::OverJobTime { .. }
@@ -112,7 +113,7 @@ pub(super) fn field(why: &Refusal) -> &'static str {
         Refusal::PreferredAboveRequired => "preferred_level",
         Refusal::BadConstraint { field, .. } => field,
         Refusal::NameTooLong { field, .. } => field,
-        Refusal::UnknownJob { .. } | Refusal::WrongPhase { .. } => "job_id",
+        Refusal::UnknownJob { .. } | Refusal::WrongPhase { .. } | Refusal::CannotMove { .. } => "job_id",
         Refusal::UnknownNode { .. } | Refusal::NodeNotLost { .. } | Refusal::BadNode { .. } => "name",
         Refusal::ZeroWeight => "weight",
         Refusal::QuotaTooLarge { .. } | Refusal::ChildrenAboveParent { .. } => "quotas.quota",
@@ -173,6 +174,9 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::NameTooLong { length, limit, .. } => format!("{length} bytes, at most {limit}"),
         Refusal::UnknownJob { job } => unknown_job(*job),
         Refusal::WrongPhase { job, phase, verb } => format!("job {job} is {phase}: {verb} is for jobs that wait"),
+        Refusal::CannotMove { job, attempt } => {
+            format!("attempt {attempt} of job {job} has ended, or may not be stopped now")
+        }
         Refusal::UnknownNode { name } => format!("there is no node {name:?}"),
         Refusal::NodeNotLost { name } => format!("node {name:?} is not lost: its agent is heard"),
         Refusal::BadNode { name, why } => format!("node {name:?} cannot join: {why}"),
@@ -283,6 +287,7 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         Refusal::NameTooLong { .. } => "shorten it",
         Refusal::UnknownJob { .. } => "check the id: a job that ended long ago is forgotten",
         Refusal::WrongPhase { .. } => "cancel it instead: dure cancel",
+        Refusal::CannotMove { .. } => "look at a new plan: dure defrag",
         Refusal::UnknownNode { .. } => "see the nodes: dure nodes",
         Refusal::NodeNotLost { .. } => "drain it instead: dure node drain",
         Refusal::BadNode { .. } => "correct the agent's configuration and start it again",
