@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     bench::BenchCommand,
     context::Flags,
+    defrag::DefragArgs,
     dev::DevArgs,
     estimates::EstimatesArgs,
     exec::{ExecArgs, ShellArgs},
@@ -85,6 +86,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: NodeCommand,
     },
+    Defrag(Shown<DefragArgs>),
     /// See and change quotas
     Quota {
         #[command(flatten)]
@@ -158,6 +160,7 @@ impl Cli {
             Command::Cancel(with) | Command::Hold(with) | Command::Release(with) => with.view,
             Command::Watch(with) => with.view,
             Command::Nodes(with) => with.view,
+            Command::Defrag(with) => with.view,
             Command::Node { view, .. } | Command::Quota { view, .. } | Command::Bench { view, .. } => (*view).into(),
             Command::Usage(with) => with.view,
             Command::Estimates(with) => with.view,

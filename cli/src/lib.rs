@@ -10,6 +10,7 @@
 mod args;
 mod bench;
 mod context;
+mod defrag;
 mod demo;
 mod dev;
 mod draft;
@@ -131,6 +132,7 @@ async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Fail
         Command::Logs(with) => logs::run(with.args, context, out).await,
         Command::Watch(with) => watch::run(with.args, context, out).await,
         Command::Nodes(with) => nodes::show(with.args, context, out).await,
+        Command::Defrag(with) => defrag::run(with.args, context, out).await,
         Command::Node { view: _, command } => nodes::act(command, context, out).await,
         Command::Quota { view: _, command } => tenants::quota(command, context, out).await,
         Command::Usage(with) => tenants::usage(with.args, context, out).await,

@@ -25,7 +25,7 @@ pub enum Verb {
     Pause,
     /// See nodes.
     ReadNodes,
-    /// Cordon, drain, resume nodes, and vouch for dead ones.
+    /// Cordon, drain, resume nodes, move what runs there closer together, and vouch for dead ones.
     KeepNodes,
     /// Get a node its certificate.
     Join,
@@ -168,9 +168,12 @@ pub fn access(path: &str) -> Option<Access> {
         "/dure.v1.Tenants/Set" | "/dure.v1.Tenants/CarryBudget" => Needs(Verb::SetTenants),
         "/dure.v1.Tenants/Pause" | "/dure.v1.Tenants/Resume" => Needs(Verb::Pause),
         "/dure.v1.Nodes/List" | "/dure.v1.Nodes/Get" => Needs(Verb::ReadNodes),
-        "/dure.v1.Nodes/Cordon" | "/dure.v1.Nodes/Drain" | "/dure.v1.Nodes/Resume" | "/dure.v1.Nodes/ConfirmDead" => {
-            Needs(Verb::KeepNodes)
-        }
+        "/dure.v1.Nodes/Cordon"
+        | "/dure.v1.Nodes/Drain"
+        | "/dure.v1.Nodes/Resume"
+        | "/dure.v1.Nodes/ConfirmDead"
+        | "/dure.v1.Nodes/PlanDefrag"
+        | "/dure.v1.Nodes/Defrag" => Needs(Verb::KeepNodes),
         "/dure.v1.Agents/Join" => Needs(Verb::Join),
         "/dure.v1.Agents/Session" => Needs(Verb::Session),
         "/dure.v1.Schedulers/Leader" => Needs(Verb::SeeLeader),

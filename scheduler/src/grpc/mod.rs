@@ -5,6 +5,7 @@
 //! `text` every reason into a sentence. A service decides nothing but whether its caller may ask, and holds no state.
 
 pub mod convert;
+mod defrag;
 pub mod exec;
 pub mod forecasts;
 pub mod history;

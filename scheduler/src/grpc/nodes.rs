@@ -65,6 +65,21 @@ impl Nodes for Services {
     async fn confirm_dead(&self, request: Request<v1::NodeActionRequest>) -> Result<Response<v1::Node>, Status> {
         self.act_on(request, "Nodes/ConfirmDead", |node| Input::ConfirmDead { node }).await
     }
+
+    async fn plan_defrag(&self, request: Request<v1::PlanDefragRequest>) -> Result<Response<v1::DefragPlan>, Status> {
+        auth::of(&request)?.may(Verb::KeepNodes, Target::Cluster)?;
+        let (_, plan) = self.defrag_plan(request.into_inner()).await?;
+        Ok(Response::new(plan))
+    }
+
+    async fn defrag(&self, request: Request<v1::DefragRequest>) -> Result<Response<v1::DefragPlan>, Status> {
+        let (identity, by) = (auth::of(&request)?, auth::caller(&request));
+        identity.may(Verb::KeepNodes, Target::Cluster)?;
+        let request = request.into_inner();
+        request::reason(&request.reason)?;
+        tracing::info!(user = %identity.user, digest = request.digest, "jobs are moved closer together");
+        self.carry_out_defrag(by.because(&request.reason), request).await
+    }
 }
 
 impl Services {

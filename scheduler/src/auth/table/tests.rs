@@ -228,6 +228,10 @@ fn who_may_do_what_to_the_rest() {
             operator: own node, other node
         /dure.v1.Nodes/ConfirmDead (KeepNodes)
             operator: own node, other node
+        /dure.v1.Nodes/PlanDefrag (KeepNodes)
+            operator: own node, other node
+        /dure.v1.Nodes/Defrag (KeepNodes)
+            operator: own node, other node
         /dure.v1.Agents/Join (Join)
             agent: own node
         /dure.v1.Agents/Session (Session)
