@@ -1,9 +1,10 @@
 //! `dure bench`: what the machine here makes of the scheduler. A bench, not a test: it measures and judges nothing.
 //!
 //! Reading order: `report` (figures as a table or JSON), `disk` (an fdatasync of this disk, beside every latency),
-//! `submit` and `launch` (over gRPC, against a scheduler in this process), `recovery`, `memory` and `cycle` (the journal and
+//! `submit`, `launch` and `agent` (over gRPC, against a scheduler in this process), `recovery`, `memory` and `cycle` (the journal and
 //! the core). Run a release build; numbers of a debug build say nothing.
 
+mod agent;
 mod cycle;
 mod disk;
 mod failover;
@@ -31,6 +32,8 @@ pub(crate) enum BenchCommand {
     Submit(submit::SubmitArgs),
     /// From submit to launched, with many agents
     Launch(launch::LaunchArgs),
+    /// CPU and memory of an agent with 8 GPUs and 8 jobs that run
+    Agent(agent::AgentArgs),
     /// Three schedulers whose leader is ended again and again, under load
     Failover(failover::FailoverArgs),
     /// Thousands of agents that come back at once
@@ -59,6 +62,7 @@ pub(crate) fn run(command: BenchCommand, out: Out) -> Result<(), Failure> {
     let report = match command {
         BenchCommand::Submit(args) => runtime.block_on(submit::run(&args)),
         BenchCommand::Launch(args) => runtime.block_on(launch::run(&args)),
+        BenchCommand::Agent(args) => runtime.block_on(agent::run(&args)),
         BenchCommand::Failover(args) => runtime.block_on(failover::run(&args)),
         BenchCommand::Storm(args) => runtime.block_on(storm::run(&args)),
         BenchCommand::Recovery(args) => recovery::run(&args),
