@@ -120,6 +120,7 @@ mod tests {
         plan.moves.clear();
         expect![[r#"
             pool h200: 1 whole nodes free, 1 in one leaf; no move of jobs that may be stopped would leave more
-        "#]].assert_eq(&text(&plan, Out::plain()));
+        "#]]
+        .assert_eq(&text(&plan, Out::plain()));
     }
 }
