@@ -7,6 +7,7 @@
 //! never come back here.
 //! It must leave index, tenants and pools as it found them.
 
+use crate::admit::lending::{self, Start};
 use crate::admit::quota;
 use crate::cluster::Cluster;
 use crate::gpu::GpuSet;
@@ -238,6 +239,10 @@ impl Walk<'_> {
         cluster.pools[pool.at()].idle = cluster.index.free(pool);
         let (tenant, want, preemptible) = (entry.spec.tenant, entry.gpus(), entry.spec.preemptible);
         quota::may_start(cluster, tenant, pool, want, preemptible).ok()?;
+        let start = Start { tenant, gpus: want, grace: entry.spec.grace, scavenger: false };
+        if lending::refusal(cluster, start, pool).is_some() {
+            return None;
+        }
         let avoid = &cluster.jobs.get(job)?.avoid;
         // Of an elastic gang only what it cannot do without is promised.
         let least = request.least_members();
