@@ -45,7 +45,7 @@ impl Subject {
                 Self::words(format!("node {}", cluster.node(*node).name))
             }
             Input::MemberReported { job, .. } => Self::job(cluster, *job),
-            Input::Tick => Self::default(),
+            Input::Tick | Input::CameBack => Self::default(),
             Input::SkipJobIds(ids) => Self::words(format!("{ids} ids of jobs are left out")),
         }
     }

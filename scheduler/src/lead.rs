@@ -28,6 +28,7 @@ pub struct Leader {
     performer: Performer,
     epoch: Epoch,
     under_way: VecDeque<UnderWay>,
+    last_turn: Option<Time>,
 }
 
 /// A batch on its way to the disk.
@@ -48,7 +49,7 @@ pub struct Led {
 impl Leader {
     /// Leads under `epoch`, which the journal has given.
     pub fn new(scheduler: Scheduler, performer: Performer, epoch: Epoch) -> Self {
-        Self { scheduler, performer, epoch, under_way: VecDeque::new() }
+        Self { scheduler, performer, epoch, under_way: VecDeque::new(), last_turn: None }
     }
 
     /// The state and its rules.
@@ -68,6 +69,10 @@ impl Leader {
 
     /// Takes a turn. What it came to is to be written, unless `scheduler().fatal()` says why this leader must stop.
     pub fn turn(&mut self, calls: Vec<Call>, messages: Vec<FromAgent>, now: Time) -> Led {
+        let deadline = self.scheduler.suspect_after();
+        if self.last_turn.replace(now).is_some_and(|last| now.since(last) >= deadline) {
+            self.scheduler.came_back();
+        }
         let turned = self.scheduler.turn(calls, messages, now);
         let batch = turned.batch.map(|batch| self.send_off(batch));
         if self.scheduler.fatal().is_none() {

@@ -11,7 +11,7 @@ use dure_core::cycle::cycle;
 use dure_core::event::Event;
 use dure_core::ids::{Epoch, NodeIndex, Seq};
 use dure_core::input::Input;
-use dure_core::node::Location;
+use dure_core::node::{Contact, Location, Node};
 use dure_core::units::{Span, Time};
 use dure_core::{Cluster, decide};
 
@@ -116,6 +116,10 @@ pub struct Scheduler {
     waiting: VecDeque<(Seq, Vec<Effect>)>,
     changed: bool,
     next_roll_call: Time,
+    /// The next turn is the first one after a time in which nobody was there.
+    was_away: bool,
+    /// Until then, after an absence, what is overdue waits for the nodes to say what became of it.
+    timers_from: Time,
     fatal: Option<Fatal>,
 }
 
@@ -136,6 +140,8 @@ impl Scheduler {
             waiting: VecDeque::new(),
             changed: true,
             next_roll_call: now,
+            was_away: true,
+            timers_from: now,
             fatal: None,
         }
     }
@@ -180,16 +186,46 @@ impl Scheduler {
 
     /// When a turn is due even if nothing comes in.
     pub fn next_timer(&self) -> Option<Time> {
-        self.cluster.next_timer()
+        self.cluster.next_timer().map(|due| due.max(self.timers_from))
+    }
+
+    /// The shortest silence that means something.
+    pub fn suspect_after(&self) -> Span {
+        self.settings.deadlines.suspect_after
+    }
+
+    /// Nobody took turns for a while: the process stood still. What was not heard in that time proves nothing.
+    pub fn came_back(&mut self) {
+        self.was_away = true;
+    }
+
+    /// All deadlines begin anew, and no timer is acted on before the nodes have said what happened meanwhile: what ended
+    /// in time is not to be taken for late.
+    fn begin_anew(&mut self, turn: &mut Turn) {
+        let deadlines = self.settings.deadlines;
+        self.liveness = Liveness::new(deadlines, turn.now);
+        self.timers_from = turn.now + deadlines.suspect_after;
+        self.decide(Input::CameBack, turn);
+    }
+
+    fn timers_may_act(&mut self, now: Time) -> bool {
+        let is_heard = |node: &Node| node.contact != Contact::Ready || self.sessions.contains_key(&node.index);
+        if now < self.timers_from && self.cluster.nodes().iter().all(is_heard) {
+            self.timers_from = now;
+        }
+        now >= self.timers_from
     }
 
     /// Takes everything that waits, decides, and runs a cycle if anything changed.
     pub fn turn(&mut self, calls: Vec<Call>, messages: Vec<FromAgent>, now: Time) -> Turned {
         let mut turn = Turn::at(now);
+        if std::mem::take(&mut self.was_away) {
+            self.begin_anew(&mut turn);
+        }
         for message in messages {
             self.take_message(message, &mut turn);
         }
-        if self.cluster.next_timer().is_some_and(|due| due <= now) {
+        if self.cluster.next_timer().is_some_and(|due| due <= now) && self.timers_may_act(now) {
             self.decide(Input::Tick, &mut turn);
             // It may only mean that something may be planned now.
             self.changed = true;

@@ -14,6 +14,7 @@ use crate::input::NodeDraft;
 use crate::job::{MemberPhase, Phase, StopReason};
 use crate::node::{Contact, Node, Resident};
 use crate::policy::Flaw;
+use crate::promise;
 use crate::rejected::{Refusal, Rejected};
 use crate::reply::Reply;
 use crate::topology;
@@ -43,6 +44,7 @@ pub(crate) fn hello(cluster: &mut Cluster, draft: &NodeDraft, now: Time, out: &m
         emit(cluster, now, Event::NodeContact { node, contact: Contact::Ready }, out);
     }
     health(cluster, node, draft.bad, now, out);
+    promise::renew(cluster, |told| told == node, now, out);
     Ok(Reply::Node(node))
 }
 

@@ -85,6 +85,10 @@ pub fn decide(
             tick(cluster, now, out);
             Reply::Done
         }
+        Input::CameBack => {
+            promise::renew(cluster, |_| true, now, out);
+            Reply::Done
+        }
         Input::SkipJobIds(count) => {
             let next_job = JobId(cluster.next_job.0.saturating_add(count));
             emit(cluster, now, Event::CountersRestored { next_job, next_start: cluster.next_start }, out);

@@ -270,6 +270,9 @@ pub enum Input {
     },
     /// Time has passed: see `Cluster::next_timer`.
     Tick,
+    /// The scheduler was not there until now: it has just taken over, or stood still. What it ordered may not have been
+    /// heard, so that what waits for that gets its time anew.
+    CameBack,
     /// So many ids that no job was given here may have been given before the journal was restored: the next job gets one
     /// beyond them.
     SkipJobIds(u64),

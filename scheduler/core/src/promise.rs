@@ -6,12 +6,14 @@
 //! and memory are in nobody's index.
 //! It must never keep GPUs for a job that cannot use them, and never past its deadline.
 
+use std::collections::BTreeSet;
+
 use crate::admit::budget;
 use crate::cluster::Cluster;
 use crate::cycle::Cycled;
 use crate::decide::{Events, emit};
 use crate::event::Event;
-use crate::ids::{AttemptNumber, JobId, PoolIndex};
+use crate::ids::{AttemptNumber, JobId, NodeIndex, PoolIndex};
 use crate::job::Phase;
 use crate::node::Contact;
 use crate::placement::{Members, Placed};
@@ -49,7 +51,7 @@ pub enum DropCause {
     NodeClosed,
     /// Quotas, limits or a pause do not allow it any more.
     NotAllowed,
-    /// Something did not stop in time: other GPUs are looked for.
+    /// Something did not stop in time: other GPUs are looked for, or the same ones are held with a new time.
     Late,
 }
 
@@ -68,22 +70,49 @@ pub(crate) fn keep(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
             let (attempt, scavenger) = (AttemptNumber(attempts + 1), false);
             emit(cluster, now, Event::JobPlaced { job, attempt, pool, members, scavenger }, out);
         } else if promise.due <= now {
-            let members = promise.members.clone();
+            let late = in_the_way(cluster, &promise.members);
             emit(cluster, now, Event::PromiseDropped { job, why: DropCause::Late }, out);
-            drain_late(cluster, &members, now, out);
+            drain_late(cluster, late, now, out);
         }
     }
 }
 
+/// The nodes of the members that are not gone yet and for which a promise waits. GPUs of a gang are free when its last
+/// member is gone, so that a promise may wait for a node on which it has no GPUs.
+fn in_the_way(cluster: &Cluster, promised: &Members) -> BTreeSet<NodeIndex> {
+    let holders = promised.iter().flat_map(|placed| {
+        let residents = &cluster.node(placed.node).residents;
+        residents.iter().filter_map(|resident| {
+            let attempt = cluster.job(resident.job)?.attempt.as_deref()?;
+            let held = &attempt.members[resident.member.at()].placed;
+            (!held.gpus.and(placed.gpus).is_empty()).then_some(attempt)
+        })
+    });
+    holders.flat_map(|attempt| attempt.alive().map(|(_, member)| member.placed.node)).collect()
+}
+
 /// A node on which something was to be gone by now is not trusted with anything new: it is emptied. What it cannot stop is
 /// never placed beside.
-fn drain_late(cluster: &mut Cluster, promised: &Members, now: Time, out: &mut Events) {
-    for placed in promised {
-        let node = cluster.node(placed.node);
-        let is_late = !node.taken.and(placed.gpus).is_empty() && !node.draining;
-        if is_late && node.contact == Contact::Ready {
-            emit(cluster, now, Event::NodeCordoned { node: placed.node, cordoned: true, draining: true }, out);
+fn drain_late(cluster: &mut Cluster, late: BTreeSet<NodeIndex>, now: Time, out: &mut Events) {
+    for node in late {
+        let known = cluster.node(node);
+        if !known.draining && known.contact == Contact::Ready {
+            emit(cluster, now, Event::NodeCordoned { node, cordoned: true, draining: true }, out);
         }
+    }
+}
+
+/// Promises that wait for a member on such a node get their time anew, from now on: its agent may hear of the stop only
+/// now, and a node is not to blame for what it was not told.
+pub(crate) fn renew(cluster: &mut Cluster, is_told_anew: impl Fn(NodeIndex) -> bool, now: Time, out: &mut Events) {
+    let waits =
+        |(_, promise): &(&JobId, &Promise)| in_the_way(cluster, &promise.members).into_iter().any(&is_told_anew);
+    let waiting: Vec<(JobId, Promise)> =
+        cluster.promises.iter().filter(waits).map(|(job, promise)| (*job, promise.clone())).collect();
+    for (job, Promise { pool, members, made_at, due, .. }) in waiting {
+        let due = now + due.since(made_at);
+        emit(cluster, now, Event::PromiseDropped { job, why: DropCause::Late }, out);
+        emit(cluster, now, Event::Promised { job, pool, members, due }, out);
     }
 }
 

@@ -337,3 +337,38 @@ fn a_hello_that_was_under_way_for_long_is_refused() {
     world.join(4, said(30, BOOT));
     assert_eq!(world.scheduler.session(node), Some(3), "a boot that is over takes no place");
 }
+
+#[test]
+fn what_ended_while_nobody_was_there_is_not_taken_for_late() {
+    let mut world = World::new();
+    world.join(1, hello("n0", Vec::new()));
+    world.mutate(Input::Submit(vec![draft(1)]));
+    world.report("n0", 1, v1::report::What::StartedPid(4));
+    assert_eq!(world.phase(1), Phase::Running);
+
+    // Another scheduler takes over, long after the time limit.
+    world.now = world.now + Span::seconds(1_000);
+    let (cluster, head) = (world.scheduler.cluster().clone(), world.scheduler.head());
+    world.scheduler = Scheduler::new(cluster, head, settings(), world.now);
+    world.scheduler.turn(Vec::new(), Vec::new(), world.now);
+    assert_eq!(world.phase(1), Phase::Running);
+    assert!(world.scheduler.next_timer() > Some(world.now), "no turn is wanted before there is something to do");
+    world.join(2, hello("n0", vec![lease(1, 1, v1::LeasePhase::Gone)]));
+    assert_eq!(world.phase(1), Phase::Ended(dure_core::job::Outcome::Completed));
+}
+
+#[test]
+fn who_is_not_heard_after_an_absence_delays_the_others_no_longer_than_a_deadline() {
+    let mut world = World::new();
+    world.join(1, hello("n0", Vec::new()));
+    world.mutate(Input::Submit(vec![draft(1)]));
+    world.report("n0", 1, v1::report::What::StartedPid(4));
+    world.now = world.now + Span::seconds(1_000);
+    let (cluster, head) = (world.scheduler.cluster().clone(), world.scheduler.head());
+    world.scheduler = Scheduler::new(cluster, head, settings(), world.now);
+    for (seconds, expected) in [(0, false), (14, false), (1, true)] {
+        world.now = world.now + Span::seconds(seconds);
+        world.scheduler.turn(Vec::new(), Vec::new(), world.now);
+        assert_eq!(matches!(world.phase(1), Phase::Stopping(_)), expected, "after {seconds} s more");
+    }
+}

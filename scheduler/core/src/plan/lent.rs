@@ -153,7 +153,9 @@ fn candidate(cluster: &Cluster, id: JobId, pool: PoolIndex, shortages: &[Shortag
     let leaves = is_leaving(job);
     let may_stop = leaves || job.spec.preemptible && matches!(job.phase, Phase::Launching | Phase::Running);
     let is_heard = |member: &Member| cluster.node(member.placed.node).contact == Contact::Ready;
-    if !may_stop || attempt.pool != pool || !attempt.members.iter().all(is_heard) {
+    // What is to end where a node is being emptied may be the very thing that does not end: nobody waits for it.
+    let is_stuck = leaves && attempt.alive().any(|(_, member)| cluster.node(member.placed.node).draining);
+    if is_stuck || !may_stop || attempt.pool != pool || !attempt.members.iter().all(is_heard) {
         return None;
     }
     // What a gang keeps that is being stopped already is its own.

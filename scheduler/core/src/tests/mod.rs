@@ -1,5 +1,6 @@
 //! The core by example: a cluster in one text, what became of it in the other.
 
+mod absence;
 mod arrays;
 mod constraints;
 mod deadlines;

@@ -1,0 +1,72 @@
+//! Deadlines are for those who could hear of them: after an absence of the scheduler, or of an agent, they begin anew.
+
+use expect_test::expect;
+
+use super::check;
+
+#[test]
+fn after_an_absence_what_is_waited_for_gets_its_time_anew() {
+    check(
+        "
+        node   n0 n1 gpus=8
+        tenant prod quota=8 | dev quota=0
+        run    dev/b 1x8 on n1 grace=10s
+        run    dev/a 1x8 on n0 grace=10s
+        queued prod/p 1x8
+        cycle
+        tick   200s
+        back
+        cycle                  # nobody is to blame for what nobody told it
+        return n0
+        tick   60s
+        return n0              # its agent was gone: it hears of the stop now
+        tick   129s
+        cycle
+        tick   1s
+        cycle                  # told, heard all the time, and late
+        ",
+        expect![[r#"
+            promise prod/p -> n0[0-7] by +130s
+            stop dev/a: Evicted for prod/p
+            blocked p: ReclaimPending { gpu, want: 8, free: 0, due +130s }
+            promise dropped prod/p: Late
+            promise prod/p -> n0[0-7] by +130s
+            blocked p: ReclaimPending { gpu, want: 8, free: 0, due +130s }
+            promise dropped prod/p: Late
+            promise prod/p -> n0[0-7] by +130s
+            promise dropped prod/p: Late
+            promise prod/p -> n0[0-7] by +130s
+            blocked p: ReclaimPending { gpu, want: 8, free: 0, due +1s }
+            promise dropped prod/p: Late
+            n0 is draining
+            promise prod/p -> n1[0-7] by +130s
+            stop dev/b: Evicted for prod/p
+            blocked p: ReclaimPending { gpu, want: 8, free: 0, due +130s }"#]],
+    );
+}
+
+#[test]
+fn a_gang_is_late_where_it_still_runs() {
+    check(
+        "
+        node   n0 n1 n2 gpus=4
+        tenant prod quota=4 | dev quota=0
+        run    dev/a 2x4 on n0 n1 grace=10s
+        run    dev/b 1x4 on n2 grace=10s
+        queued prod/p 1x4
+        cycle
+        exit   a.0 0
+        tick   130s
+        cycle                  # n0 did as it was told
+        ",
+        expect![[r#"
+            promise prod/p -> n0[0-3] by +130s
+            stop dev/a: Evicted for prod/p
+            blocked p: ReclaimPending { gpu, want: 4, free: 0, due +130s }
+            promise dropped prod/p: Late
+            n1 is draining
+            promise prod/p -> n2[0-3] by +130s
+            stop dev/b: Evicted for prod/p
+            blocked p: ReclaimPending { gpu, want: 4, free: 0, due +130s }"#]],
+    );
+}
