@@ -28,7 +28,7 @@ use crate::model::{Epoch, EpochMark, Exit, JournalSeq, LeaseRecord, MemberId, Mi
 pub const MAX_LEASES: usize = 4_096;
 /// Messages that wait while a new epoch is written to disk; more than this and the session is dropped.
 pub const MAX_HELD: usize = 4_096;
-/// Removed members that are remembered, so that a late order for them starts nothing.
+/// Removed members that are remembered within an epoch, so that a late order for them starts nothing.
 pub const MAX_TOMBSTONES: usize = 16_384;
 /// Time after which a report without an acknowledgement is sent again, in milliseconds.
 pub const REPORT_RETRY_MS: u64 = 5_000;
@@ -207,6 +207,12 @@ impl Leases {
             && welcome.seq < self.highest_seq
         {
             self.give_up_positions(welcome.seq, out);
+        }
+        if epoch > highest {
+            // Late orders of earlier leaders are refused from now on. What is ordered under this epoch is meant, even for a
+            // member that was removed: its journal may have been restored to before that.
+            self.tombstones.clear();
+            self.tombstone_order.clear();
         }
         if epoch > highest || !self.awaited {
             let store_id = match &message {

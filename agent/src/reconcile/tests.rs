@@ -344,3 +344,25 @@ fn a_disk_that_refuses_starts_nothing_and_tells_an_end_only_when_it_cannot_come_
     assert!(show(&again).starts_with("write 7.1.0 v2 gone"), "the end must reach the disk first");
     assert_eq!(doubtful.handle(Millis(0), Input::LeaseSynced { id: ID, version: 2 }).len(), 1);
 }
+
+#[test]
+fn a_later_leader_may_launch_what_an_earlier_one_saw_end() {
+    let mut core = core();
+    let launch_at = |epoch: u64, sequence: u32| {
+        let want = Want::Launch(launch(&[0], true));
+        Input::Order(Order { epoch: Epoch(epoch), seq: JournalSeq(u64::from(sequence)), id: ID, sequence, want })
+    };
+    core.handle(Millis(0), launch_at(1, 1));
+    core.handle(Millis(0), Input::LeaseSynced { id: ID, version: 1 });
+    core.handle(Millis(0), Input::Gone { id: ID, exit: exit(0) });
+    core.handle(Millis(0), Input::LeaseSynced { id: ID, version: 2 });
+    core.handle(Millis(0), Input::Acked(vec![1]));
+    assert!(core.is_empty(), "{:?}", core.view());
+    // Late orders of the same leader start nothing.
+    expect!["note OrderRepeated(MemberId { job: 7, attempt: 1, member: 0 })\n"]
+        .assert_eq(&show(&core.handle(Millis(0), launch_at(1, 2))));
+    // The journal was restored to before the end: its leader means it.
+    let mark = EpochMark { epoch: Epoch(2), ..core.mark() };
+    core.handle(Millis(0), launch_at(2, 1));
+    expect!["write 7.1.0 v1 started\n"].assert_eq(&show(&core.handle(Millis(0), Input::EpochSynced(mark))));
+}

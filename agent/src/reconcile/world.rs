@@ -92,8 +92,9 @@ struct World {
     starts: BTreeMap<MemberId, u32>,
     /// The scheduler's side.
     recorded: BTreeSet<MemberId>,
-    /// Ends recorded in this life of the agent: late orders for them may still be on their way.
-    recorded_now: BTreeSet<MemberId>,
+    /// Ends recorded in this life of the agent, with the newest epoch of then: late orders of that leader and of earlier
+    /// ones may still be on their way, a later leader knows of them.
+    recorded_now: BTreeMap<MemberId, Epoch>,
     seq: u64,
 }
 
@@ -116,7 +117,7 @@ impl World {
             shims: Vec::new(),
             starts: BTreeMap::new(),
             recorded: BTreeSet::new(),
-            recorded_now: BTreeSet::new(),
+            recorded_now: BTreeMap::new(),
             seq: 0,
         }
     }
@@ -194,7 +195,8 @@ impl World {
         match step {
             Step::Order { member, sequence, epoch } => {
                 let id = id(*member);
-                if self.recorded.contains(&id) && !self.recorded_now.contains(&id) {
+                let ends_with = self.recorded_now.get(&id).copied().unwrap_or_default();
+                if self.recorded.contains(&id) && Epoch(*epoch) > ends_with {
                     return;
                 }
                 self.seq += 1;
@@ -319,7 +321,7 @@ impl World {
         for report in self.sent.drain(..) {
             self.next_report = self.next_report.max(report.report_id + 1);
             if matches!(report.news, News::Gone(_)) && self.recorded.insert(report.id) {
-                self.recorded_now.insert(report.id);
+                self.recorded_now.insert(report.id, self.core.newest.epoch);
             }
             ids.push(report.report_id);
         }
