@@ -217,3 +217,20 @@ fn arrows_between_crates_point_one_way() {
         }
     }
 }
+
+/// The table of faults names tests: a test that was renamed or deleted is missed there.
+#[test]
+fn the_table_of_faults_names_tests_that_exist() {
+    let table = fs::read_to_string(root().join("tests/FAULTS.md")).expect("the table can be read");
+    let all: String = sources().iter().map(|path| fs::read_to_string(path).unwrap_or_default()).collect();
+    let named = table.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() > 2);
+    let (mut seen, mut missing) = (0, Vec::new());
+    for name in named {
+        seen += 1;
+        if !all.contains(&format!("fn {name}(")) {
+            missing.push(name);
+        }
+    }
+    assert!(seen > 40, "the table names tests: {seen}");
+    assert!(missing.is_empty(), "FAULTS.md names tests that do not exist: {missing:?}");
+}

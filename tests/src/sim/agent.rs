@@ -15,6 +15,8 @@ use super::world::{Event, World};
 
 const HEARTBEAT_MS: Ms = 1_000;
 const TICK_MS: Ms = 1_000;
+/// How often it is looked whether an agent still stands still: the end of all faults ends that too.
+const LAG_LOOK_MS: Ms = 500;
 const FIRST_BACKOFF_MS: Ms = 100;
 const LONGEST_BACKOFF_MS: Ms = 3_000;
 
@@ -114,10 +116,10 @@ impl World {
         self.nodes[node].agent.as_mut().filter(|process| process.life == life)
     }
 
-    /// When an agent that stands still goes on; none when it runs.
+    /// When to look again whether an agent that stands still goes on; none when it runs. What waits for it keeps its order.
     fn lags(&self, node: usize) -> Option<Ms> {
-        let until = self.nodes[node].lag_until;
-        (until > self.agenda.now()).then_some(until)
+        let (now, until) = (self.agenda.now(), self.nodes[node].lag_until);
+        (until > now).then_some(until.min((now / LAG_LOOK_MS + 1) * LAG_LOOK_MS))
     }
 
     pub(super) fn start_agent(&mut self, node: usize) {

@@ -81,6 +81,40 @@ pub struct Swarm {
     pub lying_disk: bool,
     /// Events between two snapshots.
     pub snapshot_events: u64,
+    /// What clients ask for beside whole GPUs anywhere.
+    pub wishes: Wishes,
+}
+
+/// What clients ask for, each in a thousand of the jobs, and what missions have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Wishes {
+    /// Part of a GPU.
+    pub shares: u64,
+    /// A gang that may start with fewer members.
+    pub elastic: u64,
+    /// Not on one of the nodes.
+    pub excluded: u64,
+    /// Whole nodes.
+    pub exclusive: u64,
+    /// Never evicted.
+    pub fixed: u64,
+    /// Missions have budgets, which their jobs exceed.
+    pub budgets: bool,
+    /// Missions wait for a while before they take back what they lent.
+    pub patience: bool,
+    /// Attempts are left alone at first.
+    pub min_run: bool,
+}
+
+impl Wishes {
+    /// Drawn from dice of its own, so that a new wish changes nothing of what older seeds do.
+    fn roll(dice: &mut Dice) -> Self {
+        let mut some = |rate: u64| if dice.chance(300) { rate } else { 0 };
+        let (shares, elastic, excluded) = (some(400), some(500), some(300));
+        let (exclusive, fixed) = (some(150), some(200));
+        let (budgets, patience, min_run) = (dice.chance(250), dice.chance(250), dice.chance(250));
+        Self { shares, elastic, excluded, exclusive, fixed, budgets, patience, min_run }
+    }
 }
 
 /// One kind of fault.
@@ -134,7 +168,7 @@ impl Kind {
 
 impl Swarm {
     /// The faults of the world with these dice.
-    pub(super) fn roll(dice: &mut Dice) -> Self {
+    pub(super) fn roll(dice: &mut Dice, shapes: &mut Dice) -> Self {
         let kinds = Kind::ALL.into_iter().filter(|_| dice.chance(500)).collect();
         let mut some = |in_thousand: u64, rate: u64| if dice.chance(in_thousand) { 1 + dice.below(rate) } else { 0 };
         let (lost, repeated) = (some(500, 200), some(500, 200));
@@ -157,6 +191,7 @@ impl Swarm {
             old_leases,
             lying_disk: dice.chance(60),
             snapshot_events: *dice.pick(&[20, 100, 1_000, 1_000_000]).unwrap_or(&100),
+            wishes: Wishes::roll(shapes),
         }
     }
 }

@@ -25,6 +25,8 @@ struct Gang {
     started: BTreeSet<u32>,
     alive: BTreeSet<u32>,
     broken: bool,
+    /// It ran when the journal lost something, and may be unknown to it: nobody is obliged to break it up.
+    is_orphan: bool,
     /// Since when it has been half running.
     half_since: Option<Ms>,
 }
@@ -34,6 +36,19 @@ struct Gang {
 struct Runs {
     node: usize,
     gpus: Vec<u32>,
+    /// Thousandths of its GPU; 0: all of its GPUs.
+    milli: u32,
+    /// It ran when the journal lost something: a restored journal may not know it, and nobody kills what is not known.
+    is_orphan: bool,
+}
+
+impl Runs {
+    /// Whether both cannot be there at the same time.
+    fn excludes(&self, node: usize, launch: &Launch) -> bool {
+        let both = self.milli + launch.gpu_milli;
+        let is_shared = self.milli > 0 && launch.gpu_milli > 0 && both <= 1_000;
+        self.node == node && !is_shared && self.gpus.iter().any(|gpu| launch.gpus.contains(gpu))
+    }
 }
 
 /// The judge.
@@ -50,7 +65,7 @@ pub(super) struct Oracle {
     started: BTreeSet<(usize, MemberId)>,
     alive: BTreeMap<MemberId, Runs>,
     gangs: BTreeMap<(u64, u32), Gang>,
-    /// A restore gave positions up: what was acknowledged after them, and attempts that ran then, are out of its sight.
+    /// A restore gave positions up: what was acknowledged after them may be lost, or mean something else now.
     forgives: bool,
 }
 
@@ -140,6 +155,10 @@ impl Oracle {
         self.head = Seq(0);
         self.ended.clear();
         self.over.clear();
+        // Ids of attempts that are given up are given again.
+        self.started.clear();
+        self.alive.values_mut().for_each(|runs| runs.is_orphan = true);
+        self.gangs.values_mut().for_each(|gang| gang.is_orphan = true);
         self.forgives = true;
     }
 
@@ -173,24 +192,24 @@ impl Oracle {
             return Err(format!("{id} was started twice on node {node}"));
         }
         for (other, runs) in &self.alive {
-            if runs.node == node && runs.gpus.iter().any(|gpu| launch.gpus.contains(gpu)) {
+            if runs.excludes(node, launch) {
                 return Err(format!("{id} starts on GPUs {:?} of node {node}, which {other} holds", launch.gpus));
             }
-            if other.job == id.job && other.attempt != id.attempt && !self.forgives {
+            if other.job == id.job && other.attempt != id.attempt && !runs.is_orphan {
                 return Err(format!("{id} starts while {other} of an earlier attempt runs on node {}", runs.node));
             }
-            if other == &id && !self.forgives {
+            if other == &id && !runs.is_orphan {
                 return Err(format!("{id} starts on node {node} while it runs on node {}", runs.node));
             }
         }
         let size = launch.peers.len();
-        if size > 1 && !self.forgives {
+        if size > 1 {
             let member = |member: u32| MemberId { member, ..id };
             if let Some(missing) = (0..size as u32).map(member).find(|member| !self.prepared.contains(member)) {
                 return Err(format!("{id} starts before {missing} of the same gang was prepared"));
             }
         }
-        self.alive.insert(id, Runs { node, gpus: launch.gpus.clone() });
+        self.alive.insert(id, Runs { node, gpus: launch.gpus.clone(), milli: launch.gpu_milli, is_orphan: false });
         let gang = self.gangs.entry((id.job, id.attempt)).or_default();
         gang.size = size;
         gang.started.insert(id.member);
@@ -214,7 +233,7 @@ impl Oracle {
         for (&(job, attempt), gang) in &mut self.gangs {
             gang.look(now);
             let since = gang.half_since.map(|since| since.max(disturbed));
-            if since.is_some_and(|since| now.saturating_sub(since) > HALF_GANG_MS) && !self.forgives {
+            if since.is_some_and(|since| now.saturating_sub(since) > HALF_GANG_MS) && !gang.is_orphan {
                 return Err(format!(
                     "gang {job}.{attempt} has been half running for more than {HALF_GANG_MS} ms: {} of {} members \
                      started, {} run",
@@ -228,9 +247,10 @@ impl Oracle {
         Ok(())
     }
 
-    /// Whether the durable state knows this job.
-    pub(super) fn knows(&self, job: u64) -> bool {
-        self.shadow.job(JobId(job)).is_some() || self.ended.contains(&JobId(job))
+    /// Whether the durable state waits for this member, and would notice its end.
+    pub(super) fn expects(&self, id: MemberId) -> bool {
+        let attempt = self.shadow.job(JobId(id.job)).and_then(|job| job.attempt.as_deref());
+        attempt.is_some_and(|attempt| attempt.number.0 == id.attempt && attempt.alive().any(|(m, _)| m.0 == id.member))
     }
 
     /// Processes that live.

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dure_core::Input;
+use dure_core::budget::Grant;
 use dure_core::ids::{BlobId, JobId};
-use dure_core::input::{ConstraintsDraft, DependencyOn, JobDraft, QuotaDraft, RequestKey, TenantDraft};
+use dure_core::input::{ConstraintsDraft, DependencyOn, JobDraft, PartDraft, QuotaDraft, RequestKey, TenantDraft};
 use dure_core::job::{ArraySpec, DependencyKind};
 use dure_core::rejected::Rejected;
 use dure_core::reply::Reply;
@@ -17,6 +18,7 @@ use dure_scheduler::journal::Blob;
 use prost::Message as _;
 
 use super::clock::Ms;
+use super::faults::Wishes;
 use super::world::{Event, World};
 
 const MISSIONS: [&str; 3] = ["fusion", "solar", "genome"];
@@ -70,7 +72,18 @@ impl World {
         let total = self.swarm.nodes * self.swarm.gpus;
         let quota = [total / 2, total / 4, total / 8][mission];
         let quota = QuotaDraft { quota: Gpus::whole(quota as u32), ..QuotaDraft::default() };
-        TenantDraft { name: MISSIONS[mission].into(), create: true, quotas: vec![quota], ..TenantDraft::default() }
+        let Wishes { budgets, patience, min_run, .. } = self.swarm.wishes;
+        let grant = Grant { gpu_time: Gpus::whole(1).over(Span::seconds(60)), period: Span::seconds(120) };
+        TenantDraft {
+            name: MISSIONS[mission].into(),
+            create: true,
+            quotas: vec![quota],
+            budget: budgets.then_some(Some(grant)),
+            // Longer than any return time here: what could never be lent would wait for ever.
+            reclaim_within: patience.then_some(Span::seconds(60)),
+            min_run: min_run.then_some(Span::seconds(5)),
+            ..TenantDraft::default()
+        }
     }
 
     /// The pool and the missions, one after the other, then the jobs.
@@ -129,8 +142,8 @@ impl World {
         let kinds = [DependencyKind::AfterAny, DependencyKind::AfterOk, DependencyKind::AfterNotOk];
         let after = if self.dice.chance(150) { self.dice.pick(&self.clients.jobs).copied() } else { None };
         let kind = self.dice.pick(&kinds).copied().unwrap_or(DependencyKind::AfterAny);
-        let draft = JobDraft {
-            part: dure_core::input::PartDraft::Whole,
+        let mut draft = JobDraft {
+            part: PartDraft::Whole,
             tenant: MISSIONS[mission].into(),
             user: USERS[self.dice.below(4) as usize].into(),
             name: "j".into(),
@@ -154,7 +167,34 @@ impl World {
             only: ConstraintsDraft::default(),
             payload: BlobId(blob.id().0),
         };
+        self.wish(&mut draft, mission);
         (draft, blob)
+    }
+
+    /// What some clients wish for beside whole GPUs anywhere; never what could wait for ever.
+    fn wish(&mut self, draft: &mut JobDraft, mission: usize) {
+        let Wishes { shares, elastic, excluded, exclusive, fixed, budgets, .. } = self.swarm.wishes;
+        let Shape::Equal { members, gpus } = draft.shape else { return };
+        let dice = &mut self.shapes;
+        if dice.chance(shares) {
+            draft.shape = Shape::Equal { members: 1, gpus: 1 };
+            draft.part = PartDraft::Milli(*dice.pick(&[250, 500, 700]).unwrap_or(&500));
+            return;
+        }
+        let total = self.swarm.nodes * self.swarm.gpus;
+        let quota = [total / 2, total / 4, total / 8][mission];
+        let fits = u64::from(members) * u64::from(gpus) <= quota;
+        // What no budget ever holds may only run as a scavenger, which is evicted.
+        draft.preemptible = !(dice.chance(fixed) && fits && !budgets);
+        if members == 1 && self.swarm.nodes > 1 && dice.chance(excluded) {
+            draft.only.exclude = vec![format!("n{}", dice.below(self.swarm.nodes)).into()];
+        }
+        if members > 1 && dice.chance(elastic) {
+            draft.only.least = Some(dice.between(1, u64::from(members)) as u32);
+        }
+        if u64::from(members) <= self.swarm.nodes && draft.preemptible && dice.chance(exclusive) {
+            draft.only.exclusive = true;
+        }
     }
 
     /// A request goes on its way, once more unless it was answered.

@@ -100,6 +100,8 @@ impl Event {
 pub(super) struct World {
     pub(super) agenda: Agenda<Event>,
     pub(super) dice: Dice,
+    /// For what clients wish.
+    pub(super) shapes: Dice,
     pub(super) swarm: Swarm,
     pub(super) plant: Option<Plant>,
     pub(super) store: MemoryStore,
@@ -134,11 +136,13 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, plant: Option<Plant>, trace: bool) -> Self {
         let mut dice = Dice::new(seed);
-        let swarm = Swarm::roll(&mut dice);
+        let mut shapes = Dice::new(!seed);
+        let swarm = Swarm::roll(&mut dice, &mut shapes);
         let nodes = (0..swarm.nodes).map(|node| Node::new(format!("n{node}"), swarm.gpus)).collect();
         Self {
             agenda: Agenda::new(),
             dice,
+            shapes,
             plant,
             store: MemoryStore::new(StoreId([7; 16])),
             processes: Vec::new(),
@@ -257,7 +261,7 @@ impl World {
         }
         for node in 0..self.nodes.len() {
             let mut leases = self.nodes[node].disk.leases.keys();
-            if leases.any(|id| !self.oracle.knows(id.job)) {
+            if leases.any(|id| !self.oracle.expects(*id)) {
                 self.lose_power(node);
                 self.agenda.put(self.agenda.now() + 1_000, Event::PowerOn(node));
             }
@@ -271,10 +275,6 @@ impl World {
         }
         if let Some(request) = self.clients.requests.iter().position(|request| !request.done) {
             return Some(format!("request {request} is not answered"));
-        }
-        if self.seen.restores > 0 {
-            // An agent may remember the end of a member that the restored journal launches anew: not judged here.
-            return None;
         }
         let state = self.oracle.state();
         if let Some(job) = state.jobs().iter().find(|job| !matches!(job.phase, Phase::Ended(_))) {
