@@ -21,8 +21,8 @@ async fn a_gang_shrinks_for_its_lender_and_grows_again() {
     let gang = caller.submit(elastic).await;
     let noted = |attempt: u32, world: usize| {
         let text = std::fs::read_to_string(&notes).unwrap_or_default();
-        let all = (0..world).map(|rank| format!("{attempt} {rank} {world}"));
-        all.fold(Some(()), |so_far, line| so_far.filter(|()| text.lines().any(|said| said == line)))
+        let mut all = (0..world).map(|rank| format!("{attempt} {rank} {world}"));
+        all.all(|line| text.lines().any(|said| said == line)).then_some(())
     };
     until_some("four members run", || async { noted(1, 4) }).await;
     // All that solar borrows is fusion's or space's; one node is enough.

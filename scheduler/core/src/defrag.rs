@@ -99,7 +99,7 @@ pub(crate) fn apply(
 ) -> Result<Reply, Rejected> {
     for (id, attempt) in moves {
         let job = cluster.job(*id).ok_or(Refusal::UnknownJob { job: *id })?;
-        if !movable(cluster, job, now).is_some_and(|found| found.number == *attempt) {
+        if movable(cluster, job, now).is_none_or(|found| found.number != *attempt) {
             return Err(Refusal::CannotMove { job: *id, attempt: attempt.0 }.into());
         }
     }

@@ -96,7 +96,7 @@ fn shown_move(cluster: &Cluster, found: &Move) -> v1::DefragMove {
         tenant: spec.map_or_else(String::new, |spec| cluster.tenant(spec.tenant).name.to_string()),
         user: spec.map_or_else(String::new, |spec| cluster.user(spec.user).to_string()),
         attempt: found.attempt.0,
-        gpus: found.gpus.rounded_up() as u32,
+        gpus: found.gpus.rounded_up(),
         from: names(&found.from),
         to: names(&found.to),
         lost_gpu_hours: 0.0,

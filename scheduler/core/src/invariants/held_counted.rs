@@ -8,6 +8,7 @@ use super::{Check, ensure};
 use crate::cluster::Cluster;
 use crate::ids::{PoolIndex, TenantIndex, UserIndex};
 use crate::job::Phase;
+use crate::tenant::Tenant;
 use crate::units::Gpus;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -73,23 +74,33 @@ pub(super) fn check(cluster: &Cluster) -> Check {
             let (rate, above) = (tenant.excess.rate, tenant.above_quota());
             format!("tenant {:?} is metered for {rate} GPUs above its quota and holds {above}", tenant.name)
         })?;
-        for (user, ledger) in &tenant.users {
-            let counted = of_users.remove(&(tenant.index, *user)).unwrap_or_default();
-            let of_user = jobs_of_users.remove(&(tenant.index, *user)).unwrap_or_default();
-            ensure((ledger.running, ledger.submitted) == of_user, || {
-                format!(
-                    "user {user} of {:?}: {} run of {}, counted {of_user:?}",
-                    tenant.name, ledger.running, ledger.submitted
-                )
-            })?;
-            ensure((ledger.used, ledger.recent.rate) == (counted, counted), || {
-                format!(
-                    "user {user} of {:?}: {} GPUs, metered {}, counted {counted}",
-                    tenant.name, ledger.used, ledger.recent.rate
-                )
-            })?;
-        }
+        users_are_counted(tenant, &mut of_users, &mut jobs_of_users)?;
     }
     ensure(in_class.is_empty(), || format!("attempts that are not counted in their class: {in_class:?}"))?;
     ensure(of_users.is_empty(), || format!("users without a ledger hold GPUs: {of_users:?}"))
+}
+
+/// What users hold in one tenant, against what their jobs hold; what was compared is taken out of the sums.
+fn users_are_counted(
+    tenant: &Tenant,
+    of_users: &mut BTreeMap<(TenantIndex, UserIndex), Gpus>,
+    jobs_of_users: &mut BTreeMap<(TenantIndex, UserIndex), (u32, u32)>,
+) -> Check {
+    for (user, ledger) in &tenant.users {
+        let counted = of_users.remove(&(tenant.index, *user)).unwrap_or_default();
+        let of_user = jobs_of_users.remove(&(tenant.index, *user)).unwrap_or_default();
+        ensure((ledger.running, ledger.submitted) == of_user, || {
+            format!(
+                "user {user} of {:?}: {} run of {}, counted {of_user:?}",
+                tenant.name, ledger.running, ledger.submitted
+            )
+        })?;
+        ensure((ledger.used, ledger.recent.rate) == (counted, counted), || {
+            format!(
+                "user {user} of {:?}: {} GPUs, metered {}, counted {counted}",
+                tenant.name, ledger.used, ledger.recent.rate
+            )
+        })?;
+    }
+    Ok(())
 }
