@@ -212,12 +212,8 @@ impl<'c> Trial<'c> {
 
     fn place(&mut self, job: &Job, attempt: &Attempt, now: Time) -> Option<Move> {
         let request: &Arc<Request> = &job.spec.request;
-        let mut avoid = self.emptied.clone();
-        avoid.extend(&job.avoid);
-        avoid.sort_unstable();
-        avoid.dedup();
         let steps = self.cluster.policy.search_steps;
-        let members: Members = self.index.place(request, self.pool, &avoid, steps, &mut self.scratch).ok()?;
+        let members: Members = self.index.place(request, self.pool, &job.avoid, steps, &mut self.scratch).ok()?;
         self.index.take(&members, request);
         Some(Move {
             job: job.id,

@@ -166,7 +166,7 @@ fn a_small_replay() {
         1500000 [[0, 0, 0, 0], [0, 0, 0, 0]]
         2000000 [[1, 0, 0, 0], [0, 0, 0, 0]]"#]]
     .assert_eq(&samples.join("\n"));
-    expect!["0.416073 0.216475 4e53467377e717fc00bbc5f4691302f3dbf4aecc19b921a75bb41f4391964a4e"]
+    expect!["0.416073 0.216475 0b2fb92747e4a4e5c17a0639402f43b437f5137e6a789be3898744b5a66f6d9b"]
         .assert_eq(&format!("{} {} {}", report.utilisation, report.fragmentation, report.digest));
 }
 

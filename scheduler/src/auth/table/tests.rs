@@ -156,18 +156,18 @@ fn who_may_see_what_has_been() {
         /dure.v1.History/Jobs (ReadJobs)
             pd: own job, own mission
             member: own job, own mission
-            operator: own job, own mission, other, own job elsewhere
-            auditor: own job, own mission, other, own job elsewhere
+            operator: own job, own mission, other, own job elsewhere, own node, other node
+            auditor: own job, own mission, other, own job elsewhere, own node, other node
         /dure.v1.History/Attempts (ReadJobs)
             pd: own job, own mission
             member: own job, own mission
-            operator: own job, own mission, other, own job elsewhere
-            auditor: own job, own mission, other, own job elsewhere
+            operator: own job, own mission, other, own job elsewhere, own node, other node
+            auditor: own job, own mission, other, own job elsewhere, own node, other node
         /dure.v1.History/Evictions (ReadJobs)
             pd: own job, own mission
             member: own job, own mission
-            operator: own job, own mission, other, own job elsewhere
-            auditor: own job, own mission, other, own job elsewhere
+            operator: own job, own mission, other, own job elsewhere, own node, other node
+            auditor: own job, own mission, other, own job elsewhere, own node, other node
         /dure.v1.History/Quotas (ReadTenants)
             pd: own mission, below own
             member: own mission, below own
