@@ -169,7 +169,8 @@ fn the_sums_are_those_of_the_state() {
     let charged = count(dir.path(), "SELECT ifnull(sum(own_gpu_ms + borrowed_gpu_ms), 0) FROM charged");
     assert!(days as u64 <= total && total <= days as u64 + open, "{days} {total} {open} {charged}");
     let ended = cluster.jobs().iter().filter(|job| job.ended_at.is_some()).count() as i64;
-    assert!(count(dir.path(), "SELECT count(*) FROM jobs") >= ended && ended > 0);
+    let kept = count(dir.path(), "SELECT count(*) FROM jobs");
+    assert!(kept >= ended && kept > 0, "{kept} {ended}");
     assert!(count(dir.path(), "SELECT count(*) FROM quota_changes WHERE what LIKE 'quota %'") > 0);
 }
 
