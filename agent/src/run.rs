@@ -79,14 +79,8 @@ fn node_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> AgentError {
 pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
     config.check()?;
     let mut config = config;
-    let dir = config.state_dir.clone();
     let on_disk = config.launcher == LauncherKind::Process;
-    let mut lock = None;
-    if on_disk {
-        durable::create_dir(&dir).map_err(node_error(dir.display().to_string()))?;
-        config.state_dir = fs::canonicalize(&dir).map_err(node_error(dir.display().to_string()))?;
-        lock = Some(lock_state_dir(&config)?);
-    }
+    let lock = if on_disk { Some(take_state_dir(&mut config)?) } else { None };
     let gpus = Gpus::find(&config).await?;
     if on_disk {
         gpus.check_node(&config.checks).await;
@@ -170,6 +164,14 @@ fn process_settings(
         hooks: config.hooks.clone(),
         containers,
     })
+}
+
+/// Makes the state folder, names it by its true path, and locks it.
+fn take_state_dir(config: &mut AgentConfig) -> Result<fs::File, AgentError> {
+    let dir = config.state_dir.clone();
+    durable::create_dir(&dir).map_err(node_error(dir.display().to_string()))?;
+    config.state_dir = fs::canonicalize(&dir).map_err(node_error(dir.display().to_string()))?;
+    lock_state_dir(config)
 }
 
 /// Held as long as the agent lives; the kernel lets go of it however it ends.

@@ -258,7 +258,8 @@ async fn a_flipped_byte_in_what_was_acknowledged_is_never_passed_over() {
     all_there(&cluster, &ids).await;
 }
 
-/// Flips a bit of the name of a user in the newest batch; older pages of the file may be free.
+/// Flips a bit of the name of a user in the newest batch. The first place in the file would be one that nothing reads: the
+/// root page was split, and keeps old rows in what is now free space of an inner page.
 fn flip_an_event(path: &Path) {
     let bytes = std::fs::read(path).expect("the journal is there");
     let is_name = |window: &[u8]| matches!(window, b"ana" | b"aoa");

@@ -8,7 +8,7 @@ use std::process::Command;
 /// A file past this is split by meaning.
 const MAX_LINES: usize = 700;
 /// A function past this is split by meaning.
-const MAX_FUNCTION_LINES: usize = 80;
+const MAX_FUNCTION_LINES: usize = 70;
 /// A test's expectation and a table of samples are data: they may be longer.
 const MAX_TEST_FUNCTION_LINES: usize = 100;
 /// All crates that the core may rest on, directly or not.

@@ -37,15 +37,8 @@ pub fn decide(
     now: Time,
     out: &mut Events,
 ) -> Result<Reply, Rejected> {
-    if let Some(key) = key
-        && let Some(answer) = cluster.requests.get(&(key.user.clone(), key.id.clone()))
-    {
-        let Answer { digest, reply } = *answer;
-        return if digest == key.digest {
-            Ok(reply)
-        } else {
-            Err(Refusal::RequestIdReused { id: key.id.clone() }.into())
-        };
+    if let Some(answer) = key.and_then(|key| answered(cluster, key)) {
+        return answer;
     }
     let reply = match input {
         Input::DefinePool { name, model, gpus_per_node } => {
@@ -100,6 +93,13 @@ pub fn decide(
         emit(cluster, now, Event::RequestAnswered { user, id, digest, reply }, out);
     }
     Ok(reply)
+}
+
+/// The answer to an earlier request of this id; refused when that was another request.
+fn answered(cluster: &Cluster, key: &RequestKey) -> Option<Result<Reply, Rejected>> {
+    let Answer { digest, reply } = *cluster.requests.get(&(key.user.clone(), key.id.clone()))?;
+    let is_same = digest == key.digest;
+    Some(if is_same { Ok(reply) } else { Err(Refusal::RequestIdReused { id: key.id.clone() }.into()) })
 }
 
 fn pause(cluster: &mut Cluster, name: &str, paused: bool, now: Time, out: &mut Events) -> Result<Reply, Rejected> {

@@ -16,7 +16,7 @@ use super::ProcessSettings;
 use crate::{
     config::HooksConfig,
     durable,
-    isolation::{Granted, account::Account},
+    isolation::{Granted, account::Account, plan::Confinement},
     launch::{
         container::{self, Inside},
         env::{Place, environment},
@@ -50,19 +50,9 @@ pub(super) fn prepare(
     let given = Given::make(settings, id, account.as_ref())?;
     let workdir = workdir(settings, id, &payload, account.as_ref())?;
     let argv = if payload.batch && id.member > 0 { hold(settings)? } else { argv(&given, &payload)? };
-    let same_node = launch.peers.iter().filter(|peer| peer.node == settings.node).count() > 1;
-    let confinement = settings.isolation.confine(&Granted {
-        id,
-        gpus: &launch.gpus,
-        cpu_milli: launch.cpu_milli,
-        memory_mib: launch.memory_mib,
-        shares_node: same_node,
-        account: account.as_ref(),
-    });
+    let confinement = confine(settings, id, launch, account.as_ref());
     make_tmp(settings, id).map_err(|err| format!("private /tmp: {err}: free space on this node"))?;
     let report = given.dir.join("report");
-    let hostfile = given.dir.join("hostfile");
-    let bin = given.dir.join("bin");
     let place = Place {
         id,
         launch,
@@ -72,8 +62,8 @@ pub(super) fn prepare(
         member_dir: &dir,
         workdir: &workdir,
         report: &report,
-        hostfile: &hostfile,
-        bin: &bin,
+        hostfile: &given.dir.join("hostfile"),
+        bin: &given.dir.join("bin"),
         steps: &steps::socket(&settings.isolation.run_root()),
         network: &settings.network,
         account: account.as_ref(),
@@ -111,6 +101,18 @@ pub(super) fn prepare(
         boot_id: settings.boot_id.clone(),
     };
     files.write_spec(&spec).map_err(|err| format!("{}: {err}: free space on this node", dir.display()))
+}
+
+/// How the member is kept apart from the rest of the node.
+fn confine(settings: &ProcessSettings, id: MemberId, launch: &Launch, account: Option<&Account>) -> Confinement {
+    settings.isolation.confine(&Granted {
+        id,
+        gpus: &launch.gpus,
+        cpu_milli: launch.cpu_milli,
+        memory_mib: launch.memory_mib,
+        shares_node: launch.peers.iter().filter(|peer| peer.node == settings.node).count() > 1,
+        account,
+    })
 }
 
 /// The site's programs, and what they may know: names and numbers that were checked, and nothing of the job's choice.

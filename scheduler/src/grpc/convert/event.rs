@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use dure_core::Cluster;
 use dure_core::event::Event;
 use dure_core::ids::{AttemptNumber, JobId, MemberIndex};
-use dure_core::job::Outcome;
+use dure_core::job::{Outcome, StopReason};
 use dure_core::placement::Members;
 use dure_core::units::Time;
 use dure_proto::v1;
@@ -80,12 +80,7 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
             of(job, "promise_dropped", JobPhase::Pending, &before, drop_text(*why).to_owned())
         }
         Event::AttemptStopping { job, attempt, reason, beneficiary, keeps } => {
-            let gets = match (beneficiary, keeps) {
-                (None, _) => String::new(),
-                (Some(job), 0) => format!(": job {job} gets them"),
-                (Some(job), keeps) => format!(": job {job} gets a part of them, {keeps} members start again"),
-            };
-            of(job, "stopping", JobPhase::Stopping, attempt, format!("{}{gets}", stop_text(*reason)))
+            of(job, "stopping", JobPhase::Stopping, attempt, stopping(*reason, *beneficiary, *keeps))
         }
         Event::AttemptEnded { job, attempt, outcome } => {
             of(job, "attempt_ended", after_attempt(*outcome), attempt, outcome_word(*outcome).to_owned())
@@ -125,6 +120,16 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         | Event::JobRestored { .. }
         | Event::PromiseRestored { .. }
         | Event::Planned { .. } => None,
+    }
+}
+
+/// Why an attempt is stopped, and who gets what it held.
+fn stopping(reason: StopReason, beneficiary: Option<JobId>, keeps: u32) -> String {
+    let why = stop_text(reason);
+    match (beneficiary, keeps) {
+        (None, _) => why.to_owned(),
+        (Some(job), 0) => format!("{why}: job {job} gets them"),
+        (Some(job), keeps) => format!("{why}: job {job} gets a part of them, {keeps} members start again"),
     }
 }
 

@@ -174,9 +174,7 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::NameTooLong { length, limit, .. } => format!("{length} bytes, at most {limit}"),
         Refusal::UnknownJob { job } => unknown_job(*job),
         Refusal::WrongPhase { job, phase, verb } => format!("job {job} is {phase}: {verb} is for jobs that wait"),
-        Refusal::CannotMove { job, attempt } => {
-            format!("attempt {attempt} of job {job} has ended, or may not be stopped now")
-        }
+        Refusal::CannotMove { job, attempt } => cannot_move(*job, *attempt),
         Refusal::UnknownNode { name } => format!("there is no node {name:?}"),
         Refusal::NodeNotLost { name } => format!("node {name:?} is not lost: its agent is heard"),
         Refusal::BadNode { name, why } => format!("node {name:?} cannot join: {why}"),
@@ -308,6 +306,10 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
 /// As for a job that is not in memory.
 pub(super) fn unknown_job(job: JobId) -> String {
     format!("there is no job {job}")
+}
+
+fn cannot_move(job: JobId, attempt: u32) -> String {
+    format!("attempt {attempt} of job {job} has ended, or may not be stopped now")
 }
 
 fn never_fits(want: u32, best: u32, level: Option<Level>) -> String {
