@@ -127,15 +127,13 @@ struct Trial<'c> {
     pool: PoolIndex,
     index: PlaceIndex,
     scratch: Scratch,
-    /// Nodes that were emptied: nothing moves there.
-    emptied: Vec<NodeIndex>,
     moved: BTreeSet<JobId>,
 }
 
 impl<'c> Trial<'c> {
     fn of(cluster: &'c Cluster, pool: PoolIndex) -> Self {
         let index = cluster.fresh_index();
-        Self { cluster, pool, index, scratch: Scratch::default(), emptied: Vec::new(), moved: BTreeSet::new() }
+        Self { cluster, pool, index, scratch: Scratch::default(), moved: BTreeSet::new() }
     }
 
     fn nodes(&self) -> impl Iterator<Item = &'c Node> + use<'c> {
@@ -195,7 +193,6 @@ impl<'c> Trial<'c> {
         jobs.sort_unstable_by_key(|(job, attempt)| (std::cmp::Reverse(attempt.gpus()), job.id));
         let before = self.room();
         let mark = self.index.checkpoint();
-        self.emptied.push(node);
         for (job, attempt) in &jobs {
             self.index.release(&usable(&self.index, attempt), &job.spec.request);
         }
@@ -206,10 +203,10 @@ impl<'c> Trial<'c> {
             return Some(moves);
         }
         self.index.rollback(mark);
-        self.emptied.pop();
         None
     }
 
+    /// Where a start would put it: as the cycle asks, with nothing kept free on purpose.
     fn place(&mut self, job: &Job, attempt: &Attempt, now: Time) -> Option<Move> {
         let request: &Arc<Request> = &job.spec.request;
         let steps = self.cluster.policy.search_steps;

@@ -60,11 +60,12 @@ impl Services {
     }
 }
 
+/// The pool of a name; the first, where there is none.
 fn pool(cluster: &Cluster, name: &str) -> Result<PoolIndex, Violation> {
-    let pools = cluster.pools();
-    let found = pools.iter().position(|pool| name.is_empty() || *pool.name == *name);
-    found.map(PoolIndex::of).ok_or_else(|| {
-        let known: Vec<&str> = pools.iter().map(|pool| &*pool.name).collect();
+    let first = || (!cluster.pools().is_empty()).then_some(PoolIndex(0));
+    let found = if name.is_empty() { first() } else { cluster.find_pool(name) };
+    found.ok_or_else(|| {
+        let known: Vec<&str> = cluster.pools().iter().map(|pool| &*pool.name).collect();
         Violation::new("pool", format!("there is no pool {name:?}, there is {}: use one of these", known.join(", ")))
     })
 }

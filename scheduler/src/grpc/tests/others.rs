@@ -104,6 +104,28 @@ async fn a_mission_is_paused_by_its_pd_and_the_cluster_by_an_operator() {
 }
 
 #[tokio::test]
+async fn jobs_are_moved_only_by_the_plan_that_was_shown() {
+    let world = World::new().await;
+    let asked = || v1::PlanDefragRequest::default();
+    let refused = world.services.plan_defrag(by(&ana(), asked())).await.expect_err("a member");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let plan = world.services.plan_defrag(by(&operator(), asked())).await.expect("a plan").into_inner();
+    assert!(plan.moves.is_empty(), "nothing runs: {plan:?}");
+    assert_eq!((plan.before, plan.digest.len()), (plan.after, 64));
+    let carry = |digest: &str| {
+        let request = v1::DefragRequest { plan: Some(asked()), digest: digest.into(), reason: "room".into() };
+        world.services.defrag(by(&operator(), request))
+    };
+    let other = carry("ab12").await.expect_err("another plan");
+    expect!["FailedPrecondition: digest: this is not the plan as it would be now; look at it again: dure defrag"]
+        .assert_eq(&format!("{:?}: {}", other.code(), other.message()));
+    assert_eq!(carry(&plan.digest).await.expect("that plan").into_inner().digest, plan.digest);
+    let nowhere = v1::PlanDefragRequest { pool: "b300".into(), max_moves: 0 };
+    let unknown = world.services.plan_defrag(by(&operator(), nowhere)).await.expect_err("no such pool");
+    assert_eq!(unknown.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
 async fn nodes_are_paged_kept_and_vouched_for() {
     let world = World::new().await;
     let page = |page_token: String| v1::ListNodesRequest {
