@@ -239,6 +239,7 @@ pub fn to_wire(config: &AgentConfig, gpus: &Gpus) -> Inventory {
         address: config.address.clone().unwrap_or_else(|| config.node.clone()),
         weaker_isolation: Vec::new(),
         labels: config.labels.clone().into_iter().collect(),
+        mig_instances: Vec::new(),
     }
 }
 
