@@ -26,6 +26,8 @@ pub(crate) struct Start {
     pub(crate) tenant: TenantIndex,
     pub(crate) gpus: Gpus,
     pub(crate) grace: Span,
+    /// It may be evicted; what may not counts against the quota first.
+    pub(crate) preemptible: bool,
     /// It would lie above every quota.
     pub(crate) scavenger: bool,
 }
@@ -61,21 +63,16 @@ pub(crate) fn breaches(cluster: &Cluster, start: Start, pool: PoolIndex) -> Smal
     let mut found = SmallVec::new();
     let Some(mission) = cluster.mission(start.tenant).filter(|_| cluster.has_deadlines) else { return found };
     let mission = cluster.tenant(mission);
-    let (quota, own) = (mission.quota_in(pool).quota.unwrap_or_default(), own(mission, pool));
-    let borrows = start.scavenger || own + start.gpus > quota;
-    let returns = return_time(cluster, start.tenant, start.grace);
-    let taken = |deadline: Span| {
-        let longer = deadline_of(cluster, mission).is_none_or(|own| own > deadline);
-        if borrows || !longer { Gpus::ZERO } else { start.gpus }
-    };
+    let own = own(mission, pool);
+    let after = after(cluster, start, mission, pool);
     for deadline in deadlines(cluster, pool) {
-        let more = if borrows && returns > deadline { start.gpus } else { Gpus::ZERO };
-        let taken = taken(deadline);
-        if more + taken == Gpus::ZERO {
+        let more: Gpus = after.borrows.iter().filter(|(_, returns)| *returns > deadline).map(|(gpus, _)| *gpus).sum();
+        let lends = deadline_of(cluster, mission).is_none_or(|own| own > deadline);
+        if more == Gpus::ZERO && (after.own == own || !lends) {
             // It changes nothing for this deadline.
             continue;
         }
-        let lendable = lendable(cluster, pool, deadline, mission.index, taken);
+        let lendable = lendable(cluster, pool, deadline, Some((mission.index, after.own)));
         if borrowed(cluster, pool) + more <= lendable {
             continue;
         }
@@ -87,11 +84,59 @@ pub(crate) fn breaches(cluster: &Cluster, start: Start, pool: PoolIndex) -> Smal
     found
 }
 
+/// What a mission owns after a start, and what it borrows more, each with its return time.
+struct After {
+    own: Gpus,
+    borrows: SmallVec<[(Gpus, Span); 2]>,
+}
+
+fn after(cluster: &Cluster, start: Start, mission: &Tenant, pool: PoolIndex) -> After {
+    let (quota, own) = (mission.quota_in(pool).quota.unwrap_or_default(), own(mission, pool));
+    let itself = (start.gpus, return_time(cluster, start.tenant, start.grace));
+    if start.scavenger || start.preemptible && own + start.gpus > quota {
+        return After { own, borrows: SmallVec::from_iter([itself]) };
+    }
+    if own + start.gpus <= quota {
+        return After { own: own + start.gpus, borrows: SmallVec::new() };
+    }
+    // It counts before all that may be evicted: some of that does not fit into the quota any more, and is borrowed from now on.
+    let mut after = After { own: Gpus::ZERO, borrows: SmallVec::new() };
+    let mut is_counted = false;
+    for key in mission.attempts.iter() {
+        if key.preemptible && !std::mem::replace(&mut is_counted, true) {
+            after.count(quota, itself, true);
+        }
+        let (job, promise) = (cluster.job(key.job), cluster.promise(key.job));
+        let attempt = job.and_then(|job| job.attempt.as_deref());
+        let held = promise.map(|promise| (promise.pool, promise.gpus(), false));
+        let held = held.or(attempt.map(|attempt| (attempt.pool, attempt.gpus(), attempt.borrowed)));
+        let (Some(job), Some((at, gpus, was_borrowed))) = (job, held) else { continue };
+        if at == pool && !attempt.is_some_and(|attempt| attempt.scavenger) {
+            after.count(quota, (gpus, return_time(cluster, job.spec.tenant, job.spec.grace)), !was_borrowed);
+        }
+    }
+    if !is_counted {
+        after.count(quota, itself, true);
+    }
+    after
+}
+
+impl After {
+    /// Counts the next attempt; what does not fit into the quota is borrowed whole.
+    fn count(&mut self, quota: Gpus, (gpus, returns): (Gpus, Span), is_new: bool) {
+        if self.own + gpus <= quota {
+            self.own += gpus;
+        } else if is_new {
+            self.borrows.push((gpus, returns));
+        }
+    }
+}
+
 /// The deadlines for which the rule does not hold as things are: nodes were lost, or quotas were changed.
 pub(crate) fn broken(cluster: &Cluster, pool: PoolIndex) -> Vec<Breach> {
     let found = deadlines(cluster, pool).into_iter().filter(|_| cluster.has_deadlines).map(|deadline| Breach {
         deadline,
-        lendable: lendable(cluster, pool, deadline, TenantIndex::ROOT, Gpus::ZERO),
+        lendable: lendable(cluster, pool, deadline, None),
         lent: borrowed_longer(cluster, pool, deadline),
     });
     found.filter(|breach| breach.lent > breach.lendable).collect()
@@ -132,8 +177,8 @@ fn own(mission: &Tenant, pool: PoolIndex) -> Gpus {
     held.used.less(held.borrowed)
 }
 
-/// What may be borrowed for longer than `deadline` once `start` has taken `taken` more of its own.
-fn lendable(cluster: &Cluster, pool: PoolIndex, deadline: Span, start: TenantIndex, taken: Gpus) -> Gpus {
+/// What may be borrowed for longer than `deadline`, or could be once a mission owns so much.
+fn lendable(cluster: &Cluster, pool: PoolIndex, deadline: Span, once: Option<(TenantIndex, Gpus)>) -> Gpus {
     let (mut guaranteed, mut lends, mut overhang) = (Gpus::ZERO, Gpus::ZERO, Gpus::ZERO);
     for mission in cluster.missions() {
         let quota = mission.quota_in(pool);
@@ -141,8 +186,8 @@ fn lendable(cluster: &Cluster, pool: PoolIndex, deadline: Span, start: TenantInd
         guaranteed += all;
         overhang += mission.held_in(pool).fixed.less(all);
         if deadline_of(cluster, mission).is_none_or(|own| own > deadline) {
-            let more = if mission.index == start { taken } else { Gpus::ZERO };
-            let idle = all.less(own(mission, pool) + more);
+            let once = once.filter(|(index, _)| *index == mission.index).map(|(_, own)| own);
+            let idle = all.less(once.unwrap_or_else(|| own(mission, pool)));
             lends += quota.lend_limit.map_or(idle, |limit| idle.min(limit));
         }
     }

@@ -72,7 +72,7 @@ impl Asked {
 
     /// As a start that is thought of.
     pub(crate) fn start(&self, scavenger: bool) -> Start {
-        Start { tenant: self.tenant, gpus: self.gpus(), grace: self.grace, scavenger }
+        Start { tenant: self.tenant, gpus: self.gpus(), grace: self.grace, preemptible: self.preemptible, scavenger }
     }
 
     /// The GPUs without which it does not start.

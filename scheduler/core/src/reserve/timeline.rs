@@ -239,7 +239,7 @@ impl Walk<'_> {
         cluster.pools[pool.at()].idle = cluster.index.free(pool);
         let (tenant, want, preemptible) = (entry.spec.tenant, entry.gpus(), entry.spec.preemptible);
         quota::may_start(cluster, tenant, pool, want, preemptible).ok()?;
-        let start = Start { tenant, gpus: want, grace: entry.spec.grace, scavenger: false };
+        let start = Start { tenant, gpus: want, grace: entry.spec.grace, preemptible, scavenger: false };
         if lending::refusal(cluster, start, pool).is_some() {
             return None;
         }
