@@ -52,6 +52,11 @@ impl Budget {
         all.less(GpuTime(self.spent.0.saturating_add(committed.0)))
     }
 
+    /// Whether `committed` is more than is left.
+    pub fn is_over(&self, committed: GpuTime) -> bool {
+        committed > self.left(GpuTime::ZERO)
+    }
+
     /// What the attempt could use in this period until its time limit.
     pub fn commitment(&self, job: &Job, attempt: &Attempt) -> GpuTime {
         let until = attempt.placed_at + job.spec.time_limit;

@@ -2,7 +2,7 @@
 //!
 //! In: a plan that was proven (these GPUs, after these evictions). Out: the job placed exactly there as soon as the last
 //! of them is free, or the promise dropped with its cause. From the moment it is made a promise counts like an attempt of
-//! the job's tenant (against quota and limit, and in the order of starts that says what is borrowed), and its GPUs, CPU
+//! the job's tenant (against quota, limit and budget, and in the order of starts that says what is borrowed), and its GPUs, CPU
 //! and memory are in nobody's index.
 //! It must never keep GPUs for a job that cannot use them, and never past its deadline.
 
@@ -135,7 +135,7 @@ fn cause_to_drop(cluster: &Cluster, id: JobId, promise: &Promise) -> Option<Drop
             return Some(DropCause::NotAllowed);
         }
     }
-    if budget::over(cluster, job.spec.tenant, job.gpus(), job.spec.time_limit).is_some() {
+    if budget::is_overdrawn(cluster, job.spec.tenant) {
         return Some(DropCause::NotAllowed);
     }
     let is_usable = |placed: &Placed| {
@@ -233,6 +233,7 @@ impl Cluster {
         let gpus = promise.gpus();
         let fixed = if job.spec.preemptible { Gpus::ZERO } else { gpus };
         let (cpu, memory) = (job.spec.request.cpu, job.spec.request.memory);
+        let commitment = gpus.over(job.spec.time_limit);
         let mut next = Some(job.spec.tenant);
         while let Some(tenant) = next {
             let tenant = &mut self.tenants[tenant.at()];
@@ -245,6 +246,10 @@ impl Cluster {
                 held.used -= gpus;
                 held.fixed -= fixed;
                 held.promised -= gpus;
+            }
+            if tenant.budget.is_some() {
+                let committed = tenant.committed;
+                tenant.committed = if is_made { committed + commitment } else { committed.less(commitment) };
             }
             let above = tenant.above_quota();
             if above != tenant.excess.rate {

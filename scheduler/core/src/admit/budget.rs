@@ -24,6 +24,14 @@ pub(crate) fn over(cluster: &Cluster, tenant: TenantIndex, gpus: Gpus, time_limi
     })
 }
 
+/// Whether more is committed of a budget above `tenant` than is left of it: it was cut.
+pub(crate) fn is_overdrawn(cluster: &Cluster, tenant: TenantIndex) -> bool {
+    cluster.has_budgets
+        && cluster
+            .chain(tenant)
+            .any(|above| above.budget.as_ref().is_some_and(|budget| budget.is_over(above.committed)))
+}
+
 /// Brings over what was left of the period before: `gpu_time` of it, or all.
 pub(crate) fn carry(
     cluster: &mut Cluster,

@@ -4,6 +4,7 @@ use crate::budget::{Budget, Grant};
 use crate::cluster::Cluster;
 use crate::ids::{JobId, TenantIndex};
 use crate::job::Outcome;
+use crate::promise::Promise;
 use crate::timers::Timer;
 use crate::units::{GpuTime, Time};
 
@@ -71,6 +72,15 @@ impl Cluster {
         keys.filter_map(|key| self.job(key.job)).filter(counts).map(|job| job.id).collect()
     }
 
+    /// What jobs below a tenant could use of the GPUs that are promised to them.
+    pub(crate) fn promised_below(&self, tenant: TenantIndex) -> GpuTime {
+        let of = |(job, promise): (JobId, &Promise)| {
+            let spec = &self.job(job).filter(|job| self.is_within(job.spec.tenant, tenant))?.spec;
+            Some(promise.gpus().over(spec.time_limit))
+        };
+        self.promises().filter_map(of).sum()
+    }
+
     fn forget_period(&mut self, tenant: TenantIndex) {
         if let Some(budget) = &self.tenants[tenant.at()].budget {
             self.timers.remove(budget.ends_at(), Timer::BudgetPeriod(tenant));
@@ -86,7 +96,7 @@ impl Cluster {
                     let job = self.job(*job)?;
                     Some(budget.commitment(job, job.live_attempt()?))
                 };
-                jobs.iter().filter_map(of).sum()
+                jobs.iter().filter_map(of).sum::<GpuTime>() + self.promised_below(tenant)
             }
             None => GpuTime::ZERO,
         };
