@@ -52,7 +52,13 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
         plan::make_room(cluster, now, &mut cycled, out);
     }
     if !cycled.more && cluster.refused.lift_budgets() {
+        let before = cycled.jobs;
         fill(cluster, Pay::IfItFits, now, &mut cycled, out);
+        if cycled.jobs > before {
+            // What runs as a scavenger may be taken back by those who were looked at before it started.
+            cluster.plans.look_again();
+            cycled.more = true;
+        }
     }
     if !cycled.more && cluster.policy.plan_in_time {
         reserve::replan(cluster, now, out);

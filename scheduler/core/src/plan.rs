@@ -52,8 +52,10 @@ use crate::units::{Span, Time};
 pub(crate) struct Plans {
     /// When a cycle is to look again though nothing happened.
     pub(crate) wake: Option<Time>,
-    /// The state that was last looked at, and when.
-    seen: Option<(Versions, Time)>,
+    /// The state that was last looked at, if nothing has changed since that it does not tell.
+    seen: Option<Versions>,
+    /// When that was.
+    looked_at: Option<Time>,
     /// Looking stopped at its limit then: there is more to see.
     is_cut_off: bool,
     /// Classes and tenants for which there is no plan in that state.
@@ -97,7 +99,7 @@ impl Plans {
         self.before.retain(|(of, _), _| *of != class);
     }
 
-    /// What was looked at has changed though nothing was freed.
+    /// What was looked at has changed though nothing was freed: what started may be taken back.
     pub(crate) fn look_again(&mut self) {
         self.seen = None;
     }
@@ -140,12 +142,12 @@ pub(crate) fn make_room(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, o
         Versions { free: cluster.free_version, division: cluster.division_version, queue: cluster.queue_version };
     let plans = &mut cluster.plans;
     let is_ripe = plans.ripe_at.is_some_and(|at| at <= now);
-    let is_new = is_ripe || plans.seen.is_none_or(|(seen, _)| seen != versions);
+    let is_new = is_ripe || plans.seen != Some(versions);
     if !is_new && !plans.is_cut_off {
         return wake_at(cluster, cluster.plans.ripe_at);
     }
     if is_new {
-        let next = plans.seen.map_or(now, |(_, at)| at + cluster.policy.plan_interval);
+        let next = plans.looked_at.map_or(now, |at| at + cluster.policy.plan_interval);
         if now < next {
             return wake_at(cluster, Some(next));
         }
@@ -154,8 +156,8 @@ pub(crate) fn make_room(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, o
     }
     let is_cut_off = look(cluster, now, cycled, out);
     cluster.plans.claims.keep_seen(is_cut_off);
-    // What the plans themselves changed is no reason to look again.
-    cluster.plans.seen = Some((Versions { division: cluster.division_version, ..versions }, now));
+    // What a plan changed is seen as news: a tenant that is promised what it waits for keeps nothing back from others.
+    (cluster.plans.seen, cluster.plans.looked_at) = (Some(versions), Some(now));
     cluster.plans.is_cut_off = is_cut_off;
     cycled.more |= is_cut_off;
     wake_at(cluster, cluster.plans.ripe_at);
