@@ -2,8 +2,9 @@
 //! lie; crashes of the scheduler between any two inputs.
 //!
 //! After every step: all invariants; no process that the scheduler has forgotten; the events build the same state in a
-//! second core; a third core, restored from a snapshot on the way, decides the same. At the end all faults are lifted and
-//! every job must end.
+//! second core, which takes over when the first one crashes; then a third core, restored from a snapshot, decides the same.
+//! What a core remembers never keeps a job from what one without memory would start. At the end all faults are lifted
+//! and every job must end.
 
 mod agents;
 mod fits;

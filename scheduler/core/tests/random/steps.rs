@@ -118,7 +118,7 @@ pub(crate) enum Step {
         tenant: u8,
         paused: bool,
     },
-    /// The scheduler crashes; from here on a core restored from a snapshot runs beside the one that did not.
+    /// The scheduler crashes: its follower takes over, and a core restored from a snapshot runs beside it.
     Restore,
 }
 

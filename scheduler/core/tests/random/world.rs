@@ -34,7 +34,7 @@ pub(crate) struct World {
     cluster: Cluster,
     /// Applies the same events.
     follower: Cluster,
-    /// Restored from a snapshot on the way; gets the same inputs.
+    /// Restored from a snapshot when the follower took over; gets the same inputs.
     restored: Option<Cluster>,
     now: Time,
     agents: Vec<Agent>,
@@ -176,14 +176,26 @@ impl World {
                 let tenant = self.tenant(*tenant).into();
                 drop(self.input(Input::Pause { tenant, paused: *paused }));
             }
-            Step::Restore => {
-                let mut restored = Cluster::new(self.cluster.policy().clone());
-                self.cluster.snapshot().for_each(|event| restored.apply(self.now, &event));
-                // What has just been restored plans in its first cycle.
-                self.cluster.plan_anew();
-                self.restored = Some(restored);
-            }
+            Step::Restore => self.take_over(),
         }
+    }
+
+    /// The leader dies. The one that followed it leads from here on, and a core restored from a snapshot runs beside it: both
+    /// begin without what the leader remembered.
+    fn take_over(&mut self) {
+        let mut restored = Cluster::new(self.follower.policy().clone());
+        self.follower.snapshot().for_each(|event| restored.apply(self.now, &event));
+        self.restored = Some(restored);
+        self.cluster = self.follower.clone();
+    }
+
+    /// What a core remembers of refusals saves work and changes nothing: one that remembers nothing finds nothing to start.
+    fn memory_is_sound(&self) {
+        let mut fresh = self.follower.clone();
+        let mut events = Vec::new();
+        cycle(&mut fresh, self.now, &mut events);
+        let starts = events.iter().find(|event| matches!(event, Event::JobPlaced { .. } | Event::Promised { .. }));
+        assert_eq!(starts, None, "passed over because of what was remembered");
     }
 
     fn at(&self, node: u8) -> usize {
@@ -236,6 +248,9 @@ impl World {
             assert_eq!(same, events, "after a restore");
         }
         self.note(&events);
+        if !cycled.more {
+            self.memory_is_sound();
+        }
         cycled
     }
 
