@@ -72,9 +72,10 @@ fn clock() -> Option<String> {
 
 /// Links that some GPUs of a node have and others lack are down.
 fn links(gpus: &[GpuFacts]) -> Option<String> {
-    let most = gpus.iter().map(|gpu| gpu.nvlink_peers.len()).max()?;
-    let without = gpus.iter().find(|gpu| gpu.nvlink_peers.is_empty() && !gpu.uuid.is_empty())?;
-    (most > 0).then(|| format!("GPU {} has no NVLink that is up, others have", without.index))
+    let known = || gpus.iter().filter(|gpu| !gpu.uuid.is_empty());
+    let most = known().map(|gpu| gpu.nvlinks).max()?;
+    let fewer = known().find(|gpu| gpu.nvlinks < most)?;
+    Some(format!("GPU {} has {} NVLinks that are up, others have {most}", fewer.index, fewer.nvlinks))
 }
 
 /// Writes a pattern over some memory and reads it back, twice.
@@ -176,15 +177,13 @@ mod tests {
 
     #[test]
     fn a_gpu_whose_links_are_down_is_found() {
-        let gpu = |index: u32, peers: &[u32]| GpuFacts {
-            index,
-            uuid: format!("GPU-{index}"),
-            nvlink_peers: peers.to_vec(),
-            ..GpuFacts::default()
-        };
-        assert_eq!(links(&[gpu(0, &[1]), gpu(1, &[0])]), None);
-        assert_eq!(links(&[gpu(0, &[]), gpu(1, &[])]), None);
-        let down = links(&[gpu(0, &[1]), gpu(1, &[0]), gpu(2, &[])]);
-        assert_eq!(down.as_deref(), Some("GPU 2 has no NVLink that is up, others have"));
+        let gpu =
+            |index: u32, nvlinks| GpuFacts { index, uuid: format!("GPU-{index}"), nvlinks, ..GpuFacts::default() };
+        assert_eq!(links(&[gpu(0, 18), gpu(1, 18)]), None);
+        assert_eq!(links(&[gpu(0, 0), gpu(1, 0)]), None);
+        let down = links(&[gpu(0, 18), gpu(1, 18), gpu(2, 17)]);
+        assert_eq!(down.as_deref(), Some("GPU 2 has 17 NVLinks that are up, others have 18"));
+        let unread = GpuFacts { index: 3, ..GpuFacts::default() };
+        assert_eq!(links(&[gpu(0, 18), unread]), None, "a GPU that cannot be read is lost, and no check's business");
     }
 }

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use dure_proto::v1::{GpuInventory, GpuTelemetry, Inventory, Telemetry};
+use dure_proto::v1::{GpuInventory, GpuTelemetry, Inventory, MigInstance, Telemetry};
 
 pub use self::health::{Health, Verdict};
 use crate::{
@@ -78,8 +78,27 @@ pub struct GpuFacts {
     pub numa_node: u32,
     /// Indices of the GPUs it reaches over NVLink.
     pub nvlink_peers: Vec<u32>,
+    /// NVLinks of it that are up.
+    pub nvlinks: u32,
+    /// The NVLink domain beyond the node that it is part of.
+    pub fabric: Option<String>,
     /// It is cut into MIG slices.
     pub mig: bool,
+    /// The slices, by where they begin.
+    pub mig_instances: Vec<MigFacts>,
+}
+
+/// A GPU instance with one compute instance over the whole of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MigFacts {
+    /// NVIDIA's name of its size, as `3g.40gb`.
+    pub profile: String,
+    /// The memory slice at which it begins.
+    pub first_slice: u32,
+    /// Its number on the GPU, by which the driver names its capability.
+    pub gpu_instance: u32,
+    /// What CUDA names it by.
+    pub uuid: String,
 }
 
 /// One GPU as it is now.
@@ -200,7 +219,7 @@ fn simulated(node: &str, count: u32, model: &str, memory_mib: u64) -> Vec<GpuFac
         memory_mib,
         numa_node: index / 4,
         nvlink_peers: (0..count).filter(|peer| *peer != index).collect(),
-        mig: false,
+        ..GpuFacts::default()
     };
     (0..count).map(facts).collect()
 }
@@ -234,13 +253,29 @@ pub fn to_wire(config: &AgentConfig, gpus: &Gpus) -> Inventory {
         site: location.site,
         spine: location.spine,
         leaf: location.leaf,
-        nvlink_domain: location.nvlink_domain,
+        nvlink_domain: if location.nvlink_domain.is_empty() { fabric(&gpus.facts) } else { location.nvlink_domain },
         driver_version: gpus.driver_version.clone(),
         address: config.address.clone().unwrap_or_else(|| config.node.clone()),
         weaker_isolation: Vec::new(),
         labels: config.labels.clone().into_iter().collect(),
-        mig_instances: Vec::new(),
+        mig_instances: gpus.facts.iter().flat_map(mig_to_wire).collect(),
     }
+}
+
+/// The fabric that all GPUs are part of; empty where they are of none or of several.
+fn fabric(gpus: &[GpuFacts]) -> String {
+    let first = gpus.first().and_then(|gpu| gpu.fabric.as_ref());
+    let common = first.filter(|name| gpus.iter().all(|gpu| gpu.fabric.as_ref() == Some(*name)));
+    common.cloned().unwrap_or_default()
+}
+
+fn mig_to_wire(facts: &GpuFacts) -> impl Iterator<Item = MigInstance> {
+    facts.mig_instances.iter().map(|instance| MigInstance {
+        gpu: facts.index,
+        profile: instance.profile.clone(),
+        first_slice: instance.first_slice,
+        uuid: instance.uuid.clone(),
+    })
 }
 
 /// One GPU's facts and verdict for the wire.

@@ -36,6 +36,10 @@ pub const FIELD_REMAP_PENDING: c_uint = 144;
 pub const FIELD_REMAP_FAILED: c_uint = 145;
 /// NVML_VALUE_TYPE_UNSIGNED_INT.
 pub const VALUE_UNSIGNED_INT: c_uint = 1;
+/// NVML_GPU_FABRIC_STATE_COMPLETED.
+pub const FABRIC_COMPLETED: u8 = 3;
+/// NVML_GPU_FABRIC_STATE_NOT_SUPPORTED.
+pub const FABRIC_NOT_SUPPORTED: u8 = 0;
 /// No GPU or compute instance.
 pub const NO_INSTANCE: c_uint = 0xffff_ffff;
 
@@ -78,6 +82,26 @@ pub struct ProcessInfo {
     pub used_gpu_memory: c_ulonglong,
     pub gpu_instance_id: c_uint,
     pub compute_instance_id: c_uint,
+}
+
+#[repr(C)]
+pub struct GpuInstanceInfo {
+    pub device: Device,
+    pub id: c_uint,
+    pub profile_id: c_uint,
+    pub first_slice: c_uint,
+    pub slices: c_uint,
+}
+
+/// The second version; the third has a byte more behind it.
+#[repr(C)]
+pub struct FabricInfo {
+    pub version: c_uint,
+    pub cluster: [u8; 16],
+    pub status: Return,
+    pub clique: c_uint,
+    pub state: u8,
+    pub health_mask: c_uint,
 }
 
 #[repr(C)]

@@ -6,6 +6,10 @@
 pub const LINKS: usize = 18;
 /// GPUs of one node, at most.
 const MAX_GPUS: usize = 64;
+/// Memory slices of a GPU that is cut.
+const MEMORY_SLICES: u32 = 8;
+/// The cluster of `topology=nvl72` where no `fabric` says another.
+const RACK: [u8; 16] = *b"fake-nvl72-rack0";
 
 /// Everything the file says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,6 +18,12 @@ pub struct Conf {
     pub seed: Option<String>,
     pub gpus: Vec<Gpu>,
     pub nvlink: Nvlink,
+    /// Cluster and clique of a fabric that reaches beyond the node.
+    pub fabric: Option<([u8; 16], u32)>,
+    /// Two by two on one PCIe switch.
+    pub pcie_pairs: bool,
+    /// Links that are down: GPU, link.
+    pub down: Vec<(usize, usize)>,
     pub lost: Vec<usize>,
     /// GPU, code, count.
     pub xids: Vec<(usize, u64, u64)>,
@@ -30,6 +40,16 @@ pub enum Nvlink {
     None,
     Switch,
     Islands(usize),
+}
+
+/// A MIG instance: one GPU instance with one compute instance over the whole of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mig {
+    pub profile: String,
+    /// Memory slices.
+    pub first: u32,
+    pub size: u32,
+    pub uuid: Option<String>,
 }
 
 /// One GPU.
@@ -57,6 +77,7 @@ pub struct Gpu {
     pub nvlink_errors: u64,
     /// Process id, MiB.
     pub processes: Vec<(u32, u64)>,
+    pub instances: Vec<Mig>,
 }
 
 /// Reads the whole file; an error names the line.
@@ -121,6 +142,10 @@ fn statement(conf: &mut Conf, verb: &str, rest: &[&str]) -> Result<(), String> {
             let index = known(conf, index)?;
             conf.gpus[index].processes.push((number(pid)?, number(mib)?));
         }
+        ("mig", [index, profile, first, size]) => mig(conf, index, profile, [first, size], None)?,
+        ("mig", [index, profile, first, size, uuid]) => mig(conf, index, profile, [first, size], Some(uuid))?,
+        ("fabric", [cluster, clique]) => conf.fabric = Some((uuid_bytes(cluster)?, number(clique)?)),
+        ("link", [index, link, "down"]) => conf.down.push((known(conf, index)?, number(link)?)),
         ("lost", [index]) => conf.lost.push(known(conf, index)?),
         ("xid", [index, code, count]) => conf.xids.push((known(conf, index)?, number(code)?, number(count)?)),
         ("slow", [function, ms]) => conf.slow.push(((*function).to_owned(), number(ms)?)),
@@ -139,6 +164,31 @@ fn known(conf: &Conf, word: &str) -> Result<usize, String> {
     if index < conf.gpus.len() { Ok(index) } else { Err(format!("GPU {index} is not there: see the `gpus` line")) }
 }
 
+/// A slice that begins where another one lies is no slice.
+fn mig(conf: &mut Conf, index: &str, profile: &str, slices: [&str; 2], uuid: Option<&str>) -> Result<(), String> {
+    let index = known(conf, index)?;
+    let [first, size] = [number::<u32>(slices[0])?, number::<u32>(slices[1])?];
+    if size == 0 || first > MEMORY_SLICES || size > MEMORY_SLICES - first {
+        return Err(format!("slices {first} to {} are not on a GPU of {MEMORY_SLICES}", first.saturating_add(size)));
+    }
+    let gpu = &mut conf.gpus[index];
+    if let Some(other) =
+        gpu.instances.iter().find(|other| first < other.first + other.size && other.first < first + size)
+    {
+        return Err(format!("{profile} lies over {} at {}", other.profile, other.first));
+    }
+    gpu.mig = 1;
+    gpu.instances.push(Mig { profile: profile.to_owned(), first, size, uuid: uuid.map(str::to_owned) });
+    Ok(())
+}
+
+/// 32 hexadecimal digits, hyphens anywhere.
+fn uuid_bytes(word: &str) -> Result<[u8; 16], String> {
+    let digits: String = word.chars().filter(|c| *c != '-').collect();
+    let number = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32);
+    number.map(u128::to_be_bytes).ok_or_else(|| format!("\"{word}\" is no UUID"))
+}
+
 fn gpus(conf: &mut Conf, count: usize, settings: &[&str]) -> Result<(), String> {
     if count > MAX_GPUS {
         return Err(format!("{count} GPUs are more than {MAX_GPUS}"));
@@ -155,6 +205,10 @@ fn gpus(conf: &mut Conf, count: usize, settings: &[&str]) -> Result<(), String> 
     conf.nvlink = Nvlink::Switch;
     for setting in settings {
         match setting.split_once('=') {
+            Some(("topology", "nvswitch")) => conf.nvlink = Nvlink::Switch,
+            Some(("topology", "pcie-pairs")) => (conf.nvlink, conf.pcie_pairs) = (Nvlink::Islands(2), true),
+            Some(("topology", "nvl72")) => (conf.nvlink, conf.fabric) = (Nvlink::Switch, Some((RACK, 0))),
+            Some(("topology", _)) => return Err("topology is nvswitch, pcie-pairs or nvl72".to_owned()),
             Some(("nvlink", "switch")) => conf.nvlink = Nvlink::Switch,
             Some(("nvlink", "none")) => conf.nvlink = Nvlink::None,
             Some(("nvlink", other)) => {
@@ -224,6 +278,14 @@ mod tests {
         assert_eq!(parse("gpus 1\nlost 1"), Err("line 2: GPU 1 is not there: see the `gpus` line".to_owned()));
         assert_eq!(parse("nonsense"), Err("line 1: \"nonsense\" with 0 words is no statement".to_owned()));
         assert_eq!(parse("gpus 2 colour=red"), Err("line 1: a GPU has no \"colour\"".to_owned()));
+        assert_eq!(
+            parse("gpus 1\nmig 0 3g.40gb 5 4").err().as_deref(),
+            Some("line 2: slices 5 to 9 are not on a GPU of 8")
+        );
+        let over = parse("gpus 1\nmig 0 3g.40gb 4 4\nmig 0 1g.10gb 6 1");
+        assert_eq!(over, Err("line 3: 1g.10gb lies over 3g.40gb at 4".to_owned()));
+        assert_eq!(parse("fabric x 0"), Err("line 1: \"x\" is no UUID".to_owned()));
+        assert_eq!(parse("gpus 1 topology=ring"), Err("line 1: topology is nvswitch, pcie-pairs or nvl72".to_owned()));
         assert_eq!(parse("gpus x"), Err("line 1: \"x\" is no number".to_owned()));
     }
 }

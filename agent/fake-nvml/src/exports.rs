@@ -15,6 +15,7 @@ use std::{
 use crate::{
     abi::*,
     conf::{LINKS, Nvlink},
+    mig::by_uuid,
     state::{self, gpu, node, to_device, to_index},
 };
 
@@ -25,7 +26,7 @@ const FIRST_BUS: usize = 0x10;
 const FIRST_SWITCH: usize = 0xc0;
 
 /// Writes one answer.
-unsafe fn put<T>(to: *mut T, value: T) -> Return {
+pub(crate) unsafe fn put<T>(to: *mut T, value: T) -> Return {
     if to.is_null() {
         return INVALID_ARGUMENT;
     }
@@ -35,7 +36,7 @@ unsafe fn put<T>(to: *mut T, value: T) -> Return {
 }
 
 /// Writes a zero-terminated text into a buffer of `length` bytes.
-unsafe fn put_text(to: *mut c_char, length: c_uint, text: &str) -> Return {
+pub(crate) unsafe fn put_text(to: *mut c_char, length: c_uint, text: &str) -> Return {
     if to.is_null() {
         return INVALID_ARGUMENT;
     }
@@ -73,6 +74,9 @@ fn pci(bus: usize) -> PciInfo {
 /// The bus at the other end of a link, if the link is up.
 fn remote_bus(conf: &crate::conf::Conf, index: usize, link: c_uint) -> Option<usize> {
     let link = link as usize;
+    if conf.down.contains(&(index, link)) {
+        return None;
+    }
     match conf.nvlink {
         Nvlink::None => None,
         Nvlink::Switch => (link < LINKS).then_some(FIRST_SWITCH + link % 4),
@@ -99,8 +103,6 @@ macro_rules! about_gpu {
 }
 
 about_gpu! {
-    nvmlDeviceGetUUID(to: *mut c_char, length: c_uint) => |state, _, index, _| put_text(to, length, &state.uuid(index));
-    nvmlDeviceGetName(to: *mut c_char, length: c_uint) => |_, _, _, gpu| put_text(to, length, &gpu.model);
     nvmlDeviceGetIndex(to: *mut c_uint) => |_, _, index, _| put(to, index as c_uint);
     nvmlDeviceGetMinorNumber(to: *mut c_uint) => |_, _, index, _| put(to, index as c_uint);
     nvmlDeviceGetNumaNodeId(to: *mut c_uint) => |_, _, _, gpu| put(to, gpu.numa);
@@ -147,7 +149,8 @@ about_gpu! {
     nvmlDeviceGetTopologyCommonAncestor(other: Device, to: *mut c_uint) => |_, conf, index, gpu| {
         match to_index(other).and_then(|other| Some((other, conf.gpus.get(other)?))) {
             Some((other, _)) if other == index => put(to, 0),
-            // 40: same NUMA node, 50: across.
+            // 10: one PCIe switch, 40: same NUMA node, 50: across.
+            Some((place, _)) if conf.pcie_pairs && place / 2 == index / 2 => put(to, 10),
             Some((_, other)) => put(to, if other.numa == gpu.numa { 40 } else { 50 }),
             None => INVALID_ARGUMENT,
         }
@@ -265,9 +268,11 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, to: *mut
     // SAFETY: not null, and zero-terminated by the contract of the interface.
     let uuid = unsafe { CStr::from_ptr(uuid) }.to_bytes();
     node("nvmlDeviceGetHandleByUUID", |state, conf| {
-        let found = (0..conf.gpus.len()).find(|index| state.uuid(*index).as_bytes() == uuid);
+        let own = |index: usize| (state.uuid(index).as_bytes() == uuid).then(|| to_device(index));
+        let mut gpus = conf.gpus.iter().enumerate();
+        let found = gpus.find_map(|(index, gpu)| own(index).or_else(|| by_uuid(state, index, gpu, uuid)));
         // SAFETY: see the head of the file.
-        found.map_or(NOT_FOUND, |index| unsafe { put(to, to_device(index)) })
+        found.map_or(NOT_FOUND, |device| unsafe { put(to, device) })
     })
 }
 

@@ -104,10 +104,16 @@ impl State {
         if let Some(uuid) = conf.gpus.get(index).and_then(|gpu| gpu.uuid.clone()) {
             return uuid;
         }
-        let seed = conf.seed.clone().unwrap_or_else(|| self.path.display().to_string());
-        let [high, low] = [1_u64, 2].map(|part| fnv(&format!("{seed}/{index}/{part}")));
+        format!("GPU-{}", self.uuid_of(&index.to_string()))
+    }
+
+    /// The UUID, without its kind, of a part of the node.
+    pub fn uuid_of(&self, part: &str) -> String {
+        let seed = self.conf.as_ref().ok().and_then(|conf| conf.seed.clone());
+        let seed = seed.unwrap_or_else(|| self.path.display().to_string());
+        let [high, low] = [1_u64, 2].map(|half| fnv(&format!("{seed}/{part}/{half}")));
         format!(
-            "GPU-{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
             high >> 32,
             (high >> 16) & 0xffff,
             high & 0xffff,

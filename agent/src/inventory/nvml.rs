@@ -4,6 +4,8 @@
 //! A call that hangs stops this thread and nothing else: the age of the sample tells. A function that a driver lacks
 //! leaves its field at zero. This part must never be called from the loop.
 
+mod facts;
+
 use std::{
     collections::HashMap,
     path::PathBuf,
@@ -29,15 +31,12 @@ use super::{
     GpuFacts, GpuSample, InventoryError,
     health::{HealthConfig, Judge, Observation},
     kernel_log::KernelLog,
-    links::{self, Ends},
 };
 
 /// Samples may not come faster than this, in milliseconds.
 const MIN_SAMPLE_MS: u64 = 50;
 /// How long NVML may take to come up; the first call wakes the driver.
 const START_DEADLINE: Duration = Duration::from_secs(60);
-/// NVLinks of one GPU (NVML_NVLINK_MAX_LINKS).
-const MAX_LINKS: u32 = 18;
 /// Events taken per sample.
 const MAX_EVENTS: usize = 256;
 /// Processes of one GPU that are reported.
@@ -111,7 +110,7 @@ fn sample_for_ever(
             return;
         }
     };
-    let (facts, bus_ids) = match facts(&nvml) {
+    let (facts, bus_ids) = match facts::find(&nvml) {
         Ok(found) => found,
         Err(err) => {
             let _ = found.send(Err(err));
@@ -143,39 +142,6 @@ fn sample_for_ever(
         }
         thread::sleep(Duration::from_millis(health.sample_ms.max(MIN_SAMPLE_MS)));
     }
-}
-
-/// The GPUs, and the bus of each.
-fn facts(nvml: &Nvml) -> Result<(Vec<GpuFacts>, Vec<String>), NvmlError> {
-    let mut all = Vec::new();
-    let mut ends = Vec::new();
-    for index in 0..nvml.device_count()? {
-        let mut facts = GpuFacts { index, ..GpuFacts::default() };
-        let mut own = Ends { bus_id: String::new(), remote: Vec::new() };
-        // A GPU that is lost keeps its place, so that the indices of the others keep theirs.
-        if let Ok(gpu) = nvml.device_by_index(index) {
-            facts.uuid = gpu.uuid().unwrap_or_default();
-            facts.minor = gpu.minor_number().ok();
-            facts.model = gpu.name().unwrap_or_default();
-            facts.memory_mib = gpu.memory_info().map_or(0, |memory| memory.total / MIB);
-            facts.numa_node = gpu.numa_node_id().unwrap_or(0);
-            facts.mig = gpu.mig_mode().is_ok_and(|mode| mode.current == 1);
-            own.bus_id = gpu.pci_info().map(|pci| pci.bus_id).unwrap_or_default();
-            own.remote = remote_ends(&gpu);
-        }
-        all.push(facts);
-        ends.push(own);
-    }
-    for (facts, peers) in all.iter_mut().zip(links::peers(&ends)) {
-        facts.nvlink_peers = peers;
-    }
-    Ok((all, ends.into_iter().map(|end| end.bus_id).collect()))
-}
-
-fn remote_ends(gpu: &Device<'_>) -> Vec<Option<String>> {
-    let links = (0..MAX_LINKS).map(|link| gpu.link_wrapper_for(link));
-    let active = links.filter(|link| link.is_active().unwrap_or(false));
-    active.map(|link| link.remote_pci_info().ok().map(|pci| pci.bus_id)).collect()
 }
 
 /// Asks for XIDs of every GPU. A driver that has no events is sampled without them.

@@ -150,6 +150,68 @@ async fn the_inventory_shows_links_and_a_lost_gpu_is_bad_while_the_others_stay()
 }
 
 #[tokio::test]
+async fn mig_instances_are_listed_where_they_lie() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let config = config(
+        &dir,
+        "seed n0\ngpus 3\nmig 1 3g.40gb 4 4\nmig 1 1g.10gb 0 1 MIG-own\nmig 2 1c.3g.40gb 0 4\nmig 2 7g.80gb+me 4 4\n\
+         fail nvmlGpuInstanceGetInfo 4 2",
+    );
+    let gpus = Gpus::find(&config).await.expect("finds them");
+    let wire = to_wire(&config, &gpus);
+    assert_eq!(wire.gpus.iter().map(|gpu| gpu.mig).collect::<Vec<_>>(), [false, true, true]);
+    // On GPU 2 one is a part, and where the other lies the driver does not say: neither is offered.
+    let listed = wire.mig_instances.iter().map(|mig| (mig.gpu, mig.profile.as_str(), mig.first_slice));
+    assert_eq!(listed.collect::<Vec<_>>(), [(1, "1g.10gb", 0), (1, "3g.40gb", 4)]);
+    assert_eq!(wire.mig_instances[0].uuid, "MIG-own");
+    let made = &wire.mig_instances[1].uuid;
+    assert!(made.starts_with("MIG-") && made.len() == 40, "{made}");
+    let instances: Vec<u32> = gpus.facts()[1].mig_instances.iter().map(|mig| mig.gpu_instance).collect();
+    assert_eq!(instances, [2, 1], "the driver's own numbers");
+    let nvml = load(&dir.path().join("fake-nvml").join(crate::fake::LIBRARY_NAME));
+    let mig = nvml.device_by_uuid(made.as_str()).expect("is found by its name");
+    assert_eq!(mig.mig_is_mig_device_handle().ok(), Some(true));
+    assert_eq!(mig.mig_parent_device().and_then(|gpu| gpu.index()).ok(), Some(1));
+    assert!(matches!(mig.power_usage(), Err(NvmlError::InvalidArg)), "what is the GPU's is not the instance's");
+    assert!(matches!(nvml.device_by_index(0).and_then(|gpu| gpu.mig_device_by_index(0)), Err(NvmlError::NotSupported)));
+}
+
+#[tokio::test]
+async fn racks_and_pairs_are_seen_as_they_are_joined() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let tray = |name: &str, rest: &str| {
+        let mut config =
+            config(&dir, &format!("gpus 4 model=\"NVIDIA GB200\" memory_mib=189471 topology=nvl72\n{rest}"));
+        config.state_dir = dir.path().join(name);
+        config
+    };
+    let other = "fabric 0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0 7";
+    let trays = [tray("a", ""), tray("b", ""), tray("c", other)];
+    let mut domains = Vec::new();
+    for config in &trays {
+        let wire = to_wire(config, &Gpus::find(config).await.expect("finds them"));
+        assert!(wire.gpus.iter().all(|gpu| gpu.nvlink_peers.len() == 3), "{wire:?}");
+        domains.push(wire.nvlink_domain);
+    }
+    assert_eq!(domains[0], domains[1], "trays of one rack are one domain");
+    assert_eq!(domains[2], "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0.7");
+    let mut stated = tray("d", "");
+    stated.location.nvlink_domain = "rack-7".to_owned();
+    let wire = to_wire(&stated, &Gpus::find(&stated).await.expect("finds them"));
+    assert_eq!(wire.nvlink_domain, "rack-7", "what the operator says goes before");
+    let pairs = config(&dir, "gpus 4 topology=pcie-pairs\nlink 3 0 down");
+    let gpus = Gpus::find(&pairs).await.expect("finds them");
+    let wire = to_wire(&pairs, &gpus);
+    assert_eq!(wire.gpus.iter().map(|gpu| gpu.nvlink_peers.clone()).collect::<Vec<_>>(), [[1], [0], [3], [2]]);
+    assert_eq!((wire.nvlink_domain.as_str(), gpus.facts()[2].nvlinks, gpus.facts()[3].nvlinks), ("", 1, 0));
+    let nvml = load(&dir.path().join("fake-nvml").join(crate::fake::LIBRARY_NAME));
+    let gpu = |index| nvml.device_by_index(index).expect("is there");
+    let level = |a, b| format!("{:?}", gpu(a).topology_common_ancestor(gpu(b)));
+    assert_eq!(level(0, 1), "Ok(Single)");
+    assert_eq!(level(0, 2), "Ok(System)");
+}
+
+#[tokio::test]
 async fn without_a_driver_the_error_says_what_to_do_and_no_gpus_must_be_asked_for() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut config = config(&dir, "gpus 1\nfail nvmlInit_v2 9");
