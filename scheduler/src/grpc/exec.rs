@@ -5,6 +5,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use dure_core::Cluster;
 use dure_core::ids::JobId;
@@ -12,6 +13,7 @@ use dure_core::job::{Job, MemberPhase, Phase};
 use dure_proto::v1;
 use dure_proto::v1::exec_input::Kind;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
@@ -25,6 +27,10 @@ use crate::auth::{Identity, Target, Verb};
 const MAX_INPUT: usize = 16 * 1024;
 /// Words of one program.
 const MAX_ARGS: usize = 4_096;
+/// How long a call waits for the members of a job that is starting: the first may run, and ask for the others, before all do.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What a program says.
 #[derive(Debug)]
@@ -73,10 +79,7 @@ pub(super) async fn exec(
     if start.args.len() > MAX_ARGS {
         return Err(Violation::new("args", format!("{} words; at most {MAX_ARGS}", start.args.len())).into());
     }
-    let asked = start.clone();
-    let look = move |cluster: &Cluster| member_of(cluster, &identity, &asked);
-    let (found, _) = services.handle.read(move |cluster, _| look(cluster)).await?;
-    let (node, attempt) = found?;
+    let (node, attempt) = running(services, identity, &start).await?;
     let order = v1::ExecOrder {
         exec_id: 0,
         job_id: start.job_id,
@@ -88,6 +91,23 @@ pub(super) async fn exec(
     let (shown, shows) = mpsc::unbounded_channel();
     tokio::spawn(pass_on(session, inputs, shows));
     Ok(ExecOutputs { outputs, shown, ended: false })
+}
+
+/// Where the member runs; waits for it while its job is starting.
+async fn running(services: &Services, identity: Identity, start: &v1::ExecStart) -> Result<(String, u32), Status> {
+    let give_up = Instant::now() + MAX_WAIT;
+    loop {
+        let (identity, asked) = (identity.clone(), start.clone());
+        let (found, _) = services.handle.read(move |cluster, _| member_of(cluster, &identity, &asked)).await?;
+        match found? {
+            Found::Runs { node, attempt } => return Ok((node, attempt)),
+            Found::Starts if Instant::now() < give_up => tokio::time::sleep(LOOK_EVERY).await,
+            Found::Starts => {
+                let why = format!("job {} has been starting for {} s: try again", start.job_id, MAX_WAIT.as_secs());
+                return Err(Status::unavailable(why));
+            }
+        }
+    }
 }
 
 /// Ends with the call: then the session is dropped, and the program with it.
@@ -131,8 +151,21 @@ fn stepping<'a>(cluster: &'a Cluster, id: u64, step: v1::StepOf, identity: &Iden
     Ok(job)
 }
 
+/// A member that a program is to run beside.
+enum Found {
+    /// All of its job runs.
+    Runs {
+        /// Where.
+        node: String,
+        /// In which attempt.
+        attempt: u32,
+    },
+    /// Its job has its GPUs, and is starting on them.
+    Starts,
+}
+
 /// Where the member runs, if the caller may enter it.
-fn member_of(cluster: &Cluster, identity: &Identity, asked: &v1::ExecStart) -> Result<(String, u32), Status> {
+fn member_of(cluster: &Cluster, identity: &Identity, asked: &v1::ExecStart) -> Result<Found, Status> {
     let job = match asked.step {
         Some(step) => stepping(cluster, asked.job_id, step, identity)?,
         None => seen(cluster, asked.job_id, identity, Verb::Enter)?,
@@ -142,7 +175,8 @@ fn member_of(cluster: &Cluster, identity: &Identity, asked: &v1::ExecStart) -> R
         return Err(Violation::new("job_id", why).into());
     }
     let not_running = || Status::failed_precondition(format!("job {} does not run: nothing can run beside it", job.id));
-    let attempt = job.live_attempt().filter(|_| matches!(job.phase, Phase::Running)).ok_or_else(not_running)?;
+    let may_enter = matches!(job.phase, Phase::Launching | Phase::Running);
+    let attempt = job.live_attempt().filter(|_| may_enter).ok_or_else(not_running)?;
     let member = attempt.members.get(asked.member as usize).ok_or_else(|| {
         let why = format!("{}; the members are 0 to {}", asked.member, attempt.members.len() - 1);
         Status::from(Violation::new("member", why))
@@ -150,5 +184,8 @@ fn member_of(cluster: &Cluster, identity: &Identity, asked: &v1::ExecStart) -> R
     if member.phase == MemberPhase::Gone {
         return Err(not_running());
     }
-    Ok((cluster.node(member.placed.node).name.to_string(), attempt.number.0))
+    if matches!(job.phase, Phase::Launching) {
+        return Ok(Found::Starts);
+    }
+    Ok(Found::Runs { node: cluster.node(member.placed.node).name.to_string(), attempt: attempt.number.0 })
 }
