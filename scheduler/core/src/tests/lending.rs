@@ -165,3 +165,26 @@ fn who_was_told_before_the_claim_is_gone_by_its_own_bound() {
             blocked t: LentTooLong { gpu, deadline: 240s, lendable: 0, lent: 2, want: 2 }"#]],
     );
 }
+
+#[test]
+fn what_a_fixed_start_pushes_out_of_the_quota_is_lent_as_well() {
+    check(
+        "
+        node   n0 gpus=8
+        tenant a quota=2 within=5m | slow quota=4 lend=0 min-run=30m
+        queued slow/own 1x3
+        cycle
+        queued slow/f 1x2 fixed
+        cycle                  # inside its quota, but then own would be borrowed whole, and only 2 are in nobody's quota
+        explain f
+        ",
+        expect![[r#"
+            place slow/own -> n0[0-2]
+            blocked f: LentTooLong { gpu, deadline: 300s, lendable: 2, lent: 3, want: 2 }
+            explain f:
+              LentTooLong { gpu, deadline: 300s, lendable: 2, lent: 3, want: 2 }
+              rank slow 1/1 (3 of 4), normal, user 1/1 (3000), age 0s
+              starts now with 1 GPUs per member
+              starts now with preemptible"#]],
+    );
+}
