@@ -202,6 +202,7 @@ impl Gpus {
                 let reason = format!("NVML has not answered for {} s", age.as_secs());
                 let mut sample = Vec::clone(&sample);
                 for gpu in &mut sample {
+                    gpu.telemetry.idle_ms = None;
                     gpu.health = Health { verdict: gpu.health.verdict.max(Verdict::Suspect), reason: reason.clone() };
                 }
                 Arc::new(sample)
@@ -233,6 +234,7 @@ fn simulated_sample(gpu: &GpuFacts, busy: &[u32]) -> GpuSample {
         memory_total_mib: gpu.memory_mib,
         memory_used_mib: if busy { gpu.memory_mib * 9 / 10 } else { 0 },
         utilisation: if busy { 90 } else { 0 },
+        idle_ms: busy.then_some(0),
         ..GpuTelemetry::default()
     };
     GpuSample { telemetry, health: Health::default() }

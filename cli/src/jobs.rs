@@ -212,6 +212,15 @@ fn job_text(job: &Job, now_ms: u64, out: Out) -> String {
     if !job.reason.is_empty() {
         lines.push(("why not", format!("{} (dure explain {} says what would help)", job.reason, jobid::shown(job))));
     }
+    if let Some(idle) = &job.idle {
+        let since = when::age(idle.since_ms, now_ms);
+        let follows = if idle.action == "notify" {
+            String::new()
+        } else {
+            format!("; {} at {} unless they do", idle.action, when::shown(idle.due_ms))
+        };
+        lines.push(("idle", format!("its GPUs have done no work for {since}{follows}")));
+    }
     if let Some(estimate) = &job.estimate {
         lines.push(("estimate", format!("{} (as of {})", estimates::long(estimate), when::shown(estimate.as_of_ms))));
     }

@@ -16,6 +16,7 @@ use crate::{
     submit,
 };
 
+mod idle;
 mod ledgers;
 
 /// See and change quotas.
@@ -79,6 +80,8 @@ pub(crate) struct SetArgs {
     /// How long its jobs wait inside its quota before lent GPUs are taken back for them
     #[arg(long, value_name = "SPAN")]
     reclaim_within: Option<UserSpan>,
+    #[command(flatten)]
+    idle: idle::IdleArgs,
     /// GPU-hours in each period, as 10000/30d, or none
     #[arg(long, value_name = "GPU-HOURS/SPAN|none")]
     budget: Option<String>,
@@ -159,10 +162,11 @@ impl SetArgs {
         let says_rule = self.weight.is_some()
             || self.default_time.is_some()
             || self.min_run.is_some()
-            || self.reclaim_within.is_some();
+            || self.reclaim_within.is_some()
+            || self.idle.says_something();
         let says_ledger = self.budget.is_some() || self.caps.says_something();
         if !says_quota && !says_rule && !says_ledger && !self.create {
-            let what = "--quota, --limit, --lend-limit, --weight, --default-time, --min-run, --reclaim-within, --budget or a cap";
+            let what = "--quota, --limit, --lend-limit, --weight, --default-time, --min-run, --reclaim-within, --idle-action, --budget or a cap";
             return Err(Failure::Usage(format!("nothing to set: name {what}")));
         }
         let pools = now.map_or(&[][..], |tenant| &tenant.quotas);
@@ -188,6 +192,7 @@ impl SetArgs {
             default_time_limit_ms: self.default_time.map(|span| span.0),
             min_run_ms: self.min_run.map(|span| span.0),
             reclaim_within_ms: self.reclaim_within.map(|span| span.0),
+            idle: self.idle.over(now.and_then(|tenant| tenant.idle))?,
             create: self.create,
             caps: self.caps.over(now.and_then(|tenant| tenant.caps))?,
             budget: self.budget.as_deref().map(ledgers::grant).transpose()?,
@@ -358,6 +363,7 @@ mod tests {
             default_time: None,
             min_run: None,
             reclaim_within: None,
+            idle: idle::IdleArgs::default(),
             budget: None,
             caps: ledgers::CapsArgs::default(),
             create: false,

@@ -44,7 +44,7 @@ impl Subject {
             Input::NodeHealth { node, .. } | Input::NodeSilent(node) | Input::NodeLost(node) => {
                 Self::words(format!("node {}", cluster.node(*node).name))
             }
-            Input::MemberReported { job, .. } => Self::job(cluster, *job),
+            Input::MemberReported { job, .. } | Input::NoGpuWork { job, .. } => Self::job(cluster, *job),
             Input::Tick | Input::CameBack => Self::default(),
             Input::SkipJobIds(ids) => Self::words(format!("{ids} ids of jobs are left out")),
         }
@@ -99,6 +99,7 @@ fn tenant_words(draft: &TenantDraft) -> String {
     words.extend(draft.default_time_limit.map(|span| format!("default time {span}")));
     words.extend(draft.min_run.map(|span| format!("min run {span}")));
     words.extend(draft.reclaim_within.map(|span| format!("reclaim within {span}")));
+    words.extend(draft.idle.map(|rule| format!("{:?} what is idle for {}", rule.action, rule.after)));
     words.extend(draft.caps.map(|caps| format!("caps {caps:?}")));
     words.extend(draft.budget.map(|budget| match budget {
         Some(grant) => format!("budget {} GPU-ms in {}", grant.gpu_time.0, grant.period),

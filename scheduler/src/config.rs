@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 pub use etcd::EtcdSettings;
 pub use keep::{HistoryConfig, JournalConfig, LimitsConfig};
-use ledgers::{BudgetConfig, CapsConfig};
+use ledgers::{BudgetConfig, CapsConfig, IdleConfig};
 use policy::PolicyConfig;
 
 use crate::agents::breaker;
@@ -154,6 +154,9 @@ struct TenantConfig {
     /// How long its jobs wait inside its quota before lent GPUs are taken back for them.
     #[serde(default, deserialize_with = "span::optional")]
     reclaim_within: Option<Span>,
+    /// What is done about attempts whose GPUs do no work.
+    #[serde(default)]
+    idle: Option<IdleConfig>,
     /// Quotas of further pools.
     #[serde(default)]
     pools: Vec<QuotaConfig>,
@@ -439,6 +442,7 @@ impl Config {
             caps: tenant.caps.as_ref().map(CapsConfig::caps),
             budget: tenant.budget.as_ref().map(|budget| Some(budget.grant())),
             reclaim_within: tenant.reclaim_within,
+            idle: tenant.idle.as_ref().map(IdleConfig::rule),
             forecast: None,
             quotas: self.quotas(tenant).into_iter().map(quota).collect(),
         }

@@ -179,9 +179,13 @@ fn plus_list(gpus: GpuSet) -> String {
 fn end_word(outcome: Outcome, goes_on: bool) -> &'static str {
     match outcome {
         Outcome::Failed if goes_on => "fail",
-        Outcome::Completed | Outcome::Failed | Outcome::TimedOut | Outcome::Cancelled | Outcome::DependencyFailed => {
-            "end"
-        }
+        Outcome::Idle if goes_on => "preempt",
+        Outcome::Completed
+        | Outcome::Failed
+        | Outcome::TimedOut
+        | Outcome::Cancelled
+        | Outcome::DependencyFailed
+        | Outcome::Idle => "end",
         Outcome::Evicted | Outcome::Drained | Outcome::Resized => "preempt",
         Outcome::NodeLost | Outcome::GpuFault | Outcome::LaunchFailed => "fail",
     }

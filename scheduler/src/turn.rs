@@ -3,6 +3,7 @@
 //! A turn decides, applies and remembers what to do outside; nothing leaves before `durable` says that the turn's
 //! position is on disk. No clock, no IO, no await: `run` pumps it, and so does the simulator.
 
+mod idle;
 mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -116,6 +117,7 @@ pub struct Scheduler {
     waiting: VecDeque<(Seq, Vec<Effect>)>,
     changed: bool,
     next_roll_call: Time,
+    next_idle_look: Time,
     /// The next turn is the first one after a time in which nobody was there.
     was_away: bool,
     /// Until then, after an absence, what is overdue waits for the nodes to say what became of it.
@@ -140,6 +142,7 @@ impl Scheduler {
             waiting: VecDeque::new(),
             changed: true,
             next_roll_call: now,
+            next_idle_look: now,
             was_away: true,
             timers_from: now,
             fatal: None,
@@ -236,6 +239,7 @@ impl Scheduler {
                 self.decide(overdue, &mut turn);
             }
         }
+        self.look_for_idle(&mut turn);
         let mut reads = Vec::new();
         for call in calls {
             match call {

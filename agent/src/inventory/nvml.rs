@@ -57,6 +57,14 @@ struct Latest {
     at: Instant,
 }
 
+/// One GPU over time.
+#[derive(Clone)]
+struct Followed {
+    judge: Judge,
+    /// When a sample last showed work on it, or when it was first seen.
+    worked: Instant,
+}
+
 type Found = (Vec<GpuFacts>, String);
 
 impl Sampler {
@@ -119,19 +127,20 @@ fn sample_for_ever(
     };
     let events = register(&nvml, facts.len());
     let mut kernel_log = KernelLog::open(&health.kernel_log);
-    let mut judges = vec![Judge::default(); facts.len()];
+    let begun = Instant::now();
+    let mut followed = vec![Followed { judge: Judge::default(), worked: begun }; facts.len()];
     let mut found = Some((found, nvml.sys_driver_version().unwrap_or_default()));
     loop {
         let mut xids = take_xids(events.as_ref());
-        let sample = facts.iter().zip(&mut judges);
+        let sample = facts.iter().zip(&mut followed);
         let mut told = kernel_log.take(&bus_ids);
-        let sample = sample.enumerate().map(|(place, (facts, judge))| {
+        let sample = sample.enumerate().map(|(place, (facts, followed))| {
             let mut xids = xids.remove(&facts.uuid).unwrap_or_default();
             // One fault, told twice, is one.
             xids.extend(told.remove(&place).unwrap_or_default());
             xids.sort_unstable();
             xids.dedup();
-            measure(&nvml, health, facts, xids, judge)
+            measure(&nvml, health, facts, xids, followed)
         });
         let sample = Arc::new(sample.collect());
         let Some(shared) = shared.upgrade() else { return };
@@ -172,7 +181,7 @@ fn take_xids(events: Option<&EventSet<'_>>) -> HashMap<String, Vec<u64>> {
     xids
 }
 
-fn measure(nvml: &Nvml, health: &HealthConfig, facts: &GpuFacts, xids: Vec<u64>, judge: &mut Judge) -> GpuSample {
+fn measure(nvml: &Nvml, health: &HealthConfig, facts: &GpuFacts, xids: Vec<u64>, followed: &mut Followed) -> GpuSample {
     let mut telemetry = GpuTelemetry {
         index: facts.index,
         uuid: facts.uuid.clone(),
@@ -188,14 +197,14 @@ fn measure(nvml: &Nvml, health: &HealthConfig, facts: &GpuFacts, xids: Vec<u64>,
     });
     match reached {
         Ok(gpu) => {
-            seen.lost = read(&gpu, &mut telemetry);
+            seen.lost = read(&gpu, &mut followed.worked, &mut telemetry);
             seen.uncorrected = telemetry.ecc_uncorrected;
             seen.throttle_reasons = telemetry.throttle_reasons;
             fields(&gpu, &mut telemetry, &mut seen);
         }
         Err(err) => seen.lost = Some(err.to_string()),
     }
-    GpuSample { telemetry, health: judge.judge(health, &seen).clone() }
+    GpuSample { telemetry, health: followed.judge.judge(health, &seen).clone() }
 }
 
 /// NVML's fields that have no call of their own, all in one: the driver's recovery action, memory under repair, links.
@@ -236,7 +245,7 @@ fn fields(gpu: &Device<'_>, into: &mut GpuTelemetry, seen: &mut Observation) {
 }
 
 /// Reads what the driver gives; the words of NVML when it says that the GPU is lost.
-fn read(gpu: &Device<'_>, into: &mut GpuTelemetry) -> Option<String> {
+fn read(gpu: &Device<'_>, worked: &mut Instant, into: &mut GpuTelemetry) -> Option<String> {
     let mut lost = None;
     macro_rules! note {
         ($call:expr) => {
@@ -255,7 +264,12 @@ fn read(gpu: &Device<'_>, into: &mut GpuTelemetry) -> Option<String> {
         into.memory_total_mib = memory.total / MIB;
         into.memory_used_mib = memory.used / MIB;
     }
-    into.utilisation = note!(gpu.utilization_rates()).map_or(0, |rates| rates.gpu);
+    let rates = note!(gpu.utilization_rates());
+    into.utilisation = rates.as_ref().map_or(0, |rates| rates.gpu);
+    if into.utilisation > 0 {
+        *worked = Instant::now();
+    }
+    into.idle_ms = rates.map(|_| worked.elapsed().as_millis().try_into().unwrap_or(u64::MAX));
     into.power_mw = note!(gpu.power_usage()).unwrap_or(0);
     into.temperature_c = note!(gpu.temperature(TemperatureSensor::Gpu)).unwrap_or(0);
     into.sm_clock_mhz = note!(gpu.clock_info(Clock::SM)).unwrap_or(0);

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use clap::Args;
 use dure_proto::v1::{self, BudgetGrant, Caps};
 
+use super::idle;
 use crate::{failure::Failure, show::Out, span, span::UserSpan, when};
 
 /// A GPU-hour in GPU-milliseconds.
@@ -124,7 +125,7 @@ pub(super) fn share_table(tenants: &[v1::Tenant], out: Out) -> String {
 
 /// What single users and jobs may have.
 pub(super) fn caps_table(tenants: &[v1::Tenant], out: Out) -> String {
-    let head = ["tenant", "user gpus>", "user jobs>", "user submitted>", "job gpus>", "job time>"];
+    let head = ["tenant", "user gpus>", "user jobs>", "user submitted>", "job gpus>", "job time>", "idle jobs"];
     let mut rows = out.table(&head);
     let number = |cap: Option<u32>| cap.map_or("none".to_owned(), |cap| cap.to_string());
     for tenant in tenants {
@@ -136,6 +137,7 @@ pub(super) fn caps_table(tenants: &[v1::Tenant], out: Out) -> String {
             number(caps.user_submitted),
             number(caps.job_gpus),
             caps.job_time_ms.map_or("none".to_owned(), span::human),
+            idle::shown(tenant.idle),
         ]);
     }
     rows.text()
@@ -182,8 +184,8 @@ mod tests {
             fusion   1000.0      0.0  250.0      100.0  650.0       0.0          0.0  -
             TENANT  WEIGHT  ABOVE QUOTA NOW  AND BEFORE, DECAYED  OVER WEIGHT
             fusion       2                4                1.500        2.750
-            TENANT  USER GPUS  USER JOBS  USER SUBMITTED  JOB GPUS  JOB TIME
-            fusion          8       none            none      none     2h00m
+            TENANT  USER GPUS  USER JOBS  USER SUBMITTED  JOB GPUS  JOB TIME  IDLE JOBS
+            fusion          8       none            none      none     2h00m  -
         "#]]
         .assert_eq(&text);
     }

@@ -6,6 +6,7 @@ use crate::contact;
 use crate::defrag;
 use crate::event::Event;
 use crate::finish;
+use crate::idle;
 use crate::ids::JobId;
 use crate::input::{Input, RequestKey};
 use crate::job::{Outcome, Phase, StopReason};
@@ -72,6 +73,10 @@ pub fn decide(
         }
         Input::MemberReported { node, job, attempt, member, report } => {
             finish::reported(cluster, node, job, attempt, member, report, now, out);
+            Reply::Job(job)
+        }
+        Input::NoGpuWork { job, attempt, since } => {
+            idle::seen(cluster, job, attempt, since, now, out);
             Reply::Job(job)
         }
         Input::Tick => {

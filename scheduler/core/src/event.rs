@@ -7,6 +7,7 @@ use crate::budget::{Budget, Grant};
 use crate::caps::Caps;
 use crate::decay::Meter;
 use crate::gpu::GpuSet;
+use crate::idle::{IdleNotice, IdleRule};
 use crate::ids::{AttemptNumber, ForecastId, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
 use crate::job::{Exit, Job, JobSpec, Outcome, StopReason, Usage};
 use crate::node::{Capacity, Contact, Location, Node};
@@ -32,6 +33,8 @@ pub struct TenantChange {
     pub budget: Option<Option<Grant>>,
     /// How long its jobs wait inside its quota before lent GPUs are taken back for them.
     pub reclaim_within: Option<Span>,
+    /// What is done about attempts whose GPUs do no work.
+    pub idle: Option<IdleRule>,
     /// The new quotas of the pools that are named.
     pub quotas: Vec<(PoolIndex, Quota)>,
     /// The forecast that it was approved on. It changes nothing, and is not part of the state.
@@ -256,6 +259,22 @@ pub enum Event {
         attempt: AttemptNumber,
         /// In the job's own count; higher than before.
         step: u64,
+    },
+    /// No GPU of an attempt has done any work for as long as its tenant allows.
+    JobIdle {
+        /// Which job.
+        job: JobId,
+        /// Its attempt.
+        attempt: AttemptNumber,
+        /// Since when, and what happens when.
+        notice: IdleNotice,
+    },
+    /// An attempt that was idle works again.
+    JobBusy {
+        /// Which job.
+        job: JobId,
+        /// Its attempt.
+        attempt: AttemptNumber,
     },
     /// GPUs are held for a waiting job, which gets them when all are free.
     Promised {

@@ -7,6 +7,7 @@ use crate::admit::fits;
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
+use crate::idle::IdleAction;
 use crate::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex};
 use crate::input::MemberReport;
 use crate::job::{Attempt, Job, MemberPhase, Outcome, Phase, StopReason};
@@ -147,6 +148,9 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
         }
         Outcome::LaunchFailed if more => again(false, back_off(tries), suspect, false),
         Outcome::GpuFault if more => again(true, None, suspect, false),
+        Outcome::Idle if more && job.attempt.as_deref().is_some_and(waits_after_idling) => {
+            again(false, back_off(tries), None, false)
+        }
         Outcome::NodeLost | Outcome::Drained | Outcome::Evicted | Outcome::Resized if more => {
             again(true, None, None, false)
         }
@@ -160,6 +164,7 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
         | Outcome::Evicted
         | Outcome::Drained
         | Outcome::Resized
+        | Outcome::Idle
         | Outcome::DependencyFailed => return end_job(cluster, id, outcome, now, out),
     };
     let shrinks = outcome == Outcome::Evicted;
@@ -167,6 +172,11 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
     if shrinks {
         resize::keep_least(cluster, id, now, out);
     }
+}
+
+/// Whether its tenant lets it try again.
+fn waits_after_idling(attempt: &Attempt) -> bool {
+    attempt.idle.is_some_and(|notice| notice.action == IdleAction::Requeue)
 }
 
 /// The node to keep away from after the attempt: where its launch went wrong, or under whose GPU it broke.

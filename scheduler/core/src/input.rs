@@ -3,6 +3,7 @@
 use crate::budget::Grant;
 use crate::caps::Caps;
 use crate::gpu::GpuSet;
+use crate::idle::IdleRule;
 use crate::ids::{AttemptNumber, BlobId, ForecastId, JobId, MemberIndex, NodeIndex};
 use crate::job::{ArraySpec, DependencyKind, Exit};
 use crate::node::{Capacity, Location};
@@ -130,6 +131,8 @@ pub struct TenantDraft {
     pub budget: Option<Option<Grant>>,
     /// How long its jobs wait inside its quota before lent GPUs are taken back for them.
     pub reclaim_within: Option<Span>,
+    /// What is done about attempts whose GPUs do no work.
+    pub idle: Option<IdleRule>,
     /// By name of the pool (empty: the first pool): quota, limit, lend limit.
     pub quotas: Vec<QuotaDraft>,
     /// The forecast that the change was approved on.
@@ -267,6 +270,15 @@ pub enum Input {
         member: MemberIndex,
         /// What.
         report: MemberReport,
+    },
+    /// No GPU of an attempt was seen at work later than this, and all of them were looked at.
+    NoGpuWork {
+        /// Which job.
+        job: JobId,
+        /// Its attempt.
+        attempt: AttemptNumber,
+        /// The last moment of work.
+        since: Time,
     },
     /// Time has passed: see `Cluster::next_timer`.
     Tick,

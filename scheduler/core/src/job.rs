@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::idle::IdleNotice;
 use crate::ids::{
     AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
 };
@@ -112,6 +113,8 @@ pub enum Outcome {
     DependencyFailed,
     /// A member ended badly while a GPU under it was fenced for its health.
     GpuFault,
+    /// Its GPUs did no work for longer than its tenant allows.
+    Idle,
 }
 
 /// Why an attempt is being stopped.
@@ -135,6 +138,8 @@ pub enum StopReason {
     Drained,
     /// An elastic gang grows: it starts again with more members.
     Resized,
+    /// Its GPUs do no work.
+    Idle,
 }
 
 impl StopReason {
@@ -150,6 +155,7 @@ impl StopReason {
             StopReason::Evicted => Outcome::Evicted,
             StopReason::Drained => Outcome::Drained,
             StopReason::Resized => Outcome::Resized,
+            StopReason::Idle => Outcome::Idle,
         }
     }
 }
@@ -267,6 +273,8 @@ pub struct Attempt {
     pub suspect: Option<NodeIndex>,
     /// While it is being stopped: so many of its first members start again where they are. The others give way.
     pub keeps: u32,
+    /// What it was told because its GPUs do no work.
+    pub idle: Option<IdleNotice>,
     /// How it ended.
     pub outcome: Option<Outcome>,
 }
@@ -290,6 +298,7 @@ impl Attempt {
             broken_by: None,
             suspect: None,
             keeps: 0,
+            idle: None,
             outcome: None,
         }
     }

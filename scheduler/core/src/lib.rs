@@ -32,6 +32,7 @@ mod finish;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 pub mod gpu;
+pub mod idle;
 pub mod ids;
 pub mod input;
 pub mod invariants;

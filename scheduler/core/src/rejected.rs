@@ -227,6 +227,10 @@ pub enum Refusal {
         want: GpuTime,
         unspent: GpuTime,
     },
+    IdleTooShort {
+        after: Span,
+        shortest: Span,
+    },
     BudgetPeriodTooShort {
         period: Span,
         shortest: Span,

@@ -51,6 +51,7 @@ impl Cluster {
                 caps: (!tenant.caps.is_empty()).then_some(tenant.caps),
                 budget: tenant.budget.map(|budget| Some(budget.grant)),
                 reclaim_within: tenant.reclaim_within,
+                idle: tenant.idle,
                 quotas: quotas.filter(|(_, quota)| *quota != Quota::default()).collect(),
                 forecast: None,
             };

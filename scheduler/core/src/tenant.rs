@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use crate::budget::Budget;
 use crate::caps::Caps;
 use crate::decay::Meter;
+use crate::idle::IdleRule;
 use crate::ids::{JobId, PoolIndex, TenantIndex, UserIndex};
 use crate::job::Usage;
 use crate::queue::Queue;
@@ -92,6 +93,8 @@ pub struct Tenant {
     pub committed: GpuTime,
     /// How long its jobs wait inside its quota before lent GPUs are taken back for them; absent: as the tenant's above.
     pub reclaim_within: Option<Span>,
+    /// What is done about attempts whose GPUs do no work; absent: as the tenant's above.
+    pub idle: Option<IdleRule>,
     /// Nothing new starts here or below.
     pub paused: bool,
     /// By pool.
@@ -132,6 +135,7 @@ impl Tenant {
             budget: None,
             committed: GpuTime::ZERO,
             reclaim_within: None,
+            idle: None,
             paused: false,
             quotas: vec![Quota::default(); pools],
             held: vec![Held::default(); pools],

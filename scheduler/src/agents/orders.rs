@@ -87,6 +87,7 @@ fn stop_of(job: &Job) -> (&'static str, u64) {
         Phase::Stopping(StopReason::Evicted) => ("evicted", grace),
         Phase::Stopping(StopReason::Drained) => ("drained", grace),
         Phase::Stopping(StopReason::Resized) => ("resized", grace),
+        Phase::Stopping(StopReason::Idle) => ("idle", grace),
         _ => ("node_lost", grace),
     }
 }

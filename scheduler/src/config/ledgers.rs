@@ -1,7 +1,8 @@
-//! `[tenant.budget]` and `[tenant.caps]`.
+//! `[tenant.budget]`, `[tenant.caps]` and `[tenant.idle]`.
 
 use dure_core::budget::Grant;
 use dure_core::caps::Caps;
+use dure_core::idle::{IdleAction, IdleRule};
 use dure_core::units::{GpuTime, Gpus, Span};
 use serde::Deserialize;
 
@@ -19,6 +20,40 @@ pub(super) struct BudgetConfig {
 impl BudgetConfig {
     pub(super) fn grant(&self) -> Grant {
         Grant { gpu_time: GpuTime(self.gpu_hours.saturating_mul(3_600_000)), period: self.period }
+    }
+}
+
+/// What is done about attempts whose GPUs do no work.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct IdleConfig {
+    /// So long without work.
+    #[serde(deserialize_with = "span::required")]
+    after: Span,
+    /// From the notice to the action.
+    #[serde(default, deserialize_with = "span::optional")]
+    notice: Option<Span>,
+    action: IdleWord,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum IdleWord {
+    Ignore,
+    Notify,
+    Requeue,
+    Cancel,
+}
+
+impl IdleConfig {
+    pub(super) fn rule(&self) -> IdleRule {
+        let action = match self.action {
+            IdleWord::Ignore => IdleAction::Ignore,
+            IdleWord::Notify => IdleAction::Notify,
+            IdleWord::Requeue => IdleAction::Requeue,
+            IdleWord::Cancel => IdleAction::Cancel,
+        };
+        IdleRule { after: self.after, notice: self.notice.unwrap_or(Span::ZERO), action }
     }
 }
 

@@ -3,6 +3,7 @@
 use dure_core::Cluster;
 use dure_core::budget::Grant;
 use dure_core::caps::Caps;
+use dure_core::idle::{IdleAction, IdleRule};
 use dure_core::ids::ForecastId;
 use dure_core::input::{Input, QuotaDraft, TenantDraft};
 use dure_core::rejected::Refusal;
@@ -197,6 +198,20 @@ fn draft(request: v1::SetTenantRequest) -> Result<TenantDraft, Violation> {
         caps: request.caps.map(caps),
         budget: request.budget.map(grant),
         reclaim_within: request.reclaim_within_ms.map(Span),
+        idle: request.idle.map(idle_rule).transpose()?,
         quotas: request.quotas.into_iter().map(quota).collect(),
     })
+}
+
+fn idle_rule(rule: v1::IdleRule) -> Result<IdleRule, Violation> {
+    let action = match rule.action() {
+        v1::IdleAction::Unspecified => {
+            return Err(Violation::new("idle.action", "none; name ignore, notify, requeue or cancel"));
+        }
+        v1::IdleAction::Ignore => IdleAction::Ignore,
+        v1::IdleAction::Notify => IdleAction::Notify,
+        v1::IdleAction::Requeue => IdleAction::Requeue,
+        v1::IdleAction::Cancel => IdleAction::Cancel,
+    };
+    Ok(IdleRule { after: Span(rule.after_ms), notice: Span(rule.notice_ms), action })
 }

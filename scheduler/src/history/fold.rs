@@ -150,6 +150,7 @@ impl Historian {
             StopReason::Evicted => "evicted",
             StopReason::Drained => "drained",
             StopReason::Resized => "resized",
+            StopReason::Idle => "idle",
             StopReason::NodeLost => "node_lost",
             StopReason::Cancelled
             | StopReason::TimeLimit
@@ -271,6 +272,7 @@ fn change_words(cluster: &Cluster, change: &TenantChange) -> String {
     words.extend(change.default_time_limit.map(|span| format!("default time {} ms", span.0)));
     words.extend(change.min_run.map(|span| format!("min run {} ms", span.0)));
     words.extend(change.reclaim_within.map(|span| format!("reclaim within {} ms", span.0)));
+    words.extend(change.idle.map(|rule| format!("{:?} what is idle for {} ms", rule.action, rule.after.0)));
     words.extend(change.caps.as_ref().map(|caps| format!("{caps:?}")));
     words.extend(change.budget.map(|budget| match budget {
         Some(grant) => format!("budget {} GPU-ms in {} ms", grant.gpu_time.0, grant.period.0),

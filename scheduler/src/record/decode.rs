@@ -14,8 +14,8 @@ use dure_proto::journal::v1::record::Event as Wire;
 use super::fault::{Fault, RecordError, needed};
 use super::ledgers::{budget_from_wire, caps_from_wire, forecast_from_wire, grant_change_from_wire};
 use super::parts::{
-    byte, capacity_from_wire, exit_from_wire, location_from_wire, members_from_wire, placed_from_wire, pool,
-    quota_from_wire, reply_from_wire, spec_from_wire, tenant,
+    byte, capacity_from_wire, exit_from_wire, idle_notice_from_wire, idle_rule_from_wire, location_from_wire,
+    members_from_wire, placed_from_wire, pool, quota_from_wire, reply_from_wire, spec_from_wire, tenant,
 };
 use super::restored::{
     job_from_wire, ledger_from_wire, meter_from_wire, node_from_wire, promise_from_wire, reservation_from_wire,
@@ -66,6 +66,8 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::PromiseDropped(_)
         | Wire::Planned(_)
         | Wire::JobCheckpointed(_)
+        | Wire::JobIdle(_)
+        | Wire::JobBusy(_)
         | Wire::AttemptEnded(_) => attempt(wire),
         Wire::CountersRestored(_)
         | Wire::TenantRestored(_)
@@ -99,6 +101,7 @@ fn division(wire: Wire) -> Result<Event, Fault> {
                 caps: it.caps.map(caps_from_wire),
                 budget: it.budget.map(grant_change_from_wire),
                 reclaim_within: it.reclaim_within_ms.map(Span),
+                idle: it.idle.map(idle_rule_from_wire).transpose()?,
                 forecast: forecast_from_wire(&it.forecast)?,
             },
         },
@@ -191,6 +194,12 @@ fn attempt(wire: Wire) -> Result<Event, Fault> {
         Wire::JobCheckpointed(it) => {
             Event::JobCheckpointed { job: JobId(it.job), attempt: AttemptNumber(it.attempt), step: it.step }
         }
+        Wire::JobIdle(it) => Event::JobIdle {
+            job: JobId(it.job),
+            attempt: AttemptNumber(it.attempt),
+            notice: idle_notice_from_wire(needed("JobIdle.notice", it.notice)?)?,
+        },
+        Wire::JobBusy(it) => Event::JobBusy { job: JobId(it.job), attempt: AttemptNumber(it.attempt) },
         Wire::MemberPrepared(it) => Event::MemberPrepared {
             job: JobId(it.job),
             attempt: AttemptNumber(it.attempt),

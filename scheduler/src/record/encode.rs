@@ -7,7 +7,8 @@ use dure_proto::journal::v1::record::Event as Wire;
 
 use super::ledgers::{budget_to_wire, caps_to_wire, grant_change_to_wire};
 use super::parts::{
-    capacity_to_wire, exit_to_wire, location_to_wire, placed_to_wire, quota_to_wire, reply_to_wire, spec_to_wire,
+    capacity_to_wire, exit_to_wire, idle_notice_to_wire, idle_rule_to_wire, location_to_wire, placed_to_wire,
+    quota_to_wire, reply_to_wire, spec_to_wire,
 };
 use super::restored::{job_to_wire, meter_to_wire, node_to_wire, promise_to_wire, reservation_to_wire, usage_to_wire};
 use super::words::Word;
@@ -49,6 +50,8 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::PromiseDropped { .. }
         | Event::Planned { .. }
         | Event::JobCheckpointed { .. }
+        | Event::JobIdle { .. }
+        | Event::JobBusy { .. }
         | Event::AttemptEnded { .. } => attempt(event),
         Event::CountersRestored { .. }
         | Event::TenantRestored { .. }
@@ -102,6 +105,7 @@ fn tenant_changed(tenant: TenantIndex, change: &TenantChange) -> v1::TenantChang
         caps: change.caps.map(caps_to_wire),
         budget: change.budget.map(grant_change_to_wire),
         reclaim_within_ms: change.reclaim_within.map(|span| span.0),
+        idle: change.idle.map(idle_rule_to_wire),
         forecast: change.forecast.map(|id| id.0.to_vec()).unwrap_or_default(),
     }
 }
@@ -178,6 +182,10 @@ fn attempt(event: &Event) -> Wire {
         Event::JobCheckpointed { job, attempt, step } => {
             Wire::JobCheckpointed(v1::JobCheckpointed { job: job.0, attempt: attempt.0, step: *step })
         }
+        Event::JobIdle { job, attempt, notice } => {
+            Wire::JobIdle(v1::JobIdle { job: job.0, attempt: attempt.0, notice: Some(idle_notice_to_wire(*notice)) })
+        }
+        Event::JobBusy { job, attempt } => Wire::JobBusy(v1::JobBusy { job: job.0, attempt: attempt.0 }),
         Event::MemberPrepared { job, attempt, member } => {
             Wire::MemberPrepared(v1::MemberPrepared { job: job.0, attempt: attempt.0, member: member.0 })
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
+use dure_core::idle::{IdleAction, IdleNotice, IdleRule};
 use dure_core::ids::{BlobId, JobId, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
 use dure_core::job::{ArraySpec, Dependency, DependencyKind, Exit, ExitHow, JobSpec};
 use dure_core::mig::{MEMORY_SLICES, Slice};
@@ -12,7 +13,7 @@ use dure_core::placement::{Placed, Portion};
 use dure_core::reply::Reply;
 use dure_core::request::{Level, Part, Request, Shape};
 use dure_core::tenant::Quota;
-use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span};
+use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::{exit, reply};
 
@@ -310,4 +311,27 @@ pub(super) fn reply_from_wire(wire: &v1::Reply) -> Result<Reply, Fault> {
         reply::Reply::Node(node) => Reply::Node(NodeIndex(node)),
         reply::Reply::Done(v1::Nothing {}) => Reply::Done,
     })
+}
+
+pub(super) fn idle_rule_to_wire(rule: IdleRule) -> v1::IdleRule {
+    v1::IdleRule { after_ms: rule.after.0, notice_ms: rule.notice.0, action: rule.action.to_wire() }
+}
+
+pub(super) fn idle_rule_from_wire(wire: v1::IdleRule) -> Result<IdleRule, Fault> {
+    let action = IdleAction::from_wire("IdleRule.action", wire.action)?;
+    Ok(IdleRule { after: Span(wire.after_ms), notice: Span(wire.notice_ms), action })
+}
+
+pub(super) fn idle_notice_to_wire(notice: IdleNotice) -> v1::IdleNotice {
+    v1::IdleNotice {
+        since_ms: notice.since.0,
+        at_ms: notice.at.0,
+        action: notice.action.to_wire(),
+        due_ms: notice.due.0,
+    }
+}
+
+pub(super) fn idle_notice_from_wire(wire: v1::IdleNotice) -> Result<IdleNotice, Fault> {
+    let action = IdleAction::from_wire("IdleNotice.action", wire.action)?;
+    Ok(IdleNotice { since: Time(wire.since_ms), at: Time(wire.at_ms), action, due: Time(wire.due_ms) })
 }

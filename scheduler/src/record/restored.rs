@@ -16,8 +16,9 @@ use dure_proto::journal::v1::phase;
 
 use super::fault::{Fault, needed};
 use super::parts::{
-    capacity_from_wire, capacity_to_wire, exit_from_wire, exit_to_wire, location_from_wire, location_to_wire,
-    members_from_wire, placed_from_wire, placed_to_wire, pool, spec_from_wire, spec_to_wire,
+    capacity_from_wire, capacity_to_wire, exit_from_wire, exit_to_wire, idle_notice_from_wire, idle_notice_to_wire,
+    location_from_wire, location_to_wire, members_from_wire, placed_from_wire, placed_to_wire, pool, spec_from_wire,
+    spec_to_wire,
 };
 use super::words::{Word, or_none};
 
@@ -132,6 +133,7 @@ fn attempt_to_wire(attempt: &Attempt) -> v1::Attempt {
         suspect: attempt.suspect.map(|node| node.0),
         broken_by: attempt.broken_by.map(|member| member.0),
         keeps: attempt.keeps,
+        idle: attempt.idle.map(idle_notice_to_wire),
         scavenger: attempt.scavenger,
     }
 }
@@ -153,6 +155,7 @@ fn attempt_from_wire(wire: v1::Attempt) -> Result<Attempt, Fault> {
         suspect: wire.suspect.map(NodeIndex),
         broken_by: wire.broken_by.map(MemberIndex),
         keeps: wire.keeps,
+        idle: wire.idle.map(idle_notice_from_wire).transpose()?,
         scavenger: wire.scavenger,
     })
 }

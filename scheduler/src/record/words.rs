@@ -1,5 +1,6 @@
 //! Enums, both ways. On the wire 0 is "none"; every other value that is unknown here is an error.
 
+use dure_core::idle::IdleAction;
 use dure_core::job::{DependencyKind, MemberPhase, Outcome, StopReason};
 use dure_core::node::Contact;
 use dure_core::promise::DropCause;
@@ -53,7 +54,8 @@ words! {
     Level { Node, Nvlink, Leaf, Spine, Site }
     DependencyKind { AfterOk, AfterAny, AfterNotOk }
     MemberPhase { Ordered, Prepared, Running, Gone }
-    Outcome { Completed, Failed, Cancelled, TimedOut, LaunchFailed, NodeLost, Evicted, Drained, DependencyFailed, GpuFault, Resized }
+    Outcome { Completed, Failed, Cancelled, TimedOut, LaunchFailed, NodeLost, Evicted, Drained, DependencyFailed, GpuFault, Resized, Idle }
     DropCause { NotWanted, NodeClosed, NotAllowed, Late }
-    StopReason { Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained, Resized, ScriptEnded }
+    StopReason { Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained, Resized, ScriptEnded, Idle }
+    IdleAction { Ignore, Notify, Requeue, Cancel }
 }

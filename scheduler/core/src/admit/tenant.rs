@@ -5,12 +5,16 @@ use crate::budget::Grant;
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::{Event, TenantChange};
+use crate::idle::IdleRule;
 use crate::ids::{PoolIndex, TenantIndex};
 use crate::input::{QuotaDraft, TenantDraft};
 use crate::rejected::{Refusal, Rejected};
 use crate::reply::Reply;
 use crate::tenant::Quota;
-use crate::units::{Gpus, Time};
+use crate::units::{Gpus, Span, Time};
+
+/// GPUs are looked at about once a second: less than this says nothing.
+const MIN_IDLE: Span = Span::seconds(5);
 
 /// Defines or changes a tenant.
 pub(crate) fn set(cluster: &mut Cluster, draft: &TenantDraft, now: Time, out: &mut Events) -> Result<Reply, Rejected> {
@@ -30,14 +34,20 @@ pub(crate) fn set(cluster: &mut Cluster, draft: &TenantDraft, now: Time, out: &m
     for quota in &draft.quotas {
         quotas.push(check_quota(cluster, known, parent, quota)?);
     }
-    let TenantDraft { weight, default_time_limit, min_run, reclaim_within, caps, budget, forecast, .. } = *draft;
+    let TenantDraft { weight, default_time_limit, min_run, reclaim_within, idle, caps, budget, forecast, .. } = *draft;
     let shortest = cluster.policy.min_budget_period;
     if let Some(Some(Grant { period, .. })) = budget
         && period < shortest
     {
         return Err(Refusal::BudgetPeriodTooShort { period, shortest }.into());
     }
-    let change = TenantChange { weight, default_time_limit, min_run, reclaim_within, caps, budget, quotas, forecast };
+    if let Some(IdleRule { after, .. }) = idle
+        && after < MIN_IDLE
+    {
+        return Err(Refusal::IdleTooShort { after, shortest: MIN_IDLE }.into());
+    }
+    let change =
+        TenantChange { weight, default_time_limit, min_run, reclaim_within, idle, caps, budget, quotas, forecast };
     let tenant = known.unwrap_or(TenantIndex::of(cluster.tenants.len()));
     if known.is_none() {
         emit(cluster, now, Event::TenantDefined { tenant, parent, name: draft.name.clone() }, out);

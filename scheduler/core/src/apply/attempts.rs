@@ -103,6 +103,11 @@ impl Cluster {
         }
     }
 
+    pub(super) fn start_member(&mut self, id: JobId, member: MemberIndex, now: Time) {
+        self.member_mut(id, member).phase = MemberPhase::Running;
+        self.note_started(id, now);
+    }
+
     pub(super) fn stop_attempt(&mut self, id: JobId, reason: StopReason, keeps: u32) {
         // What is being stopped is lent no longer and will be free: both may let others start, or be promised it.
         self.division_version += 1;

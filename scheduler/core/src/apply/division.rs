@@ -48,6 +48,9 @@ impl Cluster {
         if change.reclaim_within.is_some() {
             tenant.reclaim_within = change.reclaim_within;
         }
+        if change.idle.is_some() {
+            tenant.idle = change.idle;
+        }
         for (pool, quota) in &change.quotas {
             tenant.quotas[pool.at()] = *quota;
         }

@@ -64,15 +64,14 @@ impl Cluster {
             }
             Event::MemberPrepared { job, member, .. } => self.member_mut(*job, *member).phase = MemberPhase::Prepared,
             Event::GangReleased { job, .. } => self.attempt_of(*job).released = true,
-            Event::MemberStarted { job, member, .. } => {
-                self.member_mut(*job, *member).phase = MemberPhase::Running;
-                self.note_started(*job, now);
-            }
+            Event::MemberStarted { job, member, .. } => self.start_member(*job, *member, now),
             Event::MemberGone { job, member, exit, .. } => self.end_member(*job, *member, Some(exit), now),
             Event::MemberProven { job, member, .. } => self.end_member(*job, *member, None, now),
             Event::JobCheckpointed { job, attempt, step } => {
                 self.job_mut(*job).checkpoint = Some(Checkpoint { attempt: *attempt, step: *step, at: now });
             }
+            Event::JobIdle { job, notice, .. } => self.attempt_of(*job).idle = Some(*notice),
+            Event::JobBusy { job, .. } => self.attempt_of(*job).idle = None,
             Event::Promised { job, pool, members, due } => self.make_promise(*job, *pool, members, *due, now),
             Event::Planned { reservations } => self.set_reservations(reservations.clone()),
             Event::PromiseDropped { job, .. } => self.drop_promise(*job, now),

@@ -11,6 +11,7 @@ mod elastic;
 mod evictions;
 mod explain;
 mod gangs;
+mod idle;
 mod in_time;
 mod jobs;
 mod ledgers;

@@ -7,6 +7,7 @@ use dure_core::caps::Caps;
 use dure_core::cycle::Cycled;
 use dure_core::event::Event;
 use dure_core::gpu::GpuSet;
+use dure_core::idle::{IdleAction, IdleRule};
 use dure_core::ids::{AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex};
 use dure_core::input::{
     DependencyOn, Input, JobDraft, MemberReport, NodeDraft, PartDraft, QuotaDraft, RequestKey, TenantDraft,
@@ -361,6 +362,17 @@ impl World {
         self.now = self.now + span;
         drop(self.input(Input::Tick));
         assert!(self.cluster.next_timer().is_none_or(|time| time > self.now), "a timer that is due was not handled");
+        self.tell_of_work();
+    }
+
+    /// The GPUs of jobs with an even id never work, those of the others always.
+    fn tell_of_work(&mut self) {
+        let attempts: Vec<(JobId, AttemptNumber)> =
+            self.cluster.jobs().iter().filter_map(|job| Some((job.id, job.live_attempt()?.number))).collect();
+        for (job, attempt) in attempts {
+            let since = if job.0 % 2 == 0 { Time(0) } else { self.now };
+            drop(self.input(Input::NoGpuWork { job, attempt, since }));
+        }
     }
 
     fn act(&mut self, at: usize, member: usize, choice: u8) {
@@ -444,6 +456,7 @@ impl World {
             caps: Some(caps),
             budget: Some(budget),
             reclaim_within: Some(Span::seconds(within.into())),
+            idle: Some(idle_rule(within)),
             forecast: None,
             quotas,
         };
@@ -520,4 +533,15 @@ fn part(ask: &Ask) -> PartDraft {
         ([1], 1, _) => PartDraft::Milli(700),
         _ => PartDraft::Whole,
     }
+}
+
+/// Few tenants do something about what does not work.
+fn idle_rule(choice: u8) -> IdleRule {
+    let action = match choice % 8 {
+        5 => IdleAction::Notify,
+        6 => IdleAction::Requeue,
+        7 => IdleAction::Cancel,
+        _ => IdleAction::Ignore,
+    };
+    IdleRule { after: Span::seconds(20), notice: Span::seconds(10), action }
 }

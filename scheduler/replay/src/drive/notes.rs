@@ -82,7 +82,7 @@ impl Story for Notes<'_> {
             Event::AttemptEnded { job, attempt, outcome } => {
                 let moment = match outcome {
                     Outcome::Completed | Outcome::Failed | Outcome::Cancelled | Outcome::TimedOut => Moment::End,
-                    Outcome::Evicted | Outcome::Drained | Outcome::Resized => Moment::Preempt,
+                    Outcome::Evicted | Outcome::Drained | Outcome::Resized | Outcome::Idle => Moment::Preempt,
                     Outcome::NodeLost | Outcome::GpuFault | Outcome::LaunchFailed | Outcome::DependencyFailed => {
                         Moment::Fail
                     }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use dure_core::Cluster;
 use dure_core::event::Event;
+use dure_core::idle::{IdleAction, IdleNotice};
 use dure_core::ids::{AttemptNumber, JobId, MemberIndex};
 use dure_core::job::{Outcome, StopReason};
 use dure_core::placement::Members;
@@ -73,6 +74,8 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         Event::JobCheckpointed { job, attempt, step } => {
             of(job, "checkpointed", JobPhase::Running, attempt, format!("step {step}"))
         }
+        Event::JobIdle { job, attempt, notice } => of(job, "idle", JobPhase::Running, attempt, idle(*notice)),
+        Event::JobBusy { job, attempt } => of(job, "busy", JobPhase::Running, attempt, String::new()),
         Event::Promised { job, members, .. } => {
             of(job, "promised", JobPhase::Pending, &before, places(cluster, members))
         }
@@ -86,8 +89,7 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
             of(job, "attempt_ended", after_attempt(*outcome), attempt, outcome_word(*outcome).to_owned())
         }
         Event::JobRequeued { job, not_before, .. } => {
-            let detail = not_before.map_or_else(String::new, |time| format!("not before {}", moment(time)));
-            of(job, "requeued", JobPhase::Pending, &before, detail)
+            of(job, "requeued", JobPhase::Pending, &before, wait_text(*not_before))
         }
         Event::JobEnded { job, outcome } => {
             of(job, "ended", ended_phase(*outcome), &before, outcome_word(*outcome).to_owned())
@@ -120,6 +122,20 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         | Event::JobRestored { .. }
         | Event::PromiseRestored { .. }
         | Event::Planned { .. } => None,
+    }
+}
+
+fn wait_text(not_before: Option<Time>) -> String {
+    not_before.map_or_else(String::new, |time| format!("not before {}", moment(time)))
+}
+
+/// Since when, and what follows.
+fn idle(notice: IdleNotice) -> String {
+    let since = format!("no GPU work since {}", moment(notice.since));
+    match notice.action {
+        IdleAction::Ignore | IdleAction::Notify => since,
+        IdleAction::Requeue => format!("{since}: it is put back into the queue at {}", moment(notice.due)),
+        IdleAction::Cancel => format!("{since}: it is cancelled at {}", moment(notice.due)),
     }
 }
 

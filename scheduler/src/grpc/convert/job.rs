@@ -1,15 +1,16 @@
 //! A job of the core -> the wire.
 
 use dure_core::Cluster;
+use dure_core::idle::IdleNotice;
 use dure_core::ids::JobId;
-use dure_core::job::{Attempt, DependencyKind, Exit, ExitHow, Job, Member, MemberPhase, Outcome, Phase};
+use dure_core::job::{Attempt, DependencyKind, Exit, ExitHow, Job, Member, MemberPhase, Outcome, Phase, StopReason};
 use dure_core::placement::{Placed, Portion};
 use dure_core::request::{Part, Shape};
 use dure_core::units::Time;
 use dure_proto::v1;
 use dure_proto::v1::dependency::On;
 
-use super::{gpu_time, ms, outcome_word, phase, stop_text, tenant_name, usage_of};
+use super::{gpu_time, idle_word, ms, outcome_word, phase, stop_text, tenant_name, usage_of};
 use crate::grpc::text;
 
 /// A job as it is at `now`. Its position and estimate are for the caller to fill in.
@@ -46,7 +47,12 @@ pub fn job(cluster: &Cluster, job: &Job, now: Time) -> v1::Job {
         position: None,
         payload: None,
         estimate: None,
+        idle: attempt.filter(|_| job.phase == Phase::Running).and_then(|attempt| attempt.idle).map(idle),
     }
+}
+
+fn idle(notice: IdleNotice) -> v1::IdleNotice {
+    v1::IdleNotice { since_ms: notice.since.0, action: idle_word(notice.action).to_owned(), due_ms: notice.due.0 }
 }
 
 fn shape(job: &Job) -> v1::Shape {
@@ -177,6 +183,9 @@ fn reason(cluster: &Cluster, job: &Job) -> (String, String) {
 fn end_text(job: &Job, outcome: Outcome) -> String {
     if outcome == Outcome::DependencyFailed {
         return "a job that it depends on ended in the other way".to_owned();
+    }
+    if outcome == Outcome::Idle {
+        return stop_text(StopReason::Idle).to_owned();
     }
     if outcome == Outcome::Completed {
         return String::new();

@@ -11,6 +11,7 @@ pub mod tenant;
 pub use event::job_event;
 
 use dure_core::Cluster;
+use dure_core::idle::IdleAction;
 use dure_core::ids::TenantIndex;
 use dure_core::job::{Job, Outcome, Phase, StopReason, Usage};
 use dure_core::promise::DropCause;
@@ -44,7 +45,7 @@ pub fn phase(job: &Job) -> v1::JobPhase {
 pub fn ended_phase(outcome: Outcome) -> v1::JobPhase {
     match outcome {
         Outcome::Completed => v1::JobPhase::Completed,
-        Outcome::Cancelled | Outcome::DependencyFailed => v1::JobPhase::Cancelled,
+        Outcome::Cancelled | Outcome::DependencyFailed | Outcome::Idle => v1::JobPhase::Cancelled,
         Outcome::TimedOut => v1::JobPhase::TimedOut,
         Outcome::Failed
         | Outcome::LaunchFailed
@@ -70,6 +71,7 @@ pub fn outcome_word(outcome: Outcome) -> &'static str {
         Outcome::Drained => "drained",
         Outcome::Resized => "resized",
         Outcome::DependencyFailed => "dependency_failed",
+        Outcome::Idle => "idle",
     }
 }
 
@@ -95,6 +97,17 @@ pub fn stop_text(reason: StopReason) -> &'static str {
         StopReason::Evicted => "its GPUs go back to their owner",
         StopReason::Drained => "an operator empties its node",
         StopReason::Resized => "it starts again with more members",
+        StopReason::Idle => "its GPUs did no work for longer than its mission allows",
+    }
+}
+
+/// What becomes of what does not work, in one word.
+pub fn idle_word(action: IdleAction) -> &'static str {
+    match action {
+        IdleAction::Ignore => "ignore",
+        IdleAction::Notify => "notify",
+        IdleAction::Requeue => "requeue",
+        IdleAction::Cancel => "cancel",
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use dure_core::Cluster;
 use dure_core::budget::Budget;
 use dure_core::caps::Caps;
+use dure_core::idle::{IdleAction, IdleRule};
 use dure_core::ids::{PoolIndex, TenantIndex, UserIndex};
 use dure_core::job::Usage;
 use dure_core::tenant::{Quota, Tenant};
@@ -101,6 +102,7 @@ pub fn tenant(cluster: &Cluster, tenant: &Tenant, sums: &Sums) -> v1::Tenant {
         usage: usage.collect(),
         min_run_ms: tenant.min_run.map(|span| span.0),
         reclaim_within_ms: tenant.reclaim_within.map(|span| span.0),
+        idle: tenant.idle.map(idle_rule),
         paused: tenant.paused,
         pending_jobs: tenant.queued as u64,
         pending_gpus: sums.pending_gpus[tenant.index.at()],
@@ -111,6 +113,16 @@ pub fn tenant(cluster: &Cluster, tenant: &Tenant, sums: &Sums) -> v1::Tenant {
         budget: tenant.budget.as_ref().map(|budget| self::budget(budget, tenant.committed)),
         above_quota_milli: tenant.above_quota_milli(sums.now, cluster.policy().half_life),
     }
+}
+
+fn idle_rule(rule: IdleRule) -> v1::IdleRule {
+    let action = match rule.action {
+        IdleAction::Ignore => v1::IdleAction::Ignore,
+        IdleAction::Notify => v1::IdleAction::Notify,
+        IdleAction::Requeue => v1::IdleAction::Requeue,
+        IdleAction::Cancel => v1::IdleAction::Cancel,
+    };
+    v1::IdleRule { after_ms: rule.after.0, notice_ms: rule.notice.0, action: action.into() }
 }
 
 fn caps(caps: Caps) -> v1::Caps {

@@ -69,6 +69,7 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::BadNode { .. }
         | Refusal::ZeroWeight
         | Refusal::BudgetPeriodTooShort { .. }
+        | Refusal::IdleTooShort { .. }
         | Refusal::QuotaTooLarge { .. }
         | Refusal::LimitBelowQuota { .. }
         | Refusal::LendLimitAboveQuota { .. } => Code::InvalidArgument,
@@ -103,6 +104,7 @@ pub(super) fn field(why: &Refusal) -> &'static str {
         Refusal::TimeLimitTooLong { .. } | Refusal::OverJobTime { .. } => "time_limit_ms",
         Refusal::NothingToCarry { .. } => "gpu_ms",
         Refusal::BudgetPeriodTooShort { .. } => "budget.period_ms",
+        Refusal::IdleTooShort { .. } => "idle.after_ms",
         Refusal::GraceTooLong { .. } => "grace_ms",
         Refusal::EmptyArray | Refusal::ArrayTooLarge { .. } => "array.size",
         Refusal::TooManyDependencies { .. }
@@ -160,9 +162,7 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::TooManyDependencies { count, limit } => format!("{count} dependencies, at most {limit}"),
         Refusal::UnknownDependency { job } => format!("there is no job {job}"),
         Refusal::DependencyOutsideCall { index, count } => format!("job {index} of a call that holds {count}"),
-        Refusal::DependencyCycle { jobs } => {
-            format!("jobs {} of the call wait for each other in a circle", circle(jobs))
-        }
+        Refusal::DependencyCycle { jobs } => cyclic(jobs),
         Refusal::DependencyNeverSatisfied { job } => {
             format!("job {job} has ended in the other way: this one could never start")
         }
@@ -188,11 +188,20 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::OverUserSubmitted { tenant, submitted, limit } => over_submitted(tenant, *submitted, *limit),
         Refusal::NoBudget { tenant } => format!("tenant {tenant:?} has no budget"),
         Refusal::NothingToCarry { tenant, want, unspent } => nothing_to_carry(tenant, *want, *unspent),
-        Refusal::BudgetPeriodTooShort { period, shortest } => short_period(*period, *shortest),
+        Refusal::BudgetPeriodTooShort { period, shortest } => too_short(*period, *shortest),
+        Refusal::IdleTooShort { after, shortest } => too_short(*after, *shortest),
         Refusal::OverLimitForEver { tenant, want, limit } => over_limit(tenant, *want, *limit),
         Refusal::NonPreemptibleOverQuota { tenant, want, quota } => fixed_over_quota(tenant, *want, *quota),
         Refusal::RequestIdReused { id } => format!("{id:?} was used for a request with another content"),
     }
+}
+
+fn too_short(stated: Span, shortest: Span) -> String {
+    format!("{}, the shortest is {}", span(stated), span(shortest))
+}
+
+fn cyclic(jobs: &[u32]) -> String {
+    format!("jobs {} of the call wait for each other in a circle", circle(jobs))
 }
 
 fn part_of_several(each: u8) -> String {
@@ -225,10 +234,6 @@ fn over_submitted(tenant: &str, submitted: u32, limit: u32) -> String {
 
 fn nothing_to_carry(tenant: &str, want: GpuTime, unspent: GpuTime) -> String {
     format!("{} GPU-hours for {tenant:?}, of the last period {} are left", hours(want), hours(unspent))
-}
-
-fn short_period(period: Span, shortest: Span) -> String {
-    format!("a period of {}, the shortest is {}", span(period), span(shortest))
 }
 
 fn over_limit(tenant: &str, want: Gpus, limit: Gpus) -> String {
@@ -299,6 +304,7 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         Refusal::NoBudget { .. } => "set one first: dure quota set --budget",
         Refusal::NothingToCarry { .. } => "carry over at most that; see dure quota show --budget",
         Refusal::BudgetPeriodTooShort { .. } => "use a longer one",
+        Refusal::IdleTooShort { .. } => "use a longer one, or --idle-action ignore for none",
         Refusal::RequestIdReused { .. } => "use a new request id for a new request",
     }
 }

@@ -49,6 +49,7 @@ fn of_jobs() -> Vec<Refusal> {
         Refusal::NoBudget { tenant: tenant.clone() },
         Refusal::NothingToCarry { tenant: tenant.clone(), want: GpuTime(7_200_000), unspent: GpuTime(3_960_000) },
         Refusal::BudgetPeriodTooShort { period: Span(1000), shortest: Span(3_600_000) },
+        Refusal::IdleTooShort { after: Span(1000), shortest: Span(5_000) },
     ]
 }
 
@@ -116,7 +117,8 @@ fn refusals_of_jobs() {
         ResourceExhausted tenant: 100 jobs of this user have not ended in "fusion", at most 100 may be there; wait for some to end, or use an array
         FailedPrecondition tenant: tenant "fusion" has no budget; set one first: dure quota set --budget
         FailedPrecondition gpu_ms: 2.0 GPU-hours for "fusion", of the last period 1.1 are left; carry over at most that; see dure quota show --budget
-        InvalidArgument budget.period_ms: a period of 1s, the shortest is 1h; use a longer one
+        InvalidArgument budget.period_ms: 1s, the shortest is 1h; use a longer one
+        InvalidArgument idle.after_ms: 1s, the shortest is 5s; use a longer one, or --idle-action ignore for none
     "#]].assert_eq(&lines(of_jobs()));
 }
 

@@ -12,6 +12,7 @@ use dure_core::caps::Caps;
 use dure_core::decay::Meter;
 use dure_core::event::TenantChange;
 use dure_core::gpu::GpuSet;
+use dure_core::idle::{IdleAction, IdleNotice, IdleRule};
 use dure_core::ids::{
     AttemptNumber, BlobId, ForecastId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
 };
@@ -253,6 +254,7 @@ fn restored() -> Vec<Event> {
         broken: Some(Outcome::Failed),
         broken_by: None,
         keeps: 0,
+        idle: None,
         suspect: Some(NodeIndex(302)),
         outcome: Some(Outcome::NodeLost),
     };
@@ -313,6 +315,7 @@ fn samples() -> Vec<Event> {
     samples.extend(constrained());
     samples.extend(plans());
     samples.extend(approved());
+    samples.extend(idle());
     samples
 }
 
@@ -360,6 +363,20 @@ fn plans() -> Vec<Event> {
     let tenant = TenantIndex(3);
     let change = TenantChange { reclaim_within: Some(Span::seconds(3600)), ..TenantChange::default() };
     vec![Event::Planned { reservations: vec![reservation] }, Event::TenantChanged { tenant, change }]
+}
+
+fn idle() -> Vec<Event> {
+    let (job, attempt, tenant) = (JobId(1000), AttemptNumber(3), TenantIndex(3));
+    let rule = IdleRule { after: Span::seconds(1_800), notice: Span::seconds(300), action: IdleAction::Requeue };
+    let since = Time(WRITTEN_AT.0 - 1_800_000);
+    let notice = IdleNotice { since, at: WRITTEN_AT, action: rule.action, due: Time(WRITTEN_AT.0 + 300_000) };
+    vec![
+        Event::TenantChanged { tenant, change: TenantChange { idle: Some(rule), ..TenantChange::default() } },
+        Event::JobIdle { job, attempt, notice },
+        Event::JobBusy { job, attempt },
+        Event::AttemptStopping { job, attempt, reason: StopReason::Idle, beneficiary: None, keeps: 0 },
+        Event::AttemptEnded { job, attempt, outcome: Outcome::Idle },
+    ]
 }
 
 fn approved() -> Vec<Event> {

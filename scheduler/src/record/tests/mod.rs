@@ -54,6 +54,8 @@ fn kind(event: &Event) -> &'static str {
         PromiseDropped,
         Planned,
         JobCheckpointed,
+        JobIdle,
+        JobBusy,
         JobRequeued,
         JobEnded,
         JobForgotten,
@@ -68,7 +70,7 @@ fn kind(event: &Event) -> &'static str {
 }
 
 /// How many kinds there are: the length of the list in `kind`.
-const KINDS: usize = 41;
+const KINDS: usize = 43;
 
 #[test]
 fn random_events_are_of_every_kind() {

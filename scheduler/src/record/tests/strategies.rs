@@ -7,6 +7,7 @@ use dure_core::caps::Caps;
 use dure_core::decay::Meter;
 use dure_core::event::{Event, TenantChange};
 use dure_core::gpu::GpuSet;
+use dure_core::idle::{IdleAction, IdleNotice, IdleRule};
 use dure_core::ids::{
     AttemptNumber, BlobId, ForecastId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
 };
@@ -78,18 +79,53 @@ fn gpu_set() -> impl Strategy<Value = GpuSet> {
 
 fn outcome() -> impl Strategy<Value = Outcome> {
     use Outcome::{
-        Cancelled, Completed, DependencyFailed, Drained, Evicted, Failed, LaunchFailed, NodeLost, Resized, TimedOut,
+        Cancelled, Completed, DependencyFailed, Drained, Evicted, Failed, Idle, LaunchFailed, NodeLost, Resized,
+        TimedOut,
     };
-    let all =
-        [Completed, Failed, Cancelled, TimedOut, LaunchFailed, NodeLost, Evicted, Drained, Resized, DependencyFailed];
+    let all = [
+        Completed,
+        Failed,
+        Cancelled,
+        TimedOut,
+        LaunchFailed,
+        NodeLost,
+        Evicted,
+        Drained,
+        Resized,
+        DependencyFailed,
+        Idle,
+    ];
     select(all.to_vec())
 }
 
 fn stop_reason() -> impl Strategy<Value = StopReason> {
     use StopReason::{
-        Cancelled, Drained, Evicted, GangBroken, LaunchDeadline, NodeLost, Resized, ScriptEnded, TimeLimit,
+        Cancelled, Drained, Evicted, GangBroken, Idle, LaunchDeadline, NodeLost, Resized, ScriptEnded, TimeLimit,
     };
-    select(vec![Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained, Resized, ScriptEnded])
+    select(vec![
+        Cancelled,
+        TimeLimit,
+        GangBroken,
+        LaunchDeadline,
+        NodeLost,
+        Evicted,
+        Drained,
+        Resized,
+        ScriptEnded,
+        Idle,
+    ])
+}
+
+fn idle_action() -> impl Strategy<Value = IdleAction> {
+    select(vec![IdleAction::Ignore, IdleAction::Notify, IdleAction::Requeue, IdleAction::Cancel])
+}
+
+fn idle_rule() -> impl Strategy<Value = IdleRule> {
+    (span(), span(), idle_action()).prop_map(|(after, notice, action)| IdleRule { after, notice, action })
+}
+
+fn idle_notice() -> impl Strategy<Value = IdleNotice> {
+    (time(), time(), idle_action(), time()).prop_map(|(since, at, action, due)| IdleNotice { since, at, action, due })
 }
 
 fn contact() -> impl Strategy<Value = Contact> {
@@ -269,7 +305,7 @@ fn member() -> impl Strategy<Value = Member> {
 fn attempt() -> impl Strategy<Value = Attempt> {
     let times = (time(), of(time()), of(time()), time());
     let ends = (of(outcome()), of(0..4096u32), of(outcome()), of(node()));
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), of(idle_notice()));
     (attempt_number(), pool(), vec(member(), 1..4), times, any::<u64>(), flags, ends).prop_map(
         |(
             number,
@@ -277,7 +313,7 @@ fn attempt() -> impl Strategy<Value = Attempt> {
             members,
             times,
             start_order,
-            (released, borrowed, scavenger),
+            (released, borrowed, scavenger, idle),
             (broken, broken_by, outcome, suspect),
         )| {
             let (placed_at, started_at, ended_at, charged_at) = times;
@@ -297,6 +333,7 @@ fn attempt() -> impl Strategy<Value = Attempt> {
                 broken_by: broken_by.map(MemberIndex),
                 suspect,
                 keeps: 0,
+                idle,
                 outcome,
             }
         },
@@ -400,12 +437,12 @@ fn reply() -> impl Strategy<Value = Reply> {
 }
 
 fn tenant_change() -> impl Strategy<Value = TenantChange> {
-    let spans = (of(span()), of(span()), of(span()));
+    let spans = (of(span()), of(span()), of(span()), of(idle_rule()));
     let rules = (of(any::<u32>()), spans, of(caps()), of(of(grant())), of(any::<[u8; 32]>()));
     (rules, vec((pool(), quota()), 0..4)).prop_map(|((weight, spans, caps, budget, forecast), quotas)| {
-        let (default_time_limit, min_run, reclaim_within) = spans;
+        let (default_time_limit, min_run, reclaim_within, idle) = spans;
         let forecast = forecast.map(ForecastId);
-        TenantChange { weight, default_time_limit, min_run, reclaim_within, caps, budget, quotas, forecast }
+        TenantChange { weight, default_time_limit, min_run, reclaim_within, idle, caps, budget, quotas, forecast }
     })
 }
 
@@ -532,6 +569,12 @@ fn attempt_event() -> impl Strategy<Value = Event> {
             attempt,
             step
         }),
+        (job(), attempt_number(), idle_notice()).prop_map(|(job, attempt, notice)| Event::JobIdle {
+            job,
+            attempt,
+            notice
+        }),
+        (job(), attempt_number()).prop_map(|(job, attempt)| Event::JobBusy { job, attempt }),
         one().prop_map(|(job, attempt, member)| Event::MemberPrepared { job, attempt, member }),
         (job(), attempt_number()).prop_map(|(job, attempt)| Event::GangReleased { job, attempt }),
         one().prop_map(|(job, attempt, member)| Event::MemberStarted { job, attempt, member }),
