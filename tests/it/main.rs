@@ -2,11 +2,13 @@
 
 mod api;
 mod beside;
+mod confined;
 mod crash;
 mod disk;
 mod elastic;
 mod faults;
 mod gang;
+mod health;
 mod history;
 mod input;
 mod nodes;

@@ -52,6 +52,8 @@ struct Watch<'a> {
     report: Option<ReportPipe>,
     next_report: Instant,
     timed_out: bool,
+    /// Processes that were there when it had ended by itself, and were killed for that.
+    left_behind: usize,
     status: Option<WaitStatus>,
 }
 
@@ -70,14 +72,28 @@ pub(super) fn to_the_end(
     let warn_at = limit_at.filter(|_| spec.signals.limit > 0).map(|at| at.checked_sub(before).unwrap_or(started.since));
     let (stopping, hook, status) = (None, None, None);
     let next_report = started.since;
-    let mut watch =
-        Watch { files, spec, main, limit_at, warn_at, stopping, hook, report, next_report, timed_out: false, status };
+    let (timed_out, left_behind) = (false, 0);
+    let mut watch = Watch {
+        files,
+        spec,
+        main,
+        limit_at,
+        warn_at,
+        stopping,
+        hook,
+        report,
+        next_report,
+        timed_out,
+        left_behind,
+        status,
+    };
     watch.until_main_ends(&mut output, bell);
     watch.until_all_end(&mut output, bell);
     output.drain();
     watch.look_at_reports(Instant::now());
     let refusals = cgroup::refusals(&spec.entry.confinement);
     let mut details = vec![refusals.words];
+    details.extend(left_behind_text(watch.left_behind));
     details.extend(spec.hooks.after().err());
     details.retain(|detail| !detail.is_empty());
     details.iter().for_each(|detail| output.remark(detail));
@@ -92,6 +108,14 @@ pub(super) fn to_the_end(
         ended_ms: files::now_ms(),
         detail: details.join("; "),
         out_of_memory: refusals.out_of_memory,
+    }
+}
+
+fn left_behind_text(count: usize) -> Option<String> {
+    match count {
+        0 => None,
+        1 => Some("a process that it had left behind was killed".to_owned()),
+        _ => Some(format!("{count} processes that it had left behind were killed")),
     }
 }
 
@@ -276,6 +300,7 @@ impl Watch<'_> {
             self.reap();
             output.pump();
             let family = self.look_at_family();
+            let count = family.as_ref().map_or(0, Vec::len);
             if family.is_ok_and(|family| family.is_empty()) && cgroup::is_empty(&self.spec.entry.confinement.cgroups) {
                 return;
             }
@@ -285,6 +310,9 @@ impl Watch<'_> {
             self.obey_clock(now);
             let graced = self.stopping.as_ref().is_some_and(|stopping| stopping.kill_at > now);
             if !graced {
+                if self.stopping.is_none() {
+                    self.left_behind = self.left_behind.max(count);
+                }
                 self.kill();
             }
             std::thread::sleep(pause);
