@@ -119,6 +119,10 @@ impl Cluster {
         for job in flips {
             self.charge(job, now);
             let is_borrowed = !self.attempt_mut(job).borrowed;
+            if is_borrowed {
+                // It leaves room in the quota, which others may have been refused for.
+                self.division_version += 1;
+            }
             self.set_borrowed(job, is_borrowed);
         }
         for (pool, borrowed) in borrowed_now.into_iter().enumerate() {

@@ -24,6 +24,7 @@ use crate::tenant::Tenant;
 use crate::timers::Timers;
 use crate::topology::Topology;
 use crate::units::{Gpus, Time};
+use crate::wanted::Wanted;
 
 /// GPUs of one model and shape.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -135,6 +136,8 @@ pub struct Cluster {
     pub(crate) waiting: u32,
     /// GPUs held for waiting jobs.
     pub(crate) promises: BTreeMap<JobId, Promise>,
+    /// What tenants want back of what is lent, and since when.
+    pub(crate) wanted: BTreeMap<Wanted, Time>,
 
     // What follows is derived: it is rebuilt from the above, is in no event, and no fact depends on its history.
     pub(crate) classes: Classes,
@@ -196,6 +199,7 @@ impl Cluster {
             request_order: VecDeque::new(),
             waiting: 0,
             promises: BTreeMap::new(),
+            wanted: BTreeMap::new(),
             classes: Classes::default(),
             index: PlaceIndex::build(&topology, &[]),
             widest: Vec::new(),

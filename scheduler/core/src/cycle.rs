@@ -46,7 +46,7 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
     let sees_freed = cluster.policy.flaw != Some(Flaw::LostWakeUp);
     let free_version = if sees_freed { cluster.free_version } else { 0 };
     cluster.refused.begin(free_version, cluster.division_version, cluster.tenants.len());
-    let before = cluster.free_version;
+    let before = (cluster.free_version, cluster.division_version);
     fill(cluster, Pay::FromBudget, now, &mut cycled, out);
     if !cycled.more {
         plan::make_room(cluster, now, &mut cycled, out);
@@ -65,7 +65,7 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
         reserve::fill(cluster, now, &mut cycled, out);
     }
     // A reservation that was not needed any more, or moved, leaves room for what was refused before.
-    cycled.more |= cluster.free_version != before;
+    cycled.more |= (cluster.free_version, cluster.division_version) != before;
     if cycled.more {
         // The scavengers' turn did not come: the budgets hold nobody back for good.
         cluster.refused.lift_budgets();

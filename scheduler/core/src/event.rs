@@ -17,6 +17,7 @@ use crate::reply::Reply;
 use crate::reserve::Reservation;
 use crate::tenant::{Quota, UserLedger};
 use crate::units::{GpuTime, Span, Time};
+use crate::wanted::Wanted;
 
 /// What changes of a tenant; absent: stays.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -298,6 +299,13 @@ pub enum Event {
     Planned {
         /// The first in the order of precedence first.
         reservations: Vec<Reservation>,
+    },
+    /// Jobs came to wait inside the quota of their tenant for what is lent, or do so no more.
+    WantedBack {
+        /// What is wanted back from now on, each with the time since when.
+        begun: Vec<(Wanted, Time)>,
+        /// What is not any more.
+        over: Vec<Wanted>,
     },
     /// An attempt is being stopped.
     AttemptStopping {

@@ -60,6 +60,7 @@ pub mod tenant;
 mod timers;
 pub mod topology;
 pub mod units;
+pub mod wanted;
 
 #[cfg(test)]
 mod tests;

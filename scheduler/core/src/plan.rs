@@ -21,17 +21,17 @@ mod reach;
 mod victims;
 mod when;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use smallvec::SmallVec;
 
 pub(crate) use self::asked::{Asked, TrialIndex};
 use self::claim::Claim;
-pub(crate) use self::claim::would_borrow;
+pub(crate) use self::claim::{own, would_borrow};
 pub(crate) use self::ends::{by_ends, latest_end};
 pub(crate) use self::lent::min_run;
 pub(crate) use self::reach::Reach;
-pub(crate) use self::when::{deadline, returns};
+pub(crate) use self::when::{deadline, deadlines, returns};
 use crate::admit::{budget, caps};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
@@ -40,12 +40,12 @@ use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::finish;
 use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
-use crate::job::Job;
 use crate::order::Order;
 use crate::placement::Members;
 use crate::refused::Refused;
 use crate::reserve;
 use crate::units::{Span, Time};
+use crate::wanted::Wanted;
 
 /// What was planned, and what is remembered of it. Derived: no fact depends on it.
 #[derive(Clone, Debug, Default)]
@@ -64,8 +64,8 @@ pub(crate) struct Plans {
     before: BTreeMap<(ClassIndex, TenantIndex), Refusal>,
     /// When one of them may have a plan though nothing happened.
     ripe_at: Option<Time>,
-    /// Since when classes of tenants wait inside their quota.
-    claims: when::Claims,
+    /// What was met that is wanted back, since looking last began.
+    met: BTreeSet<Wanted>,
 }
 
 /// What is remembered of a class of a tenant for which there is no plan.
@@ -90,7 +90,6 @@ struct Versions {
 impl Plans {
     /// No job waits in the class any more: its index may come to mean another.
     pub(crate) fn forget_class(&mut self, class: ClassIndex) {
-        self.claims.forget_class(class);
         while let Some((&(of, tenant), _)) = self.without.range((class, TenantIndex(0))..).next()
             && of == class
         {
@@ -153,9 +152,10 @@ pub(crate) fn make_room(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, o
         }
         plans.before = std::mem::take(&mut plans.without);
         plans.ripe_at = None;
+        plans.met.clear();
     }
     let is_cut_off = look(cluster, now, cycled, out);
-    cluster.plans.claims.keep_seen(is_cut_off);
+    note_wanted(cluster, is_cut_off, now, out);
     // What a plan changed is seen as news: a tenant that is promised what it waits for keeps nothing back from others.
     (cluster.plans.seen, cluster.plans.looked_at) = (Some(versions), Some(now));
     cluster.plans.is_cut_off = is_cut_off;
@@ -214,6 +214,17 @@ fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
     cluster.refused = refused;
     cluster.refused.keep_only(&cluster.classes);
     is_cut_off
+}
+
+/// After looking: what is wanted back now and was not before, and what is not any more.
+fn note_wanted(cluster: &mut Cluster, is_cut_off: bool, now: Time, out: &mut Events) {
+    let (met, known) = (&cluster.plans.met, &cluster.wanted);
+    let begun: Vec<(Wanted, Time)> =
+        met.iter().filter(|wanted| !known.contains_key(wanted)).map(|wanted| (*wanted, now)).collect();
+    let over = known.keys().filter(|wanted| !is_cut_off && !met.contains(wanted)).copied().collect::<Vec<_>>();
+    if !begun.is_empty() || !over.is_empty() {
+        emit(cluster, now, Event::WantedBack { begun, over }, out);
+    }
 }
 
 /// Whether a job has failed so often by itself that it takes nothing from others any more.
@@ -281,39 +292,30 @@ fn ask(cluster: &mut Cluster, id: JobId, now: Time) -> Result<Asked, NoPlan> {
     let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
     let (class, tenant) = (job.queued.expect("the order gives queued jobs").class, job.spec.tenant);
     let mut asked = Asked::of(job);
-    asked.patience = when::patience(cluster, id, &asked, now);
     cluster.reach.catch_up(&cluster.nodes);
     let before = cluster.plans.before.get(&(class, tenant)).copied();
     let rests_until = before.and_then(|before| before.rests_until).filter(|until| *until > now);
-    let (mut may_take, mut claimed) = (false, SmallVec::<[(PoolIndex, Time); 1]>::new());
+    let (mut may_take, mut claimed) = (false, SmallVec::<[PoolIndex; 1]>::new());
     for &pool in &asked.request.pools {
         let Some(claim) = Claim::of(cluster, &asked, pool) else { continue };
         if claim.is_inside_quota() {
-            claimed.push((pool, cluster.plans.claims.since((class, tenant, pool), now)));
+            claimed.push(pool);
+            cluster.plans.met.insert(Wanted::by(job, pool));
         }
         may_take |= claim.may_take(cluster, &asked, pool, rests_until.is_some());
     }
     let is_told = |before: &Refusal| cluster.policy.plan_reasons.is_none_or(|age| before.told_at + age > now);
     asked.tells = cluster.policy.plan_reasons.is_some() && !before.as_ref().is_some_and(is_told);
     if may_take || asked.tells && rests_until.is_none() {
-        asked.patience.extend(rests_until.iter().flat_map(|until| claimed.iter().map(|(pool, _)| (*pool, *until))));
-        let deadline = |(pool, since): (PoolIndex, Time)| (pool, eager::deadline(cluster, tenant, class, since));
-        asked.deadlines = claimed.into_iter().map(deadline).collect();
+        asked.rests_until = rests_until;
+        asked.deadlines = claimed.into_iter().map(|pool| (pool, when::deadline(cluster, job, pool, now))).collect();
+        // What the plan in time takes back is back at the deadline at the earliest: what it has before ends by itself.
+        let ends_by_itself = |own: &&reserve::Reservation| asked.deadline(own.pool).is_some_and(|at| own.from < at);
+        asked.room_by = cluster.reservation(id).filter(ends_by_itself).map(|own| (own.pool, own.from));
         return Ok(asked);
     }
     let why = before.and_then(|before| before.why);
     Err(NoPlan { why, ripe_at: rests_until, rests_until, ..NoPlan::default() })
-}
-
-/// By pool in which a job waits inside its quota, from when on lent GPUs come back for it whatever that costs.
-pub(crate) fn deadlines(cluster: &Cluster, job: &Job, now: Time) -> SmallVec<[(PoolIndex, Time); 1]> {
-    let (asked, tenant) = (Asked::of(job), job.spec.tenant);
-    let Some(class) = job.queued.map(|queued| queued.class) else { return SmallVec::new() };
-    let in_pool = |pool: &PoolIndex| {
-        let since = cluster.plans.claims.known_since((class, tenant, *pool)).unwrap_or(now);
-        claim::is_claim(cluster, &asked, *pool).then(|| (*pool, eager::deadline(cluster, tenant, class, since)))
-    };
-    asked.request.pools.iter().filter_map(in_pool).collect()
 }
 
 /// A plan in one of the pools that would do, in their order. The index is as before.

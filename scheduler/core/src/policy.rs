@@ -82,6 +82,8 @@ pub struct Policy {
     pub plan_in_time: bool,
     /// Reservations are planned anew at most this often.
     pub reserve_interval: Span,
+    /// Though nothing happened, what waits is planned anew after this: what should have ended has not, users' shares decay.
+    pub reserve_refresh: Span,
     /// A job that has waited less holds no reservation.
     pub reserve_after: Span,
     /// So many of the first blocked jobs hold reservations, beside the first of each mission.
@@ -158,6 +160,7 @@ impl Policy {
             max_plans_per_cycle: 8,
             plan_in_time: false,
             reserve_interval: Span::seconds(1),
+            reserve_refresh: Span::seconds(60),
             reserve_after: Span::ZERO,
             max_reservations: 8,
             max_timeline_steps: 20_000,

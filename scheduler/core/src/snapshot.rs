@@ -81,7 +81,9 @@ impl Cluster {
             promises.map(|(job, promise)| Event::PromiseRestored { job, promise: Box::new(promise.clone()) });
         let reservations = self.reservations();
         let planned = (!reservations.is_empty()).then(|| Event::Planned { reservations: reservations.to_vec() });
-        nodes.chain(ended).chain(live).chain(promises).chain(planned)
+        let wanted: Vec<_> = self.wanted_back().collect();
+        let wanted = (!wanted.is_empty()).then(|| Event::WantedBack { begun: wanted, over: Vec::new() });
+        nodes.chain(ended).chain(live).chain(promises).chain(planned).chain(wanted)
     }
 
     fn snapshot_ledgers(&self) -> impl Iterator<Item = Event> {

@@ -19,7 +19,7 @@ use super::parts::{
 };
 use super::restored::{
     job_from_wire, ledger_from_wire, meter_from_wire, node_from_wire, promise_from_wire, reservation_from_wire,
-    usage_from_wire,
+    usage_from_wire, wanted_from_wire,
 };
 use super::words::Word;
 
@@ -62,13 +62,11 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::MemberGone(_)
         | Wire::MemberProven(_)
         | Wire::AttemptStopping(_)
-        | Wire::Promised(_)
-        | Wire::PromiseDropped(_)
-        | Wire::Planned(_)
         | Wire::JobCheckpointed(_)
         | Wire::JobIdle(_)
         | Wire::JobBusy(_)
         | Wire::AttemptEnded(_) => attempt(wire),
+        Wire::Promised(_) | Wire::PromiseDropped(_) | Wire::Planned(_) | Wire::WantedBack(_) => planned(wire),
         Wire::CountersRestored(_)
         | Wire::TenantRestored(_)
         | Wire::UserRestored(_)
@@ -234,6 +232,12 @@ fn attempt(wire: Wire) -> Result<Event, Fault> {
             attempt: AttemptNumber(it.attempt),
             outcome: Outcome::from_wire("AttemptEnded.outcome", it.outcome)?,
         },
+        _ => unreachable!("only events of attempts come here"),
+    })
+}
+
+fn planned(wire: Wire) -> Result<Event, Fault> {
+    Ok(match wire {
         Wire::Promised(it) => Event::Promised {
             job: JobId(it.job),
             pool: pool("Promised.pool", it.pool)?,
@@ -244,10 +248,14 @@ fn attempt(wire: Wire) -> Result<Event, Fault> {
             let reservations = it.reservations.into_iter().map(reservation_from_wire).collect::<Result<_, _>>()?;
             Event::Planned { reservations }
         }
+        Wire::WantedBack(it) => Event::WantedBack {
+            begun: it.begun.iter().map(wanted_from_wire).collect::<Result<_, _>>()?,
+            over: it.over.iter().map(|wanted| Ok(wanted_from_wire(wanted)?.0)).collect::<Result<_, Fault>>()?,
+        },
         Wire::PromiseDropped(it) => {
             Event::PromiseDropped { job: JobId(it.job), why: DropCause::from_wire("PromiseDropped.why", it.why)? }
         }
-        _ => unreachable!("only events of attempts come here"),
+        _ => unreachable!("only events of plans come here"),
     })
 }
 

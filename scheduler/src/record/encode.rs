@@ -2,6 +2,7 @@
 
 use dure_core::event::{Event, TenantChange};
 use dure_core::ids::TenantIndex;
+use dure_core::units::Time;
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::record::Event as Wire;
 
@@ -10,7 +11,9 @@ use super::parts::{
     capacity_to_wire, exit_to_wire, idle_notice_to_wire, idle_rule_to_wire, location_to_wire, placed_to_wire,
     quota_to_wire, reply_to_wire, spec_to_wire,
 };
-use super::restored::{job_to_wire, meter_to_wire, node_to_wire, promise_to_wire, reservation_to_wire, usage_to_wire};
+use super::restored::{
+    job_to_wire, meter_to_wire, node_to_wire, promise_to_wire, reservation_to_wire, usage_to_wire, wanted_to_wire,
+};
 use super::words::Word;
 
 /// The record of an event.
@@ -49,6 +52,7 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::Promised { .. }
         | Event::PromiseDropped { .. }
         | Event::Planned { .. }
+        | Event::WantedBack { .. }
         | Event::JobCheckpointed { .. }
         | Event::JobIdle { .. }
         | Event::JobBusy { .. }
@@ -223,6 +227,10 @@ fn attempt(event: &Event) -> Wire {
         Event::Planned { reservations } => {
             Wire::Planned(v1::Planned { reservations: reservations.iter().map(reservation_to_wire).collect() })
         }
+        Event::WantedBack { begun, over } => Wire::WantedBack(v1::WantedBack {
+            begun: begun.iter().map(|(wanted, since)| wanted_to_wire(wanted, *since)).collect(),
+            over: over.iter().map(|wanted| wanted_to_wire(wanted, Time(0))).collect(),
+        }),
         Event::PromiseDropped { job, why } => {
             Wire::PromiseDropped(v1::PromiseDropped { job: job.0, why: why.to_wire() })
         }

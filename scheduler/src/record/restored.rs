@@ -11,6 +11,7 @@ use dure_core::promise::Promise;
 use dure_core::reserve::Reservation;
 use dure_core::tenant::UserLedger;
 use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Time};
+use dure_core::wanted::Wanted;
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::phase;
 
@@ -18,7 +19,7 @@ use super::fault::{Fault, needed};
 use super::parts::{
     capacity_from_wire, capacity_to_wire, exit_from_wire, exit_to_wire, idle_notice_from_wire, idle_notice_to_wire,
     location_from_wire, location_to_wire, members_from_wire, placed_from_wire, placed_to_wire, pool, spec_from_wire,
-    spec_to_wire,
+    spec_to_wire, tenant,
 };
 use super::words::{Word, or_none};
 
@@ -310,4 +311,24 @@ pub(super) fn reservation_from_wire(wire: v1::Reservation) -> Result<Reservation
         is_own: wire.is_own,
         reclaims: wire.reclaims,
     })
+}
+
+pub(super) fn wanted_to_wire(wanted: &Wanted, since: Time) -> v1::Wanted {
+    v1::Wanted {
+        tenant: wanted.tenant.0.into(),
+        pool: u32::from(wanted.pool.0),
+        gpu_milli: wanted.gpus.in_milli(),
+        preemptible: wanted.preemptible,
+        since_ms: since.0,
+    }
+}
+
+pub(super) fn wanted_from_wire(wire: &v1::Wanted) -> Result<(Wanted, Time), Fault> {
+    let wanted = Wanted {
+        tenant: tenant("Wanted.tenant", wire.tenant)?,
+        pool: pool("Wanted.pool", wire.pool)?,
+        gpus: Gpus::milli(wire.gpu_milli),
+        preemptible: wire.preemptible,
+    };
+    Ok((wanted, Time(wire.since_ms)))
 }

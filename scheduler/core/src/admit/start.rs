@@ -181,6 +181,12 @@ fn may_hold(cluster: &Cluster, wish: &Wish<'_>, pool: PoolIndex, gpus: Gpus, sca
     why.or_else(|| reserve::behind(cluster, wish, pool, gpus)).map_or(Ok(()), Err)
 }
 
+/// Whether all gates but room let its least start in a pool now.
+pub(crate) fn is_allowed(cluster: &Cluster, wish: &Wish<'_>, pool: PoolIndex) -> bool {
+    may_pay(cluster, wish, Pay::IfItFits)
+        .is_ok_and(|scavenger| may_hold(cluster, wish, pool, wish.gpus(), scavenger).is_ok())
+}
+
 /// The most members that its tenant may start in a pool now; caps and budget let its least start.
 ///
 /// # Errors

@@ -74,6 +74,7 @@ impl Cluster {
             Event::JobBusy { job, .. } => self.attempt_of(*job).idle = None,
             Event::Promised { job, pool, members, due } => self.make_promise(*job, *pool, members, *due, now),
             Event::Planned { reservations } => self.set_reservations(reservations.clone()),
+            Event::WantedBack { begun, over } => self.change_wanted(begun, over),
             Event::PromiseDropped { job, .. } => self.drop_promise(*job, now),
             Event::AttemptStopping { job, reason, keeps, .. } => self.stop_attempt(*job, *reason, *keeps),
             Event::AttemptEnded { job, outcome, .. } => self.end_attempt(*job, *outcome, now),

@@ -70,7 +70,6 @@ struct Sketch<'s, 'i> {
     cluster: &'s Cluster,
     trial: &'s mut TrialIndex<'i>,
     asked: &'s Asked,
-    job: JobId,
     now: Time,
 }
 
@@ -80,7 +79,7 @@ impl Site for Sketch<'_, '_> {
     }
 
     fn wish(&self) -> Wish<'_> {
-        self.asked.wish(self.job).ending_from(&self.cluster.policy, self.now)
+        self.asked.wish().ending_from(&self.cluster.policy, self.now)
     }
 
     fn is_choosy(&self) -> bool {
@@ -88,8 +87,8 @@ impl Site for Sketch<'_, '_> {
     }
 
     fn place(&mut self, pool: PoolIndex, most: u32, scavenger: bool) -> Result<Members, Blocked> {
-        let Self { cluster, asked, job, now, .. } = *self;
-        let comer = Comer { wish: asked.wish(job), scavenger, now };
+        let Self { cluster, asked, now, .. } = *self;
+        let comer = Comer { wish: asked.wish(), scavenger, moves: false, now };
         let most = comer.most(cluster, pool, most);
         let TrialIndex { index, scratch } = &mut *self.trial;
         let mark = index.checkpoint();
@@ -104,7 +103,6 @@ impl Site for Sketch<'_, '_> {
 struct Tries<'c, 't, 'i> {
     cluster: &'c Cluster,
     trial: &'t mut TrialIndex<'i>,
-    job: JobId,
     now: Time,
     /// Searches for victims that are left.
     plans: u32,
@@ -115,13 +113,12 @@ struct Tries<'c, 't, 'i> {
 pub(super) fn of(
     cluster: &Cluster,
     trial: &mut TrialIndex<'_>,
-    job: JobId,
     asked: &Asked,
     is_planned: bool,
     now: Time,
 ) -> Vec<Help> {
     let plans = if is_planned { 0 } else { MAX_PLANS };
-    let mut tries = Tries { cluster, trial, job, now, plans, found: Vec::new() };
+    let mut tries = Tries { cluster, trial, now, plans, found: Vec::new() };
     tries.fewer_members(asked);
     tries.smaller_members(asked);
     tries.levels(asked);
@@ -133,8 +130,7 @@ pub(super) fn of(
 impl Tries<'_, '_, '_> {
     /// Whether it would start, now or after evictions.
     fn starts(&mut self, asked: &Asked) -> Option<(u32, Gpus)> {
-        let (job, now) = (self.job, self.now);
-        let mut site = Sketch { cluster: self.cluster, trial: &mut *self.trial, asked, job, now };
+        let mut site = Sketch { cluster: self.cluster, trial: &mut *self.trial, asked, now: self.now };
         match start::find(&mut site, Pay::IfItFits) {
             Ok(_) => return Some((0, Gpus::ZERO)),
             Err(Refused::Cap(_) | Refused::Budget(_)) => return None,

@@ -127,7 +127,7 @@ impl Cluster {
     /// Tries the job, and others like it, on a copy of the index.
     fn try_out(&self, job: &Job, now: Time, told: &mut Explanation) {
         let (mut index, mut scratch) = (self.fresh_index(), Scratch::default());
-        let comer = reserve::Comer { wish: Wish::of(job), scavenger: false, now };
+        let comer = reserve::Comer { wish: Wish::of(job), scavenger: false, moves: false, now };
         for pool in &job.spec.request.pools {
             reserve::lift_for(self, &mut index, &comer, *pool);
         }
@@ -151,7 +151,7 @@ impl Cluster {
             told.holders = holders::of_victims(self, &victims, now);
         }
         if !told.blockers.iter().any(|blocker| matches!(blocker, Blocker::Gate(_))) {
-            told.helps = helps::of(self, trial, job.id, &asked, is_planned || is_worn, now);
+            told.helps = helps::of(self, trial, &asked, is_planned || is_worn, now);
         }
     }
 

@@ -20,6 +20,8 @@ use crate::units::{Gpus, Span, Time};
 /// A job that asks for room, real or only thought of.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
+    /// Which job, or in whose place.
+    pub(crate) job: JobId,
     pub(crate) tenant: TenantIndex,
     pub(crate) priority: PriorityIndex,
     pub(crate) user: UserIndex,
@@ -28,10 +30,12 @@ pub(crate) struct Asked {
     pub(crate) grace: Span,
     pub(crate) request: Arc<Request>,
     pub(crate) avoid: SmallVec<[NodeIndex; 2]>,
-    /// Before these times nothing is taken back for it from others; it may end by itself.
-    pub(crate) patience: SmallVec<[(PoolIndex, Time); 1]>,
-    /// Before these times GPUs are taken back for it from others only where that pays.
+    /// Before then no plan to take back is sought for it: none paid.
+    pub(crate) rests_until: Option<Time>,
+    /// By these times lent GPUs are back for it; before, they are taken back only where that pays.
     pub(crate) deadlines: SmallVec<[(PoolIndex, Time); 1]>,
+    /// By then the plan in time has room for it, though nobody is evicted.
+    pub(crate) room_by: Option<(PoolIndex, Time)>,
     /// Whether it is worked out what lies in the way where there is no plan.
     pub(crate) tells: bool,
 }
@@ -40,6 +44,7 @@ impl Asked {
     /// The job as it is.
     pub(crate) fn of(job: &Job) -> Self {
         Self {
+            job: job.id,
             tenant: job.spec.tenant,
             priority: job.spec.priority,
             user: job.spec.user,
@@ -48,25 +53,26 @@ impl Asked {
             grace: job.spec.grace,
             request: job.spec.request.clone(),
             avoid: job.avoid.clone(),
-            patience: SmallVec::new(),
+            rests_until: None,
             deadlines: SmallVec::new(),
+            room_by: None,
             tells: true,
         }
     }
 
-    /// Until when nothing is taken back for it in a pool.
-    pub(crate) fn waits_until(&self, pool: PoolIndex) -> Option<Time> {
-        self.patience.iter().find(|(of, _)| *of == pool).map(|(_, time)| *time)
-    }
-
-    /// From when on GPUs are taken back for it in a pool whatever that costs.
+    /// By when lent GPUs are back for it in a pool.
     pub(crate) fn deadline(&self, pool: PoolIndex) -> Option<Time> {
         self.deadlines.iter().find(|(of, _)| *of == pool).map(|(_, time)| *time)
     }
 
-    /// As the gates see it, in the place of `job`.
-    pub(crate) fn wish(&self, job: JobId) -> Wish<'_> {
-        let Self { tenant, user, preemptible, time_limit, grace, .. } = *self;
+    /// By when it has room in a pool though nobody is evicted, where that is known.
+    pub(crate) fn room_by(&self, pool: PoolIndex) -> Option<Time> {
+        self.room_by.filter(|(of, _)| *of == pool).map(|(_, time)| time)
+    }
+
+    /// As the gates see it.
+    pub(crate) fn wish(&self) -> Wish<'_> {
+        let Self { job, tenant, user, preemptible, time_limit, grace, .. } = *self;
         Wish { job, until: None, tenant, user, preemptible, time_limit, grace, request: &self.request }
     }
 

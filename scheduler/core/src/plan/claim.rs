@@ -19,6 +19,7 @@ use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::ids::{JobId, PoolIndex, TenantIndex};
 use crate::job::Job;
+use crate::reserve;
 use crate::tenant::Tenant;
 use crate::units::{Gpus, Span, Time};
 
@@ -94,9 +95,9 @@ pub(super) fn find(
 ) -> Result<Plan, NoPlan> {
     let Some(claim) = Claim::of(cluster, asked, pool) else { return Err(NoPlan::default()) };
     let mut none = NoPlan::default();
-    if let Some(due) = asked.waits_until(pool).filter(|due| *due > now && claim.is_inside_quota()) {
-        none.ripe_at = Some(due);
-    } else if claim.is_inside_quota() {
+    if let Some(until) = asked.rests_until.filter(|until| *until > now && claim.is_inside_quota()) {
+        none.ripe_at = Some(until);
+    } else if claim.is_inside_quota() && !is_behind(cluster, asked, pool) {
         let taken_back = lent::taken_back(cluster, asked.tenant, pool, &claim.lenders);
         match attempt(cluster, trial, asked, pool, taken_back, &claim.shortages, now) {
             Ok(plan) => match too_dear(cluster, asked, &plan, now) {
@@ -119,17 +120,25 @@ pub(super) fn find(
     Err(none)
 }
 
+/// Whether the quota is reserved for another of its mission, which needs it by its time.
+fn is_behind(cluster: &Cluster, asked: &Asked, pool: PoolIndex) -> bool {
+    reserve::behind(cluster, &asked.wish(), pool, asked.gpus()).is_some()
+}
+
 /// Why a plan to take back is not carried out yet: it would lose more than it brings, and its deadline is not over.
 fn too_dear(cluster: &Cluster, asked: &Asked, plan: &Plan, now: Time) -> Option<NoPlan> {
     let (pool, want) = (plan.pool, asked.gpus());
-    let deadline = asked.deadline(pool).filter(|deadline| *deadline > now)?;
+    let last_call = eager::last_call(cluster, asked, pool, &plan.victims)?;
+    if last_call <= now {
+        return None;
+    }
     let worth = eager::worth(cluster, asked, pool, &plan.victims, now);
     if worth.pays() {
         return None;
     }
     let Worth { loss, saved } = worth;
-    let why = Blocked::TooDear { pool, want, loss, saved, until: deadline };
-    let again = eager::look_again_at(deadline, now);
+    let why = Blocked::TooDear { pool, want, loss, saved, until: last_call };
+    let again = eager::look_again_at(last_call, now);
     Some(NoPlan { why: Some(why), ripe_at: Some(again), rests_until: Some(again), is_tried: true, ..NoPlan::default() })
 }
 
@@ -190,7 +199,7 @@ fn guaranteed(tenant: &Tenant, pool: PoolIndex) -> Option<Gpus> {
 }
 
 /// GPUs that count against a tenant's quota.
-fn own(cluster: &Cluster, tenant: &Tenant, pool: PoolIndex) -> Gpus {
+pub(crate) fn own(cluster: &Cluster, tenant: &Tenant, pool: PoolIndex) -> Gpus {
     let held = tenant.held_in(pool);
     if tenant.depth == 1 {
         return held.used - held.borrowed - unfit(cluster, tenant, pool);

@@ -1,18 +1,17 @@
 //! Whether it pays to take back early what was lent.
 //!
 //! In: a proven plan to take GPUs back for a job that waits inside its quota. Out: whether the victims go now. The rule:
-//! from the deadline of the claim on they go whatever they lose. Before it they go only if the GPU-time that is lost (since
+//! near the deadline of the claim they go whatever they lose. Before that they go only if the GPU-time that is lost (since
 //! the last checkpoint of each, and a restart) is less than what the wait of the beneficiary costs: its GPUs times
 //! the time from when the victims would be gone until as many GPUs of its shape end by themselves, by the limits of what
 //! runs. A plan that does not pay is not sought again for a part of the time that is left until the deadline.
-//! The deadline is the mission's `reclaim_within`, so early that the victims are gone by then; without one it is
-//! `policy.reclaim_patience` after the oldest job of the class came to wait inside its quota.
+//! From so early on that the victims are gone by the deadline (`when`) nothing is asked any more; but where the plan in time
+//! says that enough ends by itself before it, nobody is evicted who does not pay.
 //! It must never keep a quota out of reach beyond its deadline, and never look at anything but times and limits.
 
 use super::asked::Asked;
-use super::when;
 use crate::cluster::Cluster;
-use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
+use crate::ids::{JobId, PoolIndex};
 use crate::job::{Job, Phase};
 use crate::request::{Part, Request, Shape};
 use crate::units::{GpuTime, Gpus, Span, Time};
@@ -38,21 +37,13 @@ impl Worth {
     }
 }
 
-/// From when on lent GPUs come back whatever that costs for a class of a tenant that waits inside its quota since `since`:
-/// from then on, or from when the oldest job in it came to wait, if that was later.
-pub(super) fn deadline(cluster: &Cluster, tenant: TenantIndex, class: ClassIndex, since: Time) -> Time {
-    let waits = |job: &Job| {
-        let over = job.attempt.as_deref().and_then(|attempt| attempt.ended_at);
-        over.unwrap_or(job.submitted_at)
-    };
-    let oldest = cluster.tenant(tenant).queue.oldest_of(class).filter_map(|job| cluster.job(job)).map(waits).min();
-    let since = since.max(oldest.unwrap_or(since));
-    let within = when::reclaim_within(cluster, tenant);
-    if within == Span::ZERO {
-        return since + cluster.policy.reclaim_patience;
-    }
-    let notice = cluster.policy.default_grace + cluster.policy.kill_bound;
-    Time((since + within).0.saturating_sub(notice.0)).max(since)
+/// From when on the victims of a plan go whatever they lose: so early that they are gone by the deadline, or, where enough
+/// ends by itself before it, when that has not ended as it should. None without a deadline.
+pub(super) fn last_call(cluster: &Cluster, asked: &Asked, pool: PoolIndex, victims: &[JobId]) -> Option<Time> {
+    let deadline = asked.deadline(pool)?;
+    let graces = victims.iter().filter_map(|victim| cluster.job(*victim)).map(|victim| victim.spec.grace);
+    let notice = graces.max().unwrap_or_default() + cluster.policy.kill_bound;
+    Some(asked.room_by(pool).unwrap_or(Time(deadline.0.saturating_sub(notice.0))))
 }
 
 /// When to look again for a plan that did not pay.
@@ -72,7 +63,8 @@ pub(super) fn worth(cluster: &Cluster, asked: &Asked, pool: PoolIndex, victims: 
             loss += attempt.gpus().over(lost + cluster.policy.restart_cost);
         }
     }
-    let wait = ends_by_itself(cluster, &asked.request, pool).map_or(Span(u64::MAX / 2), |end| end.since(gone));
+    let by_itself = asked.room_by(pool).or_else(|| ends_by_itself(cluster, &asked.request, pool));
+    let wait = by_itself.map_or(Span(u64::MAX / 2), |end| end.since(gone));
     Worth { loss, saved: asked.gpus().over(wait) }
 }
 

@@ -3,11 +3,12 @@
 //! In: the queue in its order, after the plain cycle. Out: starts. A job sees its own reservation, and of the others those
 //! that begin after it is over at the latest. The first blocked jobs are tried first, then the rest in order, a bounded
 //! number of them.
-//! It must never let a job overlap a reservation of another.
+//! Who starts inside its quota may have what another mission has set aside if the plan, made anew around it, gives nobody a
+//! later time. It must never let a job overlap a reservation of another.
 
 use std::collections::BTreeMap;
 
-use crate::admit::start::{self, Pay, Site, Wish};
+use crate::admit::start::{self, Found, Pay, Refused, Site, Wish};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::cycle::{self, Cycled};
@@ -17,12 +18,15 @@ use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
 use crate::job::Job;
 use crate::order::Order;
 use crate::placement::Members;
-use crate::refused::Refused;
-use crate::reserve::{Comer, Reservation, over_by};
+use crate::refused;
+use crate::reserve::{Comer, Reservation, heads, over_by};
 use crate::units::{Span, Time};
 
 /// Jobs passed over for each one that is tried.
 const STEPS_PER_TRY: u32 = 4;
+
+/// Times in one cycle that the plan is tried anew around a start.
+const MAX_MOVES: u32 = 4;
 
 /// The state that was searched in vain.
 pub(super) type Seen = (u64, u64, u64);
@@ -33,14 +37,14 @@ pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
     if cluster.reserved.filled == Some(seen) || cluster.reservations().is_empty() {
         return;
     }
-    let jobs = cycled.jobs;
+    let (jobs, mut moves) = (cycled.jobs, MAX_MOVES);
     let heads: Vec<JobId> = cluster.reserved.list.iter().map(|reservation| reservation.job).collect();
     for job in heads {
         if cluster.job(job).is_some_and(|job| job.queued.is_some()) {
-            start(cluster, job, now, cycled, out);
+            start(cluster, job, &mut moves, now, cycled, out);
         }
     }
-    rest(cluster, now, cycled, out);
+    rest(cluster, &mut moves, now, cycled, out);
     if cycled.jobs > jobs {
         // What could have started where these did may now have others evicted.
         cluster.plans.look_again();
@@ -50,8 +54,8 @@ pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
 }
 
 /// The jobs behind the first ones, in their order.
-fn rest(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
-    let fresh = Refused::fresh(cluster.tenants.len());
+fn rest(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled, out: &mut Events) {
+    let fresh = refused::Refused::fresh(cluster.tenants.len());
     let refused = std::mem::replace(&mut cluster.refused, fresh);
     let mut order = Order::begin(cluster, now);
     let (mut tries, most) = (0, cluster.policy.max_backfill_per_cycle);
@@ -67,7 +71,7 @@ fn rest(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
             continue;
         }
         tries += 1;
-        if start(cluster, id, now, cycled, out) {
+        if start(cluster, id, moves, now, cycled, out) {
             order.placed(cluster);
         } else {
             in_vain.insert(class, limit);
@@ -85,25 +89,68 @@ fn job_of(cluster: &Cluster, id: JobId) -> &Job {
 
 /// Starts a job if it finds a place beside the reservations. What starts inside its quota comes before every borrower; a
 /// borrower that can be gone in time may overlap what a job inside its quota waits for: that eviction is planned.
-fn start(cluster: &mut Cluster, id: JobId, now: Time, cycled: &mut Cycled, out: &mut Events) -> bool {
-    let Ok(found) = start::find(&mut Beside { cluster, job: id, now }, Pay::IfItFits) else { return false };
-    let wish = Wish::of(job_of(cluster, id));
-    let over_by = over_by(&cluster.policy, wish.time_limit, wish.grace, now);
-    let is_own = Comer { wish, scavenger: found.scavenger, now }.is_own(cluster, found.pool);
+fn start(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time, cycled: &mut Cycled, out: &mut Events) -> bool {
+    let found = start::find(&mut Beside { cluster, job: id, moves: false, now }, Pay::IfItFits);
+    let (found, left) = match found {
+        Ok(found) => {
+            let left = left_by(cluster, id, &found, now);
+            (found, left)
+        }
+        Err(Refused::Placement(_) | Refused::Alone(_)) if *moves > 0 => {
+            let Some((found, left)) = amid(cluster, id, moves, now) else { return false };
+            (found, Some(left))
+        }
+        Err(_) => return false,
+    };
     cycled.jobs += 1;
     cycled.members += found.members.len() as u32;
-    let is_passed = |other: &Reservation| is_own && !other.is_own && other.from < over_by && other.job != id;
-    if let Some(left) = cluster.without_overlapped(&found.members, is_passed) {
-        emit(cluster, now, Event::Planned { reservations: left }, out);
+    if let Some(reservations) = left {
+        emit(cluster, now, Event::Planned { reservations }, out);
     }
     cycle::begin(cluster, id, found, now, out);
     true
+}
+
+/// The reservations without those of borrowers that a start inside its quota passes.
+fn left_by(cluster: &Cluster, id: JobId, found: &Found, now: Time) -> Option<Vec<Reservation>> {
+    let wish = Wish::of(job_of(cluster, id));
+    let over_by = over_by(&cluster.policy, wish.time_limit, wish.grace, now);
+    let comer = Comer { wish, scavenger: found.scavenger, moves: false, now };
+    let is_own = comer.is_own(cluster, found.pool);
+    let is_passed = |other: &Reservation| is_own && !other.is_own && other.from < over_by && other.job != id;
+    cluster.without_overlapped(&found.members, is_passed)
+}
+
+/// A place for a job that starts inside its quota on what other missions have set aside, and the reservations planned anew
+/// around it, none of them later than before.
+fn amid(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time) -> Option<(Found, Vec<Reservation>)> {
+    let is_own = |cluster: &Cluster, pool: PoolIndex, scavenger: bool| {
+        Comer { wish: Wish::of(job_of(cluster, id)), scavenger, moves: true, now }.is_own(cluster, pool)
+    };
+    let pools = &job_of(cluster, id).spec.request.pools;
+    if !pools.iter().any(|pool| is_own(cluster, *pool, false)) {
+        return None;
+    }
+    let found = start::find(&mut Beside { cluster, job: id, moves: true, now }, Pay::FromBudget).ok()?;
+    if !is_own(cluster, found.pool, found.scavenger) {
+        return None;
+    }
+    *moves -= 1;
+    let job = job_of(cluster, id);
+    let (cpu, memory) = (job.spec.request.cpu, job.spec.request.memory);
+    let until = over_by(&cluster.policy, job.spec.time_limit, job.spec.grace, now);
+    let (pool, members) = (found.pool, found.members.clone());
+    let start = Reservation { job: id, pool, members, cpu, memory, from: now, until, is_own: true, reclaims: false };
+    let left = heads::around(cluster, start, now)?;
+    Some((found, left))
 }
 
 /// A job of the queue, tried among what is free and what is set aside for itself, for later, or for those that it passes.
 struct Beside<'c> {
     cluster: &'c mut Cluster,
     job: JobId,
+    /// What other missions set aside is planned anew around it.
+    moves: bool,
     now: Time,
 }
 
@@ -121,12 +168,12 @@ impl Site for Beside<'_> {
     }
 
     fn place(&mut self, pool: PoolIndex, most: u32, scavenger: bool) -> Result<Members, Blocked> {
-        let (job, now) = (self.job, self.now);
+        let (job, moves, now) = (self.job, self.moves, self.now);
         let (mut index, mut scratch) =
             (std::mem::take(&mut self.cluster.index), std::mem::take(&mut self.cluster.scratch));
         let cluster = &*self.cluster;
         let entry = job_of(cluster, job);
-        let comer = Comer { wish: Wish::of(entry), scavenger, now };
+        let comer = Comer { wish: Wish::of(entry), scavenger, moves, now };
         let most = comer.most(cluster, pool, most);
         let mark = index.checkpoint();
         super::lift_for(cluster, &mut index, &comer, pool);

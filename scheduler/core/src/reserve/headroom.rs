@@ -10,6 +10,7 @@ use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::ids::PoolIndex;
 use crate::job::{Attempt, Job, Phase};
+use crate::plan;
 use crate::reserve::Reservation;
 use crate::tenant::Tenant;
 use crate::units::{Gpus, Time};
@@ -26,31 +27,34 @@ pub(crate) fn behind(cluster: &Cluster, wish: &Wish<'_>, pool: PoolIndex, gpus: 
     let delays = |other: &&Reservation| {
         let Some(job) = cluster.job(other.job) else { return false };
         let is_over = wish.until.is_some_and(|until| until <= other.from);
-        let is_met = other.job != wish.job && other.pool == pool && cluster.mission(job.spec.tenant) == Some(mission);
+        let is_met = other.pool == pool && cluster.mission(job.spec.tenant) == Some(mission);
         let is_fixed = !wish.preemptible && !job.spec.preemptible;
-        is_met
-            && !is_over
-            && cluster.chain(wish.tenant).any(|above| pushes_out(cluster, above, job, other, gpus, is_fixed, latest))
+        let delays = |above: &Tenant| {
+            let is_above_both = above.depth > 0 && cluster.is_within(job.spec.tenant, above.index);
+            let is_in_way = || !is_over && pushes_out(cluster, above, other, gpus, is_fixed, latest);
+            is_above_both && (takes_claim(cluster, above, other, gpus) || is_in_way())
+        };
+        is_met && cluster.chain(wish.tenant).any(delays)
     };
-    let other = list.iter().find(delays)?;
+    // What comes later in the list is in nobody's way who holds a reservation before it.
+    let other = list.iter().take_while(|other| other.job != wish.job).find(delays)?;
     Some(Blocked::BehindReservation { job: other.job, pool, idle: cluster.idle_of(other), until: other.from })
 }
 
+/// Whether `gpus` more below `above` would leave the job of a reservation outside its quota there, where lent GPUs are to
+/// come back for it: who is outside takes nothing back, however soon the others end.
+fn takes_claim(cluster: &Cluster, above: &Tenant, other: &Reservation, gpus: Gpus) -> bool {
+    let Some(quota) = guaranteed(above, other).filter(|_| other.reclaims) else { return false };
+    plan::own(cluster, above, other.pool) + other.gpus() + gpus > quota
+}
+
+fn guaranteed(above: &Tenant, other: &Reservation) -> Option<Gpus> {
+    above.quota_in(other.pool).quota.or((above.depth == 1).then_some(Gpus::ZERO))
+}
+
 /// Whether `gpus` more below `above` leave too little there for a reservation that has enough without them.
-fn pushes_out(
-    cluster: &Cluster,
-    above: &Tenant,
-    job: &Job,
-    other: &Reservation,
-    gpus: Gpus,
-    is_fixed: bool,
-    latest: By,
-) -> bool {
-    if above.depth == 0 || !cluster.is_within(job.spec.tenant, above.index) {
-        return false;
-    }
-    let quota = above.quota_in(other.pool);
-    let guaranteed = quota.quota.or((above.depth == 1).then_some(Gpus::ZERO));
+fn pushes_out(cluster: &Cluster, above: &Tenant, other: &Reservation, gpus: Gpus, is_fixed: bool, latest: By) -> bool {
+    let (quota, guaranteed) = (above.quota_in(other.pool), guaranteed(above, other));
     let (want, held) = (other.gpus(), above.held_in(other.pool));
     let is_short = |bound: Gpus, now: Gpus, is_fixed: bool| {
         let then = |by: By| held_at(cluster, above, other, is_fixed, by) + want;

@@ -8,13 +8,14 @@ use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{JobId, PoolIndex};
+use crate::job::Job;
 use crate::node::SetAside;
 use crate::order::Order;
 use crate::plan;
 use crate::refused::Refused;
 use crate::reserve::timeline::{self, Ends, Question};
 use crate::reserve::{Reservation, over_by};
-use crate::units::Time;
+use crate::units::{Span, Time};
 
 /// When the plan was made, of what state, and when it is made again.
 #[derive(Clone, Debug, Default)]
@@ -37,21 +38,22 @@ pub(crate) fn replan(cluster: &mut Cluster, now: Time, out: &mut Events) {
         Versions { free: cluster.free_version, division: cluster.division_version, queue: cluster.queue_version };
     cluster.reserved.plan.wake = None;
     if let Some((made_of, at)) = cluster.reserved.plan.made {
-        if made_of == versions {
-            return;
-        }
-        let next = at + cluster.policy.reserve_interval;
+        let (interval, refresh) = (cluster.policy.reserve_interval, cluster.policy.reserve_refresh);
+        let next = at + if made_of == versions { refresh } else { interval };
         if now < next {
-            cluster.reserved.plan.wake = Some(next);
+            cluster.reserved.plan.wake = (made_of != versions || !cluster.reserved.list.is_empty()).then_some(next);
             return;
         }
     }
     let reservations = plan(cluster, now);
+    cluster.reserved.filled = None;
     if reservations != cluster.reserved.list {
         emit(cluster, now, Event::Planned { reservations }, out);
     }
     // What the plan itself lifted is no reason to plan again.
     cluster.reserved.plan.made = Some((Versions { free: cluster.free_version, ..versions }, now));
+    let refresh = Some(cluster.policy.reserve_refresh).filter(|refresh| *refresh > Span::ZERO);
+    cluster.reserved.plan.wake = refresh.filter(|_| !cluster.reserved.list.is_empty()).map(|refresh| now + refresh);
 }
 
 /// The reservations of a new plan.
@@ -71,6 +73,26 @@ fn plan(cluster: &mut Cluster, now: Time) -> Vec<Reservation> {
     list
 }
 
+/// The reservations as they are beside a start; none if one of them comes later by it.
+pub(super) fn around(cluster: &mut Cluster, start: Reservation, now: Time) -> Option<Vec<Reservation>> {
+    let before: Vec<(JobId, Time)> =
+        cluster.reserved.list.iter().map(|old| (old.job, old.from)).filter(|(job, _)| *job != start.job).collect();
+    let mark = cluster.index.checkpoint();
+    for node in cluster.reserved.nodes() {
+        cluster.index.set_aside(&cluster.nodes[node.at()], &SetAside::default());
+    }
+    let mut ends: Vec<Option<Ends>> = vec![None; cluster.pools.len()];
+    let mut taken = vec![start];
+    for (job, from) in &before {
+        let found = earliest(cluster, *job, &taken, &mut ends, now).filter(|found| found.from <= *from.max(&now));
+        let Some(found) = found else { break };
+        taken.push(found);
+    }
+    cluster.index.rollback(mark);
+    let is_whole = taken.len() == before.len() + 1;
+    is_whole.then(|| taken.split_off(1))
+}
+
 /// The earliest reservation for a job in any of its pools.
 fn earliest(
     cluster: &mut Cluster,
@@ -82,12 +104,15 @@ fn earliest(
     let entry = cluster.job(job)?;
     let length = over_by(&cluster.policy, entry.spec.time_limit, entry.spec.grace, Time(0)).since(Time(0));
     let pools: Vec<PoolIndex> = entry.spec.request.pools.to_vec();
+    let wish = Wish::of(entry).ending_from(&cluster.policy, now);
+    let refused: Vec<bool> = pools.iter().map(|pool| !start::is_allowed(cluster, &wish, *pool)).collect();
     let mut best: Option<Reservation> = None;
-    for pool in pools {
+    for (pool, is_refused) in pools.into_iter().zip(refused) {
         let ends = &*ends[pool.at()].get_or_insert_with(|| timeline::ends(cluster, pool, now));
         let returns = plan::returns(cluster, job, pool, now);
         let sooner = (!returns.is_empty()).then(|| timeline::sooner(ends, &returns));
-        let question = Question { job, pool, ends: sooner.as_ref().unwrap_or(ends), taken, now, length };
+        let ends = sooner.as_ref().unwrap_or(ends);
+        let question = Question { job, pool, ends, taken, now, is_refused, length };
         if let Some(found) = timeline::earliest(cluster, &question)
             && best.as_ref().is_none_or(|best| found.from < best.from)
         {
@@ -112,12 +137,14 @@ fn heads(cluster: &mut Cluster, now: Time) -> Vec<JobId> {
         let before = firsts.iter().find(|other| mission(**other) == mission(job));
         before.is_some_and(|before| class(*before) > class(job))
     };
+    let may_pay = |job: &Job| start::may_pay(cluster, &Wish::of(job), Pay::IfItFits).is_ok();
+    let can_pay = |id: &JobId| cluster.job(*id).is_some_and(may_pay);
     let kept = cluster.reserved.list.iter().map(|reservation| reservation.job);
-    let mut found: Vec<JobId> = kept.filter(|job| !is_outdone(*job)).collect();
+    let mut found: Vec<JobId> = kept.filter(|job| !is_outdone(*job) && can_pay(job)).collect();
     let after = cluster.policy.reserve_after;
     let has_waited = |id: &JobId| {
         let job = cluster.job(*id).filter(|job| now.since(job.submitted_at) >= after);
-        job.is_some_and(|job| start::may_pay(cluster, &Wish::of(job), Pay::IfItFits).is_ok())
+        job.is_some_and(may_pay)
     };
     for job in first.into_iter().filter(has_waited) {
         if found.len() < cluster.policy.max_reservations as usize && !found.contains(&job) {

@@ -26,13 +26,14 @@ use crate::ids::{JobId, NodeIndex, PoolIndex, TenantIndex};
 use crate::node::SetAside;
 use crate::place::PlaceIndex;
 use crate::placement::{Members, Placed};
-use crate::plan::{self, latest_end};
+use crate::plan;
 use crate::policy::Policy;
 use crate::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 
 pub(crate) use self::backfill::fill;
 pub(crate) use self::headroom::behind;
-pub(crate) use self::heads::{Plan, replan};
+use self::heads::Plan;
+pub(crate) use self::heads::replan;
 
 /// GPUs set aside for a job from a time on.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -162,7 +163,8 @@ impl Cluster {
         let is_there = |old: &Reservation| {
             let new = self.reservation(old.job);
             new.is_some_and(|new| {
-                (new.from, new.is_own, new.pool, new.gpus()) == (old.from, old.is_own, old.pool, old.gpus())
+                let key = |of: &Reservation| (of.from, of.is_own, of.reclaims, of.pool, of.gpus());
+                key(new) == key(old)
             })
         };
         let mut is_lifted = !before_that.iter().all(is_there);
@@ -207,6 +209,8 @@ pub(crate) struct Comer<'a> {
     pub(crate) wish: Wish<'a>,
     /// It would lie above every quota.
     pub(crate) scavenger: bool,
+    /// What other missions set aside is planned anew around it.
+    pub(crate) moves: bool,
     pub(crate) now: Time,
 }
 
@@ -234,7 +238,7 @@ impl Comer<'_> {
 /// passes: how many idle GPUs that is. What starts inside its quota comes before every borrower; a borrower that can be gone
 /// in time may overlap what a job inside its quota waits for. For trial changes.
 pub(crate) fn lift_for(cluster: &Cluster, index: &mut PlaceIndex, comer: &Comer<'_>, pool: PoolIndex) -> Gpus {
-    let Comer { wish, scavenger, now } = *comer;
+    let Comer { wish, scavenger, moves, now } = *comer;
     let is_own = comer.is_own(cluster, pool);
     let over_by = over_by(&cluster.policy, wish.time_limit, wish.grace, now);
     let borrows = scavenger || plan::would_borrow(cluster, wish.tenant, pool, wish.gpus());
@@ -247,7 +251,7 @@ pub(crate) fn lift_for(cluster: &Cluster, index: &mut PlaceIndex, comer: &Comer<
         let comes_back =
             other.reclaims && back_by.is_some_and(|back| back <= other.from && wanted() <= Some(other.from));
         let goes_first = if other.is_own { comes_back } else { is_own };
-        is_elsewhere && goes_first
+        is_elsewhere && (moves || goes_first)
     };
     let mut lifted = Gpus::ZERO;
     for node in cluster.reserved.nodes().map(|node| cluster.node(node)).filter(|node| node.pool == pool) {
@@ -291,20 +295,6 @@ pub(crate) fn lift(cluster: &Cluster, index: &mut PlaceIndex, id: JobId, kept: K
 /// By when an attempt that is placed now on GPUs that are lent can be gone if they are wanted back.
 fn back_by(cluster: &Cluster, wish: &Wish<'_>, now: Time) -> Time {
     now + cluster.policy.launch_deadline + lending::return_time(cluster, wish.tenant, wish.grace)
-}
-
-/// Whether something holds GPUs of a reservation that by its limit ends later than the reservation begins: it is to be
-/// taken back.
-pub(crate) fn is_lent(cluster: &Cluster, reservation: &Reservation, now: Time) -> bool {
-    let outlasts = |placed: &Placed| {
-        let residents = cluster.node(placed.node).residents.iter();
-        residents.filter_map(|resident| Some((resident.member, cluster.job(resident.job)?))).any(|(member, job)| {
-            let holds = job.live_attempt().and_then(|attempt| attempt.members.get(member.at()));
-            let holds = holds.is_some_and(|member| !member.placed.gpus.and(placed.gpus).is_empty());
-            holds && latest_end(&cluster.policy, job, now).is_none_or(|end| end > reservation.from)
-        })
-    };
-    reservation.members.iter().any(outlasts)
 }
 
 /// Whether a job of so many GPUs would lie inside every quota above its tenant now.

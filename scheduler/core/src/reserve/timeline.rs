@@ -67,6 +67,8 @@ pub(super) struct Question<'q> {
     /// What is set aside already.
     pub(super) taken: &'q [Reservation],
     pub(super) now: Time,
+    /// A gate refuses it now: it begins at the next step at the earliest.
+    pub(super) is_refused: bool,
     /// How long the job holds its GPUs at most.
     pub(super) length: Span,
 }
@@ -118,7 +120,8 @@ impl Walk<'_> {
                 end += 1;
                 self.take_step(Step::End(*job));
             }
-            if let Some(members) = self.fits() {
+            let may_begin = at > now || !self.question.is_refused;
+            if let Some(members) = may_begin.then(|| self.fits()).flatten() {
                 let is_own = self.is_inside_quota();
                 return Some(Found { from: at, members, is_own });
             }

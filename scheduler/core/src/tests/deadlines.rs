@@ -57,7 +57,13 @@ struct World {
 
 impl World {
     fn new(missions: &[Mission]) -> Self {
-        let mut fixture = Fixture::new(Policy { plan_interval: Span::ZERO, ..Policy::standard() });
+        let policy = Policy {
+            plan_in_time: true,
+            plan_interval: Span::ZERO,
+            reserve_interval: Span::ZERO,
+            ..Policy::standard()
+        };
+        let mut fixture = Fixture::new(policy);
         fixture.line("node n0 n1 n2 gpus=8");
         for (name, (quota, within, min_run)) in MISSIONS.iter().zip(missions) {
             let within = if *within > 0 { format!(" within={within}m") } else { String::new() };

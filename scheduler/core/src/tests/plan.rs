@@ -41,7 +41,7 @@ fn the_first_blocked_gang_is_not_starved_by_small_jobs() {
             submit prod/more
             submit prod/little
             place prod/little -> n0[0-3]
-            blocked gang: BehindReservation { gpu, of prod/long, idle: 0, until +11100s }
+            blocked gang: NotEnoughGpus { gpu, want: 16, free: 0 }
             blocked long: BehindReservation { gpu, of prod/gang, idle: 4, until +7290s }
             blocked more: BehindReservation { gpu, of prod/gang, idle: 4, until +7290s }
             over prod/b: Completed
@@ -83,7 +83,7 @@ fn a_later_reservation_waits_for_the_one_before_it() {
         node   n0 gpus=8
         tenant prod quota=8 | dev quota=0
         run    dev/a 1x8 on n0 limit=1h
-        policy heads=3
+        policy heads=3 restart=9h
         queued prod/p 1x8 limit=1h | dev/b 1x4 limit=1h | dev/c 1x8 limit=1h
         quota  prod within=100h
         cycle
@@ -91,7 +91,7 @@ fn a_later_reservation_waits_for_the_one_before_it() {
         ",
         expect![[r#"
             changed prod
-            blocked p: NotEnoughGpus { gpu, want: 8, free: 0 }
+            blocked p: TooDear { gpu, want: 8, GPU-seconds lost 259200, saved 29280, until +359850s }
             blocked b: NotEnoughGpus { gpu, want: 4, free: 0 }
             blocked c: NotEnoughGpus { gpu, want: 8, free: 0 }
             reserve prod/p -> n0[0-7] from +3690s
@@ -172,7 +172,7 @@ fn what_starts_inside_its_quota_comes_before_borrowers() {
 fn lent_gpus_come_back_by_the_deadline_and_not_before() {
     check(
         "
-        policy plan-in-time
+        policy plan-in-time restart=20h
         node   n0 gpus=8
         tenant prod quota=8 within=1h | dev quota=0
         run    dev/a 1x4 on n0 limit=10h | dev/b 1x4 on n0 limit=30m
@@ -196,17 +196,17 @@ fn lent_gpus_come_back_by_the_deadline_and_not_before() {
         cycle
         ",
         expect![[r#"
-            blocked p: NotEnoughGpus { gpu, want: 4, free: 0 }
+            blocked p: TooDear { gpu, want: 4, GPU-seconds lost 288000, saved 7440, until +3450s }
             reserve prod/p -> n0[4-7] from +1890s
             submit prod/q
             end prod/p: Cancelled
-            blocked q: NotEnoughGpus { gpu, want: 8, free: 0 }
+            blocked q: TooDear { gpu, want: 8, GPU-seconds lost 576000, saved 288480, until +3450s }
             reserve prod/q -> n0[0-7] from +3600s, taken back
             submit dev/c
             over dev/b: Completed
             end dev/b: Completed
             place dev/c -> n0[4-7], borrowed
-            blocked q: NotEnoughGpus { gpu, want: 8, free: 0 }
+            blocked q: TooDear { gpu, want: 8, GPU-seconds lost 292800, saved 278880, until +2250s }
             promise prod/q -> n0[0-7] by +150s
             stop dev/c: Evicted for prod/q
             stop dev/a: Evicted for prod/q

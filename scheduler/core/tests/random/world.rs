@@ -63,7 +63,8 @@ fn policy(placements: u32) -> Policy {
         half_life: Span::seconds(100),
         min_budget_period: Span::seconds(60),
         // Two cores of the same state decide the same, whenever each planned last.
-        plan_in_time: false,
+        reserve_refresh: Span::ZERO,
+        plan_in_time: true,
         plan_interval: Span::ZERO,
         reserve_interval: Span::ZERO,
         ..Policy::standard()

@@ -76,12 +76,7 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         }
         Event::JobIdle { job, attempt, notice } => of(job, "idle", JobPhase::Running, attempt, idle(*notice)),
         Event::JobBusy { job, attempt } => of(job, "busy", JobPhase::Running, attempt, String::new()),
-        Event::Promised { job, members, .. } => {
-            of(job, "promised", JobPhase::Pending, &before, places(cluster, members))
-        }
-        Event::PromiseDropped { job, why } => {
-            of(job, "promise_dropped", JobPhase::Pending, &before, drop_text(*why).to_owned())
-        }
+        Event::Promised { .. } | Event::PromiseDropped { .. } => promised(cluster, event),
         Event::AttemptStopping { job, attempt, reason, beneficiary, keeps } => {
             of(job, "stopping", JobPhase::Stopping, attempt, stopping(*reason, *beneficiary, *keeps))
         }
@@ -121,8 +116,19 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         | Event::NodeRestored { .. }
         | Event::JobRestored { .. }
         | Event::PromiseRestored { .. }
-        | Event::Planned { .. } => None,
+        | Event::Planned { .. }
+        | Event::WantedBack { .. } => None,
     }
+}
+
+/// What is held for a job that waits, or is not any more.
+fn promised(cluster: &Cluster, event: &Event) -> Option<Shown> {
+    let (job, kind, detail) = match event {
+        Event::Promised { job, members, .. } => (*job, "promised", places(cluster, members)),
+        Event::PromiseDropped { job, why } => (*job, "promise_dropped", drop_text(*why).to_owned()),
+        _ => return None,
+    };
+    Some(Shown { job, kind, phase: JobPhase::Pending, attempt: AttemptNumber(0), detail })
 }
 
 fn wait_text(not_before: Option<Time>) -> String {

@@ -28,6 +28,7 @@ use dure_core::request::{Constraints, LabelRule, Level, Request, Segment, Shape}
 use dure_core::reserve::Reservation;
 use dure_core::tenant::{Quota, UserLedger};
 use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span};
+use dure_core::wanted::Wanted;
 use expect_test::expect_file;
 
 use super::*;
@@ -316,6 +317,7 @@ fn samples() -> Vec<Event> {
     samples.extend(plans());
     samples.extend(approved());
     samples.extend(idle());
+    samples.extend(wanted_back());
     samples
 }
 
@@ -377,6 +379,12 @@ fn idle() -> Vec<Event> {
         Event::AttemptStopping { job, attempt, reason: StopReason::Idle, beneficiary: None, keeps: 0 },
         Event::AttemptEnded { job, attempt, outcome: Outcome::Idle },
     ]
+}
+
+fn wanted_back() -> Vec<Event> {
+    let wanted = Wanted { tenant: TenantIndex(3), pool: PoolIndex(1), gpus: Gpus::whole(16), preemptible: true };
+    let begun = vec![(wanted, Time(1_700_000_000_000))];
+    vec![Event::WantedBack { begun, over: vec![Wanted { preemptible: false, ..wanted }] }]
 }
 
 fn approved() -> Vec<Event> {

@@ -53,6 +53,7 @@ fn kind(event: &Event) -> &'static str {
         Promised,
         PromiseDropped,
         Planned,
+        WantedBack,
         JobCheckpointed,
         JobIdle,
         JobBusy,
@@ -70,7 +71,7 @@ fn kind(event: &Event) -> &'static str {
 }
 
 /// How many kinds there are: the length of the list in `kind`.
-const KINDS: usize = 43;
+const KINDS: usize = 44;
 
 #[test]
 fn random_events_are_of_every_kind() {

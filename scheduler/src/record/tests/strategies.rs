@@ -23,6 +23,7 @@ use dure_core::request::{Constraints, LabelRule, Level, Part, Request, Segment, 
 use dure_core::reserve::Reservation;
 use dure_core::tenant::{Quota, UserLedger};
 use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span, Time};
+use dure_core::wanted::Wanted;
 use proptest::collection::{btree_set, vec};
 use proptest::option::of;
 use proptest::prelude::*;
@@ -528,6 +529,15 @@ fn promise() -> impl Strategy<Value = Promise> {
     )
 }
 
+fn wanted() -> impl Strategy<Value = Wanted> {
+    (tenant(), pool(), gpus(), any::<bool>()).prop_map(|(tenant, pool, gpus, preemptible)| Wanted {
+        tenant,
+        pool,
+        gpus,
+        preemptible,
+    })
+}
+
 fn reservation() -> impl Strategy<Value = Reservation> {
     let beside = (
         any::<u64>().prop_map(CpuMilli),
@@ -596,6 +606,8 @@ fn attempt_event() -> impl Strategy<Value = Event> {
             due
         }),
         vec(reservation(), 0..3).prop_map(|reservations| Event::Planned { reservations }),
+        (vec((wanted(), time()), 0..3), vec(wanted(), 0..3))
+            .prop_map(|(begun, over)| Event::WantedBack { begun, over }),
         (job(), drop_cause()).prop_map(|(job, why)| Event::PromiseDropped { job, why }),
         (job(), attempt_number(), outcome()).prop_map(|(job, attempt, outcome)| Event::AttemptEnded {
             job,
