@@ -20,6 +20,7 @@ use std::{
 
 use dure_proto::v1::{GpuInventory, GpuTelemetry, Inventory, MigInstance, Telemetry};
 
+use self::health::history::History;
 pub use self::health::{Health, Verdict};
 use crate::{
     checks::{self, ChecksConfig},
@@ -125,8 +126,8 @@ enum Feed {
 }
 
 impl Gpus {
-    /// Finds the GPUs. Waits for NVML no longer than its deadline.
-    pub async fn find(config: &AgentConfig) -> Result<Self, InventoryError> {
+    /// Finds the GPUs, in this boot of the node. Waits for NVML no longer than its deadline.
+    pub async fn find(config: &AgentConfig, boot_id: &str) -> Result<Self, InventoryError> {
         let library = match &config.gpus {
             GpuSource::None => return Ok(Self::without_library(Vec::new())),
             GpuSource::Simulated { count, model, memory_mib } => {
@@ -139,7 +140,8 @@ impl Gpus {
                 Some(written.map_err(|source| InventoryError::Fake { path: dir, source })?)
             }
         };
-        let (sampler, facts, driver_version) = nvml::Sampler::start(library, config.health.clone()).await?;
+        let history = History::new(&config.state_dir, boot_id);
+        let (sampler, facts, driver_version) = nvml::Sampler::start(library, config.health.clone(), history).await?;
         Ok(Self { driver_version, feed: Feed::Nvml(sampler), ..Self::without_library(facts) })
     }
 

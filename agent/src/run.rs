@@ -81,7 +81,8 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     let mut config = config;
     let on_disk = config.launcher == LauncherKind::Process;
     let lock = if on_disk { Some(take_state_dir(&mut config)?) } else { None };
-    let gpus = Gpus::find(&config).await?;
+    let boot_id = boot_id(&config)?;
+    let gpus = Gpus::find(&config, &boot_id).await?;
     if on_disk {
         gpus.check_node(&config.checks).await;
     }
@@ -93,7 +94,6 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
         warn!(node = config.node, lacking = words, "members are kept apart less than configured");
     }
     let (facts, facts_in) = mpsc::channel(MAX_FACTS);
-    let boot_id = boot_id(&config)?;
     let store: Arc<dyn LeaseStore> =
         if on_disk { Arc::new(DiskStore::open(&config.state_dir)?) } else { Arc::new(MemoryStore::default()) };
     let mut process = None;

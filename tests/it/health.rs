@@ -90,6 +90,19 @@ async fn one_bad_gpu_is_fenced_and_seven_stay_and_the_fleet_is_never_fenced_whol
     assert_eq!((node.gpus, node.gpus_free), (8, 7), "seven stay: {node:#?}");
     let shown = cluster.dure(Who::Op, &["nodes", "n0"]).await.out;
     assert!(shown.contains("XID 79: restart the node"), "{shown}");
+    // A new life of the agent knows what the old one saw, a new boot of the node begins anew.
+    for (boot, bad) in [("boot-1", 1), ("boot-2", 0), ("boot-2", 1)] {
+        cluster.kill_agent(0);
+        cluster.node_is("n0", "is away", |node| !node.connected).await;
+        cluster.agent(0).boot_id = Some(boot.to_owned());
+        cluster.start_agent(0);
+        let what = format!("is there again, in {boot}");
+        cluster.node_is("n0", &what, |node| node.connected && node.boot_id == boot && node.gpus_bad == bad).await;
+        if bad == 0 {
+            play(&mut cluster, 0, 8, "xid 2 79 2");
+            cluster.node_is("n0", "has lost it again", |node| node.gpus_bad == 1).await;
+        }
+    }
     let job = cluster.caller(Who::Ana).submit(script("fusion", 1, 7, "echo $CUDA_VISIBLE_DEVICES")).await;
     assert_eq!(cluster.caller(Who::Ana).ended(job).await.phase(), JobPhase::Completed);
     // A driver that calls every GPU bad: of 32, 16 may be fenced without a person, and 16 go on.

@@ -1,13 +1,16 @@
 //! The verdict on a GPU: ok, suspect or bad, with the reason and what is to be done.
 //!
-//! Comes in: one observation per sample. Goes out: the verdict. Bad comes at once and stays until the agent is started
-//! again, after a reset or a restart; suspect passes when nothing was seen for a while, and comes back as bad when it
-//! comes too often. Pure: counts samples, reads no clock.
+//! Comes in: one observation per sample, with the time. Goes out: the verdict. Bad comes at once and stays until the node
+//! boots anew, or a person takes its record away after a reset; suspect passes when nothing was seen for a while, and
+//! comes back as bad when it comes too often. Pure: reads no clock. What outlives the agent is a `Record`.
 
 mod config;
+pub(super) mod history;
 pub mod xid;
 
 use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
 
 pub use self::{
     config::HealthConfig,
@@ -70,29 +73,61 @@ pub struct Observation {
     pub throttle_reasons: u64,
 }
 
+/// What is kept of a GPU over the lives of the agent.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Record {
+    /// It is bad.
+    pub bad: Option<BadRecord>,
+    /// When it became suspect lately, in seconds since the Unix epoch.
+    pub suspected: Vec<u64>,
+}
+
+/// Why a GPU is bad, and in which boot of its node that was found.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct BadRecord {
+    /// The boot.
+    pub boot_id: String,
+    /// For people.
+    pub reason: String,
+}
+
 /// Follows one GPU.
 #[derive(Clone, Debug, Default)]
 pub struct Judge {
     health: Health,
     /// Counters of the last sample; what was there before the first is no news.
     last: Option<(u64, u64)>,
-    samples: u64,
     clean: u64,
     slow: u64,
-    /// When it became suspect, in samples.
+    /// When it became suspect, in seconds since the Unix epoch: over all lives of the agent.
     suspected: VecDeque<u64>,
 }
 
 impl Judge {
-    /// Takes one observation and gives the verdict.
-    pub fn judge(&mut self, config: &HealthConfig, seen: &Observation) -> &Health {
-        self.samples += 1;
+    /// Goes on from what an earlier life of the agent has left, in the same boot of the node or in another one.
+    pub fn recover(record: Record, boot_id: &str) -> Self {
+        let bad = record.bad.filter(|bad| bad.boot_id == boot_id);
+        let health = bad.map_or_else(Health::default, |bad| Health { verdict: Verdict::Bad, reason: bad.reason });
+        Self { health, suspected: record.suspected.into(), ..Self::default() }
+    }
+
+    /// What is to outlive the agent.
+    pub fn record(&self, boot_id: &str) -> Record {
+        let (boot_id, reason) = (boot_id.to_owned(), self.health.reason.clone());
+        let bad = (self.health.verdict == Verdict::Bad).then_some(BadRecord { boot_id, reason });
+        Record { bad, suspected: self.suspected.iter().copied().collect() }
+    }
+
+    /// Takes one observation, made `now_s` seconds after the Unix epoch, and gives the verdict.
+    pub fn judge(&mut self, config: &HealthConfig, now_s: u64, seen: &Observation) -> &Health {
         let sign = self.worst_sign(config, seen);
         self.last = Some((seen.uncorrected, seen.nvlink_errors));
         match sign {
             Some((verdict, reason)) => {
                 self.clean = 0;
-                let sign = self.escalate(config, verdict, reason);
+                let sign = self.escalate(config, now_s, verdict, reason);
                 if sign.verdict >= self.health.verdict {
                     self.health = sign;
                 }
@@ -141,13 +176,13 @@ impl Judge {
     }
 
     /// A GPU that is suspect again and again is bad.
-    fn escalate(&mut self, config: &HealthConfig, verdict: Verdict, reason: String) -> Health {
+    fn escalate(&mut self, config: &HealthConfig, now_s: u64, verdict: Verdict, reason: String) -> Health {
         if verdict != Verdict::Suspect || self.health.verdict != Verdict::Ok || config.repeat_limit == 0 {
             return Health { verdict, reason };
         }
-        let oldest = self.samples.saturating_sub(config.samples(config.repeat_within_s));
-        self.suspected.push_back(self.samples);
-        self.suspected.retain(|at| *at > oldest || oldest == 0);
+        self.suspected.push_back(now_s);
+        // A clock that was set back must not make it an offender for ever.
+        self.suspected.retain(|at| now_s.abs_diff(*at) < config.repeat_within_s);
         let times = self.suspected.len();
         if times >= config.repeat_limit as usize {
             let reason = format!("{reason}, and suspect {times} times within {} s", config.repeat_within_s);

@@ -11,7 +11,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use dure_proto::v1::{GpuProcess, GpuTelemetry};
@@ -29,7 +29,10 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     GpuFacts, GpuSample, InventoryError,
-    health::{HealthConfig, Judge, Observation},
+    health::{
+        HealthConfig, Observation,
+        history::{History, Kept},
+    },
     kernel_log::KernelLog,
 };
 
@@ -60,7 +63,7 @@ struct Latest {
 /// One GPU over time.
 #[derive(Clone)]
 struct Followed {
-    judge: Judge,
+    kept: Kept,
     /// When a sample last showed work on it, or when it was first seen.
     worked: Instant,
 }
@@ -72,6 +75,7 @@ impl Sampler {
     pub(super) async fn start(
         library: Option<PathBuf>,
         health: HealthConfig,
+        history: History,
     ) -> Result<(Self, Vec<GpuFacts>, String), InventoryError> {
         let name = library.as_ref().map_or("libnvidia-ml.so.1".to_owned(), |path| path.display().to_string());
         let no_driver = |why: String| InventoryError::NoDriver { library: name.clone(), why };
@@ -79,7 +83,7 @@ impl Sampler {
         let shared = Arc::new(Shared { latest });
         let (found, answer) = oneshot::channel();
         let weak = Arc::downgrade(&shared);
-        let run = move || sample_for_ever(library, &health, found, &weak);
+        let run = move || sample_for_ever(library, &health, &history, found, &weak);
         thread::Builder::new().name("dure-nvml".to_owned()).spawn(run).map_err(|err| no_driver(err.to_string()))?;
         match timeout(START_DEADLINE, answer).await {
             Ok(Ok(Ok((facts, driver)))) => Ok((Self { shared }, facts, driver)),
@@ -104,6 +108,7 @@ impl Shared {
 fn sample_for_ever(
     library: Option<PathBuf>,
     health: &HealthConfig,
+    history: &History,
     found: oneshot::Sender<Result<Found, NvmlError>>,
     shared: &Weak<Shared>,
 ) {
@@ -128,7 +133,8 @@ fn sample_for_ever(
     let events = register(&nvml, facts.len());
     let mut kernel_log = KernelLog::open(&health.kernel_log);
     let begun = Instant::now();
-    let mut followed = vec![Followed { judge: Judge::default(), worked: begun }; facts.len()];
+    let follow = |facts: &GpuFacts| Followed { kept: history.open(&facts.uuid), worked: begun };
+    let mut followed: Vec<Followed> = facts.iter().map(follow).collect();
     let mut found = Some((found, nvml.sys_driver_version().unwrap_or_default()));
     loop {
         let mut xids = take_xids(events.as_ref());
@@ -140,7 +146,9 @@ fn sample_for_ever(
             xids.extend(told.remove(&place).unwrap_or_default());
             xids.sort_unstable();
             xids.dedup();
-            measure(&nvml, health, facts, xids, followed)
+            let sample = measure(&nvml, health, facts, xids, followed);
+            history.keep(&facts.uuid, &mut followed.kept);
+            sample
         });
         let sample = Arc::new(sample.collect());
         let Some(shared) = shared.upgrade() else { return };
@@ -204,7 +212,8 @@ fn measure(nvml: &Nvml, health: &HealthConfig, facts: &GpuFacts, xids: Vec<u64>,
         }
         Err(err) => seen.lost = Some(err.to_string()),
     }
-    GpuSample { telemetry, health: followed.judge.judge(health, &seen).clone() }
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    GpuSample { telemetry, health: followed.kept.judge.judge(health, now_s, &seen).clone() }
 }
 
 /// NVML's fields that have no call of their own, all in one: the driver's recovery action, memory under repair, links.

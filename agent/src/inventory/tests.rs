@@ -132,7 +132,7 @@ async fn wait_for(gpus: &Gpus, what: impl Fn(&[GpuSample]) -> bool) -> Arc<Vec<G
 async fn the_inventory_shows_links_and_a_lost_gpu_is_bad_while_the_others_stay() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let config = config(&dir, "seed n0\ngpus 4 nvlink=islands:2");
-    let gpus = Gpus::find(&config).await.expect("finds them");
+    let gpus = Gpus::find(&config, "boot-1").await.expect("finds them");
     let wire = to_wire(&config, &gpus);
     assert_eq!(wire.gpus.iter().map(|gpu| gpu.nvlink_peers.clone()).collect::<Vec<_>>(), [[1], [0], [3], [2]]);
     assert_eq!(wire.gpus.iter().map(|gpu| gpu.numa_node).collect::<Vec<_>>(), [0, 0, 1, 1]);
@@ -157,7 +157,7 @@ async fn mig_instances_are_listed_where_they_lie() {
         "seed n0\ngpus 3\nmig 1 3g.40gb 4 4\nmig 1 1g.10gb 0 1 MIG-own\nmig 2 1c.3g.40gb 0 4\nmig 2 7g.80gb+me 4 4\n\
          fail nvmlGpuInstanceGetInfo 4 2",
     );
-    let gpus = Gpus::find(&config).await.expect("finds them");
+    let gpus = Gpus::find(&config, "boot-1").await.expect("finds them");
     let wire = to_wire(&config, &gpus);
     assert_eq!(wire.gpus.iter().map(|gpu| gpu.mig).collect::<Vec<_>>(), [false, true, true]);
     // On GPU 2 one is a part, and where the other lies the driver does not say: neither is offered.
@@ -189,7 +189,7 @@ async fn racks_and_pairs_are_seen_as_they_are_joined() {
     let trays = [tray("a", ""), tray("b", ""), tray("c", other)];
     let mut domains = Vec::new();
     for config in &trays {
-        let wire = to_wire(config, &Gpus::find(config).await.expect("finds them"));
+        let wire = to_wire(config, &Gpus::find(config, "boot-1").await.expect("finds them"));
         assert!(wire.gpus.iter().all(|gpu| gpu.nvlink_peers.len() == 3), "{wire:?}");
         domains.push(wire.nvlink_domain);
     }
@@ -197,10 +197,10 @@ async fn racks_and_pairs_are_seen_as_they_are_joined() {
     assert_eq!(domains[2], "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0.7");
     let mut stated = tray("d", "");
     stated.location.nvlink_domain = "rack-7".to_owned();
-    let wire = to_wire(&stated, &Gpus::find(&stated).await.expect("finds them"));
+    let wire = to_wire(&stated, &Gpus::find(&stated, "boot-1").await.expect("finds them"));
     assert_eq!(wire.nvlink_domain, "rack-7", "what the operator says goes before");
     let pairs = config(&dir, "gpus 4 topology=pcie-pairs\nlink 3 0 down");
-    let gpus = Gpus::find(&pairs).await.expect("finds them");
+    let gpus = Gpus::find(&pairs, "boot-1").await.expect("finds them");
     let wire = to_wire(&pairs, &gpus);
     assert_eq!(wire.gpus.iter().map(|gpu| gpu.nvlink_peers.clone()).collect::<Vec<_>>(), [[1], [0], [3], [2]]);
     assert_eq!((wire.nvlink_domain.as_str(), gpus.facts()[2].nvlinks, gpus.facts()[3].nvlinks), ("", 1, 0));
@@ -215,10 +215,10 @@ async fn racks_and_pairs_are_seen_as_they_are_joined() {
 async fn without_a_driver_the_error_says_what_to_do_and_no_gpus_must_be_asked_for() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut config = config(&dir, "gpus 1\nfail nvmlInit_v2 9");
-    let message = Gpus::find(&config).await.err().expect("must fail").to_string();
+    let message = Gpus::find(&config, "boot-1").await.err().expect("must fail").to_string();
     assert!(message.contains("driver") && message.contains("source = \"none\""), "{message}");
     config.gpus = GpuSource::None;
-    assert!(Gpus::find(&config).await.expect("a node without GPUs").facts().is_empty());
+    assert!(Gpus::find(&config, "boot-1").await.expect("a node without GPUs").facts().is_empty());
 }
 
 #[tokio::test]
@@ -226,7 +226,7 @@ async fn simulated_gpus_are_busy_where_members_run() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut config = config(&dir, "");
     config.gpus = GpuSource::Simulated { count: 2, model: "H100".to_owned(), memory_mib: 100 };
-    let gpus = Gpus::find(&config).await.expect("no library needed");
+    let gpus = Gpus::find(&config, "boot-1").await.expect("no library needed");
     let used: Vec<u64> = gpus.sample(&[1]).iter().map(|gpu| gpu.telemetry.memory_used_mib).collect();
     assert_eq!(used, [0, 90]);
 }
@@ -241,7 +241,7 @@ async fn the_real_driver_is_read() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut config = config(&dir, "");
     config.gpus = GpuSource::Nvml { lib: None };
-    let gpus = Gpus::find(&config).await.expect("the driver answers");
+    let gpus = Gpus::find(&config, "boot-1").await.expect("the driver answers");
     println!("{:#?}", to_wire(&config, &gpus));
     println!("{:#?}", telemetry(&gpus.sample(&[])));
     let sample = gpus.sample(&[]);

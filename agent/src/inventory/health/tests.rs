@@ -6,14 +6,14 @@ fn xid(code: u64) -> Observation {
 
 fn judge_all(config: &HealthConfig, seen: &[Observation]) -> Health {
     let mut judge = Judge::default();
-    seen.iter().map(|seen| judge.judge(config, seen).clone()).last().expect("something was seen")
+    (0..).zip(seen).map(|(now_s, seen)| judge.judge(config, now_s, seen).clone()).last().expect("something was seen")
 }
 
 #[test]
 fn bad_stays_suspect_passes_and_an_applications_fault_is_none() {
     let config = HealthConfig::default();
     let mut judge = Judge::default();
-    let mut look = |seen: &Observation| judge.judge(&config, seen).clone();
+    let mut look = |seen: &Observation| judge.judge(&config, 0, seen).clone();
     assert_eq!(look(&xid(31)).verdict, Verdict::Ok);
     assert_eq!(look(&xid(54)), Health { verdict: Verdict::Suspect, reason: "XID 54: watched".to_owned() });
     for _ in 1..config.suspect_for_s {
@@ -72,4 +72,29 @@ fn repeat_offenders_and_slow_ones_are_found_and_the_site_has_its_own_word() {
     let text = "xids = { 79 = \"reset-gpu\", 31 = \"ignore\" }\nsample_ms = 500";
     let read: HealthConfig = toml::from_str(text).expect("reads");
     assert_eq!(xid::action(&read.xids, 79), XidAction::ResetGpu);
+}
+
+#[test]
+fn a_restart_of_the_agent_forgets_no_offence_and_a_new_boot_gives_another_chance() {
+    let config = HealthConfig { suspect_for_s: 1, repeat_within_s: 3_600, ..HealthConfig::default() };
+    let clean = Observation::default();
+    let mut record = Record::default();
+    // Three lives of the agent, each with one offence; an offence of long ago has decayed.
+    record.suspected.push(1);
+    for (life, expected) in [(0, Verdict::Suspect), (1, Verdict::Suspect), (2, Verdict::Bad)] {
+        let now_s = 10_000 + life * 600;
+        let mut judge = Judge::recover(record, "boot-1");
+        assert_eq!(judge.judge(&config, now_s, &clean).verdict, Verdict::Ok);
+        assert_eq!(judge.judge(&config, now_s + 1, &xid(54)).verdict, expected);
+        record = judge.record("boot-1");
+    }
+    assert_eq!(record.suspected, [10_001, 10_601, 11_201]);
+    let again = Judge::recover(record.clone(), "boot-1").judge(&config, 12_000, &clean).clone();
+    assert_eq!(again.reason, "XID 54: watched, and suspect 3 times within 3600 s");
+    let mut booted = Judge::recover(record, "boot-2");
+    assert_eq!(booted.judge(&config, 12_000, &clean).verdict, Verdict::Ok, "a new boot");
+    assert_eq!(booted.judge(&config, 12_001, &xid(54)).verdict, Verdict::Bad, "but no new name");
+    // A clock that was set back for an hour and more does not count the same offences for ever.
+    let record = booted.record("boot-2");
+    assert_eq!(Judge::recover(record, "boot-3").judge(&config, 100, &xid(54)).verdict, Verdict::Suspect);
 }
