@@ -157,6 +157,7 @@ fn process_settings(
         shim: config.shim_command().map_err(node_error("the path of this program"))?,
         boot_id: boot_id.to_owned(),
         gpu_uuids: gpus.facts().iter().map(|gpu| gpu.uuid.clone()).collect(),
+        mig_instances: gpus.facts().iter().map(|gpu| gpu.mig_instances.clone()).collect(),
         gpu_memory_mib: gpus.facts().iter().map(|gpu| gpu.memory_mib).collect(),
         log_limit_bytes: config.log_limit_bytes.unwrap_or(DEFAULT_LOG_LIMIT_BYTES),
         isolation: isolation.clone(),

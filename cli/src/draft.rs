@@ -26,6 +26,7 @@ pub(crate) struct Draft {
     pub(crate) gpus_per_member: Option<u32>,
     /// Of its one GPU each member gets this share, in thousandths.
     pub(crate) gpu_milli: Option<u32>,
+    pub(crate) mig: Option<String>,
     /// One entry per member.
     pub(crate) shape: Option<Vec<u32>>,
     /// Members on nodes of their own.
@@ -81,8 +82,11 @@ pub(crate) struct Depend {
 impl Draft {
     /// What this draft says, and where it says nothing, what `under` says.
     pub(crate) fn over(self, under: Draft) -> Draft {
-        let sized =
-            self.gpus.is_some() || self.gpu_milli.is_some() || self.gpus_per_member.is_some() || self.members.is_some();
+        let sized = self.gpus.is_some()
+            || self.gpu_milli.is_some()
+            || self.mig.is_some()
+            || self.gpus_per_member.is_some()
+            || self.members.is_some();
         let sized = sized || self.nodes.is_some() || self.shape.is_some();
         // A shape is one statement: half of one and half of another would be a job that nobody asked for.
         let shape = if sized { self.clone() } else { under.clone() };
@@ -96,6 +100,7 @@ impl Draft {
             min_members: shape.min_members,
             gpus_per_member: shape.gpus_per_member,
             gpu_milli: shape.gpu_milli,
+            mig: shape.mig,
             shape: shape.shape,
             nodes: shape.nodes,
             gpu_models: self.gpu_models.or(under.gpu_models),
@@ -198,6 +203,7 @@ impl Draft {
             memory_mib_per_member: self.memory_mib.or(by_gpu).or(by_cpu).unwrap_or(0),
             distinct_nodes: self.nodes.is_some_and(|nodes| nodes > 1),
             gpu_milli: self.gpu_milli.unwrap_or(0),
+            mig_profile: self.mig.clone().unwrap_or_default(),
         })
     }
 

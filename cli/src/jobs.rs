@@ -238,9 +238,9 @@ fn job_text(job: &Job, now_ms: u64, out: Out) -> String {
 fn members_text(attempt: &v1::Attempt, out: Out) -> String {
     let mut rows = out.table(&["rank>", "node", "gpus", "phase", "end"]);
     for (rank, member) in (0..).zip(&attempt.members) {
-        let gpus: Vec<String> = member.gpus.iter().map(ToString::to_string).collect();
+        let gpus = phase::gpus(&member.gpus, member.gpu_milli, member.mig.as_ref());
         let end = end_of(member, attempt.failed_first == Some(rank));
-        rows.row([rank.to_string(), member.node.clone(), gpus.join(","), member.phase.clone(), end]);
+        rows.row([rank.to_string(), member.node.clone(), gpus, member.phase.clone(), end]);
     }
     rows.text()
 }

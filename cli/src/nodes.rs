@@ -1,5 +1,7 @@
 //! `dure nodes` and `dure node cordon | drain | resume | confirm-dead`.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand};
 use dure_proto::v1::{self, GetNodeRequest, ListNodesRequest, Node, NodeActionRequest, PageRequest};
 
@@ -136,6 +138,7 @@ fn node_text(node: &Node, now_ms: u64, out: Out) -> String {
         labels.sort_unstable();
         text.push_str(&format!("labels:     {}\n", labels.join(" ")));
     }
+    text.push_str(&instances(node));
     if let Some(telemetry) = &node.telemetry {
         let mut rows = out.table(&[
             "gpu>",
@@ -176,12 +179,26 @@ fn node_text(node: &Node, now_ms: u64, out: Out) -> String {
     if !node.jobs.is_empty() {
         let mut rows = out.table(&["job>", "attempt>", "member>", "gpus"]);
         for job in &node.jobs {
-            let gpus: Vec<String> = job.gpus.iter().map(ToString::to_string).collect();
-            rows.row([job.job_id.to_string(), job.attempt.to_string(), job.member.to_string(), gpus.join(",")]);
+            let gpus = phase::gpus(&job.gpus, job.gpu_milli, job.mig.as_ref());
+            rows.row([job.job_id.to_string(), job.attempt.to_string(), job.member.to_string(), gpus]);
         }
         text.push_str(&rows.text());
     }
     text
+}
+
+/// What its GPUs are cut into, a line for each GPU, and how many of the instances are held.
+fn instances(node: &Node) -> String {
+    let mut by_gpu: BTreeMap<u32, Vec<&v1::MigSlice>> = BTreeMap::new();
+    for mig in &node.mig {
+        by_gpu.entry(mig.gpu).or_default().extend(&mig.slice);
+    }
+    let line = |(gpu, slices): (&u32, &Vec<&v1::MigSlice>)| {
+        let named: Vec<String> = slices.iter().map(|mig| format!("{} at {}", mig.profile, mig.first_slice)).collect();
+        let held = node.jobs.iter().filter(|job| job.mig.is_some() && job.gpus == [*gpu]).count();
+        format!("MIG:        GPU {gpu}: {} ({held} of {} held)\n", named.join(", "), slices.len())
+    };
+    by_gpu.iter().map(line).collect()
 }
 
 /// `dure node ...`.

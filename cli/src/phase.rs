@@ -1,6 +1,6 @@
 //! Words for what the API says in numbers.
 
-use dure_proto::v1::{Job, JobPhase, NodeState};
+use dure_proto::v1::{Job, JobPhase, MigSlice, NodeState};
 
 /// The phase of a job as users read and write it.
 pub(crate) fn name(phase: JobPhase) -> &'static str {
@@ -78,10 +78,21 @@ pub(crate) fn node_state(state: NodeState) -> &'static str {
     }
 }
 
+/// GPUs of a member: `0,1`, `0 (0.250)`, `0 (1g.10gb at 4)`.
+pub(crate) fn gpus(gpus: &[u32], milli: u32, mig: Option<&MigSlice>) -> String {
+    let list = gpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    match mig {
+        Some(mig) => format!("{list} ({} at {})", mig.profile, mig.first_slice),
+        None if milli > 0 => format!("{list} (0.{milli:03})"),
+        None => list,
+    }
+}
+
 /// The gang in one word: `4x8`, `8+8+4`.
 pub(crate) fn shape(job: &Job) -> String {
     match &job.shape {
         None => job.gpus.to_string(),
+        Some(shape) if !shape.mig_profile.is_empty() => format!("{}x{}", shape.members, shape.mig_profile),
         Some(shape) if shape.gpu_milli > 0 => format!("{}x0.{:03}", shape.members, shape.gpu_milli),
         Some(shape) if shape.unequal.is_empty() => format!("{}x{}", shape.members, shape.gpus_per_member),
         Some(shape) => shape.unequal.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),

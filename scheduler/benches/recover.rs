@@ -130,6 +130,7 @@ impl World {
                 capacity: Capacity {
                     gpus,
                     islands: vec![gpus; 8].into(),
+                    layouts: Box::default(),
                     cpu: CpuMilli(128_000),
                     memory: MemoryMib(2 << 20),
                     labels: Default::default(),

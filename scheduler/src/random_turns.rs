@@ -212,6 +212,7 @@ impl RandomTurns {
             capacity: Capacity {
                 gpus: all,
                 islands: vec![all; GPUS_PER_NODE].into(),
+                layouts: Box::default(),
                 cpu: CpuMilli(64_000),
                 memory: MemoryMib(512 << 10),
                 labels: Default::default(),

@@ -87,7 +87,8 @@ impl Cluster {
             // Plain processes of this user: tests look into their files, and try-outs need no accounts.
             config.isolation.mode = IsolationMode::Off;
             config.location = Location { leaf: format!("leaf-{}", number / 2), ..Location::default() };
-            let conf = format!("seed {name}\ngpus {} model=\"{MODEL}\" memory_mib=143771\n", setup.gpus);
+            let conf =
+                format!("seed {name}\ngpus {} model=\"{MODEL}\" memory_mib=143771\n{}\n", setup.gpus, setup.fake);
             config.gpus = GpuSource::Fake { conf };
             config.boot_id = Some("boot-1".to_owned());
             (config.cpu_milli, config.memory_mib) = (Some(64_000), Some(512 << 10));

@@ -32,6 +32,8 @@ pub struct Setup {
     pub nodes: u32,
     /// GPUs of each.
     pub gpus: u32,
+    /// What each node's fake NVML shows beside its GPUs, a statement a line.
+    pub fake: &'static str,
     /// `[liveness]` of the scheduler.
     pub liveness: &'static str,
     /// `[policy]` of the scheduler.
@@ -49,6 +51,7 @@ impl Default for Setup {
         Self {
             nodes: 4,
             gpus: 8,
+            fake: "",
             liveness: "heartbeat = \"200ms\"\nsuspect_after = \"20s\"\nlost_after = \"60s\"",
             policy: "default_grace = \"2s\"\nbackoff = \"100ms\"\nreclaim_patience = \"0s\"",
             more: "",

@@ -95,7 +95,10 @@ fn gpus(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
     set("CUDA_VISIBLE_DEVICES", uuids.clone());
     // Container runtimes read an empty list as "all" when it is absent; "void" is their word for none.
     set("NVIDIA_VISIBLE_DEVICES", if uuids.is_empty() { "void".to_owned() } else { uuids });
-    if place.launch.gpu_milli > 0 {
+    if let Some(mig) = &place.launch.mig {
+        // The hardware keeps to the instance by itself.
+        set("DURE_GPU_MIG", mig.profile.clone());
+    } else if place.launch.gpu_milli > 0 {
         // A client of CUDA's multi-process service keeps to its share of the processors, and gets its share of the memory
         // at most; without the service the share is a promise.
         set("DURE_GPU_MILLI", place.launch.gpu_milli.to_string());
@@ -315,6 +318,34 @@ mod tests {
         assert_eq!(got("CUDA_VISIBLE_DEVICES"), Some("GPU-b"));
         assert_eq!((got("DURE_GPU_MILLI"), got("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE")), (Some("250"), Some("25")));
         assert_eq!(got("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"), Some("0=20389M"));
+    }
+
+    #[test]
+    fn a_mig_instance_needs_no_bounds() {
+        let mig = Some(dure_proto::v1::MigSlice { profile: "3g.40gb".to_owned(), first_slice: 4 });
+        let launch = Launch { gpus: vec![1], gpu_milli: 500, mig, ..Launch::default() };
+        let mut env = BTreeMap::new();
+        let network = Network::default();
+        let place = Place {
+            id: MemberId { job: 1, attempt: 1, member: 0 },
+            launch: &launch,
+            node: "n1",
+            gpu_uuids: &["MIG-b".to_owned()],
+            gpu_memory_mib: 81_559,
+            steps: Path::new("/run/steps.sock"),
+            member_dir: Path::new("/m"),
+            workdir: Path::new("/w"),
+            report: Path::new("/run/report"),
+            hostfile: Path::new("/run/hostfile"),
+            bin: Path::new("/run/bin"),
+            network: &network,
+            account: None,
+            inherited: &[],
+        };
+        gpus(&place, &mut |name: &str, value| drop(env.insert(name.to_owned(), value)));
+        let got = |name: &str| env.get(name).map(String::as_str);
+        assert_eq!((got("CUDA_VISIBLE_DEVICES"), got("DURE_GPU_MIG")), (Some("MIG-b"), Some("3g.40gb")));
+        assert_eq!((got("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"), got("DURE_GPU_MILLI")), (None, None));
     }
 
     #[test]

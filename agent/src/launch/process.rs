@@ -31,6 +31,7 @@ use tokio::{
 use super::{ContainersConfig, Facts, Launcher, container, rendezvous::Network};
 use crate::{
     config::HooksConfig,
+    inventory::MigFacts,
     isolation::Isolation,
     model::{Exit, Launch, MemberId, StopRequest},
     reconcile::Input,
@@ -62,6 +63,8 @@ pub struct ProcessSettings {
     pub boot_id: String,
     /// UUID of each GPU, by its index.
     pub gpu_uuids: Vec<String>,
+    /// What each of them is cut into.
+    pub mig_instances: Vec<Vec<MigFacts>>,
     /// Memory of each of them, in MiB.
     pub gpu_memory_mib: Vec<u64>,
     /// Bytes kept of each output stream.

@@ -137,6 +137,7 @@ fn draft_node(node: usize) -> NodeDraft {
         capacity: Capacity {
             gpus: all,
             islands: vec![all; GPUS].into(),
+            layouts: Box::default(),
             cpu: CpuMilli(0),
             memory: MemoryMib(0),
             labels: Default::default(),

@@ -27,6 +27,9 @@ pub(crate) struct JobFlags {
     /// A share of one GPU for each member, in thousandths (1 to 999); others share the GPU
     #[arg(long, value_name = "MILLI", help_heading = "Size")]
     gpu_milli: Option<u32>,
+    /// A MIG instance for each member, by its profile: 1g.10gb
+    #[arg(long, value_name = "PROFILE", conflicts_with_all = ["gpus", "gpu_milli", "gpus_per_member", "shape"], help_heading = "Size")]
+    gpus_mig: Option<String>,
     /// Members of the gang; each runs the script. 4-16: as many of them as there is room for when it starts
     #[arg(long, value_parser = constraints::members, value_name = "[MIN-]N", help_heading = "Size")]
     members: Option<(Option<u32>, u32)>,
@@ -219,6 +222,7 @@ impl JobFlags {
             members: self.members.map(|(_, members)| members),
             min_members: self.members.or(self.nodes).and_then(|(least, _)| least),
             gpu_milli: self.gpu_milli.or(share),
+            mig: self.gpus_mig,
             gpus_per_member,
             shape: self.shape,
             nodes: self.nodes.map(|(_, nodes)| nodes),

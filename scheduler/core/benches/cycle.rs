@@ -66,6 +66,7 @@ fn node(at: usize) -> NodeDraft {
         capacity: Capacity {
             gpus,
             islands: [gpus; GPUS].into(),
+            layouts: Box::default(),
             cpu: CpuMilli::ZERO,
             memory: MemoryMib::ZERO,
             labels: Default::default(),

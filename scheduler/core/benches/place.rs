@@ -57,6 +57,7 @@ fn node(at: usize, fill: Fill, cpu: CpuMilli) -> Node {
         capacity: Capacity {
             gpus,
             islands: [gpus; GPUS_PER_NODE].into(),
+            layouts: Box::default(),
             cpu,
             memory: MemoryMib::ZERO,
             labels: Default::default(),

@@ -37,6 +37,7 @@ fn node(at: usize) -> Input {
         capacity: Capacity {
             gpus,
             islands: [gpus; 8].into(),
+            layouts: Box::default(),
             cpu: CpuMilli(0),
             memory: MemoryMib(0),
             labels: Default::default(),

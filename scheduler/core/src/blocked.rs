@@ -270,6 +270,7 @@ impl Blocked {
             Self::NotEnoughGpus { .. }
                 | Self::NotEnoughSlots { .. }
                 | Self::NoDomain { .. }
+                | Self::NoShare { .. }
                 | Self::NotEnoughMatching { .. }
                 | Self::NotEnoughSegments { .. }
                 | Self::NotEnoughCpuOrMemory { .. }

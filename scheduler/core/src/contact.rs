@@ -61,6 +61,10 @@ fn check(draft: &NodeDraft) -> Result<(), Refusal> {
     if draft.capacity.islands.len() != gpus.count_ones() as usize {
         return Err(bad("it does not name one NVLink island for each GPU"));
     }
+    let layouts = &draft.capacity.layouts;
+    if !layouts.is_empty() && layouts.len() != draft.capacity.islands.len() {
+        return Err(bad("it does not say of each GPU how it is cut"));
+    }
     for (gpu, island) in draft.capacity.islands.iter().enumerate() {
         let closed = island.iter().all(|peer| draft.capacity.islands.get(peer) == Some(island));
         if !island.contains(GpuSet::single(gpu)) || !closed {

@@ -1,6 +1,7 @@
 //! MIG: the slices that a GPU can be cut into, and where on the GPU each of them may begin.
 //!
-//! In: a GPU model and the name of a profile. Out: its size in compute and memory slices and its legal beginnings. A GPU
+//! In: a GPU model and the name of a profile. Out: its size in compute and memory slices and its legal beginnings; what a
+//! GPU is cut into (`Layout`). A GPU
 //! has seven compute and eight memory slices; instances are placed by memory slice, and the legal beginnings are such
 //! that compute slices never run out first. Instances with media extensions (`+me`, `+gfx`) are not offered.
 //! Source: NVIDIA Multi-Instance GPU User Guide (v580), "Supported MIG Profiles", for names, fractions and numbers of
@@ -129,18 +130,74 @@ impl Slice {
     pub fn milli(self) -> u16 {
         u16::from(self.memory) * 1000 / u16::from(MEMORY_SLICES)
     }
+}
 
-    /// The first legal beginning that leaves `used` alone; the highest for the smallest, which keeps low halves whole.
-    pub fn first_free(self, used: u8) -> Option<u8> {
-        let is_free = |start: &&u8| self.mask(**start) & used == 0;
-        let starts = self.starts();
-        if self.compute == 1 { starts.iter().rev().find(is_free) } else { starts.iter().find(is_free) }.copied()
+/// How a GPU is cut: its instances, by the memory slice at which each begins. What Dure finds, not what it makes: a GPU is
+/// cut by the node's operator, and while it is it is nobody's whole.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Layout(u32);
+
+impl Layout {
+    /// It is not cut.
+    pub const WHOLE: Layout = Layout(0);
+
+    /// It is in MIG mode, and has no instance yet. No instance begins at the last memory slice, so that its bits are free.
+    pub const BARE: Layout = Layout(1 << 31);
+
+    /// With one more instance; none where it must not begin there or lies over another.
+    pub fn with(self, slice: Slice, start: u8) -> Option<Layout> {
+        let kind = STARTS.iter().position(|(known, starts)| *known == slice && starts.contains(&start))?;
+        let is_free = self.covered() & slice.mask(start) == 0;
+        is_free.then(|| Layout(self.0 | Self::BARE.0 | (kind as u32 + 1) << (start * 4)))
     }
 
-    /// How many of them fit beside `used`.
-    pub fn count_free(self, used: u8) -> u32 {
-        // The legal beginnings of one size never overlap.
-        self.starts().iter().filter(|start| self.mask(**start) & used == 0).count() as u32
+    /// Whether it is in MIG mode.
+    #[inline]
+    pub fn is_cut(self) -> bool {
+        self != Self::WHOLE
+    }
+
+    /// The instances and where they begin, rising.
+    pub fn instances(self) -> impl Iterator<Item = (Slice, u8)> {
+        let kind = move |start: u8| (self.0 >> (start * 4) & 0xF) as usize;
+        (0..MEMORY_SLICES - 1)
+            .filter(move |start| kind(*start) > 0)
+            .map(move |start| (STARTS[kind(start) - 1].0, start))
+    }
+
+    /// Whether there is such an instance.
+    pub fn has(self, slice: Slice, start: u8) -> bool {
+        self.instances().any(|instance| instance == (slice, start))
+    }
+
+    /// Its instances of a size that leave the memory slices `used` alone: where they begin, rising.
+    pub fn free(self, slice: Slice, used: u8) -> impl Iterator<Item = u8> {
+        let free = self.instances().filter(move |(size, start)| *size == slice && size.mask(*start) & used == 0);
+        free.map(|(_, start)| start)
+    }
+
+    /// Tells it apart from others, beside 32 bits of something else.
+    pub(crate) fn digest(self) -> u64 {
+        u64::from(self.0) << 32
+    }
+
+    /// Memory slices that its instances cover.
+    pub fn covered(self) -> u8 {
+        self.instances().fold(0, |sum, (slice, start)| sum | slice.mask(start))
+    }
+}
+
+impl fmt::Debug for Layout {
+    /// As `0:3g/4,4:3g/4`; `bare` without instances, `whole` where it is not cut.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::WHOLE => write!(f, "whole"),
+            Self::BARE => write!(f, "bare"),
+            cut => {
+                let list: Vec<String> = cut.instances().map(|(slice, start)| format!("{start}:{slice:?}")).collect();
+                write!(f, "{}", list.join(","))
+            }
+        }
     }
 }
 
@@ -162,7 +219,7 @@ mod tests {
     #[test]
     fn as_many_instances_fit_as_the_guide_says() {
         for (name, memory, profiles) in MODELS {
-            let counts: Vec<u32> = profiles.iter().map(|(_, slice)| slice.count_free(0)).collect();
+            let counts: Vec<usize> = profiles.iter().map(|(_, slice)| slice.starts().len()).collect();
             assert_eq!(counts, [7, 4, 3, 2, 1, 1], "{name} {memory}");
         }
     }
@@ -185,5 +242,22 @@ mod tests {
             let union = starts.iter().fold(0u8, |mask, start| mask | slice.mask(*start));
             assert_eq!(all, u32::from(union), "{slice:?}");
         }
+    }
+
+    #[test]
+    fn layouts_take_what_is_legal_and_free() {
+        let halves = Layout::WHOLE.with(slice(3, 4), 4).and_then(|cut| cut.with(slice(1, 1), 0)).expect("is legal");
+        assert_eq!(format!("{halves:?}"), "0:1g/1,4:3g/4");
+        assert_eq!(
+            (halves.covered(), halves.has(slice(3, 4), 4), halves.has(slice(3, 4), 0)),
+            (0b1111_0001, true, false)
+        );
+        assert_eq!(halves.with(slice(1, 1), 6), None, "lies over another");
+        assert_eq!(halves.with(slice(2, 2), 1), None, "must not begin there");
+        assert_eq!(halves.free(slice(1, 1), 0).collect::<Vec<_>>(), [0]);
+        assert_eq!(halves.free(slice(1, 1), 1).count(), 0);
+        assert!(Layout::BARE.is_cut() && Layout::BARE.instances().next().is_none() && !Layout::WHOLE.is_cut());
+        let sevenths = (0..7).try_fold(Layout::WHOLE, |cut, start| cut.with(slice(1, 1), start));
+        assert_eq!(sevenths.map(|cut| cut.instances().count()), Some(7));
     }
 }

@@ -4,7 +4,10 @@ use smallvec::SmallVec;
 
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, MemberIndex, NodeIndex, PoolIndex};
-use crate::parts::Parts;
+use crate::mig::Layout;
+use crate::parts::{Cut, Parts};
+use crate::placement::{Placed, Portion};
+use crate::request::Part;
 use crate::units::{CpuMilli, Gpus, MemoryMib, Time};
 
 /// Where a node stands, by the names of its domains. An empty name: the node has no domain of that level of its own
@@ -28,12 +31,49 @@ pub struct Capacity {
     pub gpus: GpuSet,
     /// For each GPU the GPUs of its NVLink island, itself included; islands are disjoint.
     pub islands: Box<[GpuSet]>,
+    /// For each GPU how it is cut into MIG instances; empty: none is.
+    pub layouts: Box<[Layout]>,
     /// CPU for jobs; 0 = not counted.
     pub cpu: CpuMilli,
     /// Memory for jobs; 0 = not counted.
     pub memory: MemoryMib,
     /// What its operator says of it: names and values, sorted by name, each name once.
     pub labels: Labels,
+}
+
+impl Capacity {
+    /// How many members with this part of a GPU, or with so many whole GPUs, `gpus` hold when nothing else runs.
+    pub fn slots(&self, gpus: GpuSet, part: Part, each: u8) -> u32 {
+        let cut = self.cut(gpus);
+        let whole = gpus.without(cut).len();
+        match part {
+            Part::Whole => whole / u32::from(each),
+            Part::Milli(_) => whole * Cut::none(0).fit(part),
+            Part::Slice(slice) => cut.iter().map(|gpu| self.layouts[gpu].free(slice, 0).count() as u32).sum(),
+        }
+    }
+
+    /// GPUs that a member may hold whole.
+    pub fn whole_gpus(&self) -> GpuSet {
+        self.gpus.without(self.cut(self.gpus))
+    }
+
+    /// Those of `gpus` that are cut into MIG instances.
+    fn cut(&self, gpus: GpuSet) -> GpuSet {
+        let cut = self.layouts.iter().enumerate().filter(|(_, layout)| layout.is_cut());
+        cut.map(|(gpu, _)| gpu).collect::<GpuSet>().and(gpus)
+    }
+
+    /// Whether the node has what this place is made of, held or not.
+    pub fn has(&self, placed: &Placed) -> bool {
+        let is_there = match placed.portion {
+            Portion::Whole | Portion::Milli(_) => self.cut(placed.gpus).is_empty(),
+            Portion::Slice { slice, start } => {
+                placed.gpus.iter().all(|gpu| self.layouts.get(gpu).is_some_and(|layout| layout.has(slice, start)))
+            }
+        };
+        is_there && self.gpus.contains(placed.gpus)
+    }
 }
 
 /// Labels of a node.

@@ -142,7 +142,7 @@ fn cause_to_drop(cluster: &Cluster, id: JobId, promise: &Promise) -> Option<Drop
         let node = cluster.node(placed.node);
         // A node that is only silent may be heard again before the promise is due.
         let may_open = node.contact != Contact::Lost && !node.cordoned && !node.draining;
-        node.pool == promise.pool && may_open && node.capacity.gpus.without(node.bad).contains(placed.gpus)
+        node.pool == promise.pool && may_open && node.capacity.has(placed) && node.bad.and(placed.gpus).is_empty()
     };
     (!promise.members.iter().all(is_usable)).then_some(DropCause::NodeClosed)
 }

@@ -168,6 +168,7 @@ fn node(place: usize, node: &TraceNode, pool: PoolIndex) -> Result<Node, DriveEr
         capacity: Capacity {
             gpus,
             islands: gpus.iter().map(|_| gpus).collect(),
+            layouts: Box::default(),
             cpu: node.cpu,
             memory: node.memory,
             labels: Default::default(),

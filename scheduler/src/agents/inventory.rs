@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use dure_core::admit::MAX_NAME;
 use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
 use dure_core::input::NodeDraft;
+use dure_core::mig::{Layout, Slice};
 use dure_core::node::{Capacity, Labels, Location};
 use dure_core::units::{CpuMilli, MemoryMib};
 use dure_proto::v1::{GpuInventory, Hello, Inventory};
@@ -44,6 +45,7 @@ pub fn node_draft(hello: &Hello, topology: &BTreeMap<String, Location>) -> Resul
         capacity: Capacity {
             gpus: GpuSet::first(gpus.len()),
             islands: islands(gpus),
+            layouts: layouts(&hello.node, inventory),
             cpu: CpuMilli(inventory.cpu_milli),
             memory: MemoryMib(inventory.memory_mib),
             labels: labels(&hello.node, inventory)?,
@@ -51,6 +53,34 @@ pub fn node_draft(hello: &Hello, topology: &BTreeMap<String, Location>) -> Resul
         bad: bad_gpus(gpus),
         boot_id: hello.boot_id.as_str().into(),
     })
+}
+
+/// How each GPU is cut. An instance that the scheduler has no name or no place for is left out, and nothing lies on it: its
+/// GPU is in nobody's hands but for the instances that are known.
+fn layouts(node: &str, inventory: &Inventory) -> Box<[Layout]> {
+    if inventory.gpus.iter().all(|gpu| !gpu.mig) {
+        return Box::default();
+    }
+    let of = |gpu: &GpuInventory| {
+        let instances = inventory.mig_instances.iter().filter(|instance| gpu.mig && instance.gpu == gpu.index);
+        instances.fold(if gpu.mig { Layout::BARE } else { Layout::WHOLE }, |layout, instance| {
+            let (profile, first_slice) = (instance.profile.as_str(), instance.first_slice);
+            let slice = Slice::named(&gpu.model, profile);
+            let start = u8::try_from(first_slice).ok();
+            let next = slice.zip(start).and_then(|(slice, start)| layout.with(slice, start));
+            next.unwrap_or_else(|| {
+                tracing::warn!(
+                    node,
+                    gpu = gpu.index,
+                    profile,
+                    first_slice,
+                    "a MIG instance of no known profile is left out"
+                );
+                layout
+            })
+        })
+    };
+    inventory.gpus.iter().map(of).collect()
 }
 
 /// The labels of a node, sorted by key.
@@ -93,6 +123,32 @@ fn islands(gpus: &[GpuInventory]) -> Box<[GpuSet]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cut_gpus_are_taken_as_the_agent_lists_them() {
+        let gpu =
+            |index, mig| GpuInventory { index, mig, model: "NVIDIA H100 80GB HBM3".to_owned(), ..Default::default() };
+        let instance = |gpu, profile: &str, first_slice| dure_proto::v1::MigInstance {
+            gpu,
+            profile: profile.to_owned(),
+            first_slice,
+            uuid: String::new(),
+        };
+        let inventory = Inventory {
+            gpus: vec![gpu(0, false), gpu(1, true), gpu(2, true)],
+            mig_instances: vec![
+                instance(1, "1g.10gb+me", 0),
+                instance(1, "1g.10gb", 1),
+                instance(1, "3g.40gb", 4),
+                instance(1, "2g.20gb", 5),
+                instance(0, "7g.80gb", 0),
+            ],
+            ..Default::default()
+        };
+        assert_eq!(format!("{:?}", layouts("n0", &inventory)), "[whole, 1:1g/1,4:3g/4, bare]");
+        let whole = Inventory { gpus: vec![gpu(0, false)], ..Default::default() };
+        assert!(layouts("n0", &whole).is_empty());
+    }
 
     #[test]
     fn islands_follow_links_in_either_direction() {

@@ -9,7 +9,7 @@ use dure_proto::v1;
 use dure_proto::v1::order::What;
 
 use crate::effect::Effect;
-use crate::grpc::convert::job::part_milli;
+use crate::grpc::convert::job::{mig_slice, part_milli};
 use crate::live::Live;
 
 const LAUNCH: u32 = 1;
@@ -116,6 +116,7 @@ fn launch(cluster: &Cluster, live: &Live, job: &Job, attempt: &Attempt, member: 
         cpu_milli: job.spec.request.cpu.0,
         memory_mib: job.spec.request.memory.0,
         gpu_milli: part_milli(&placed),
+        mig: mig_slice(cluster, &placed),
         start_at_once: attempt.members.len() == 1,
         resume_step: job.checkpoint.map(|checkpoint| checkpoint.step),
     }

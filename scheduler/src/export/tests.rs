@@ -32,6 +32,7 @@ fn joined(node: u32) -> Event {
     let capacity = Capacity {
         gpus,
         islands: vec![gpus; 8].into(),
+        layouts: Box::default(),
         cpu: CpuMilli::ZERO,
         memory: MemoryMib::ZERO,
         labels: Default::default(),

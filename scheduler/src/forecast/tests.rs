@@ -46,6 +46,7 @@ impl World {
             capacity: Capacity {
                 gpus: GpuSet::first(8),
                 islands: vec![GpuSet::first(8); 8].into(),
+                layouts: Box::default(),
                 cpu: CpuMilli(0),
                 memory: MemoryMib(0),
                 labels: Default::default(),

@@ -202,6 +202,7 @@ fn node(name: &str) -> NodeDraft {
         capacity: Capacity {
             gpus: GpuSet::first(8),
             islands: vec![GpuSet::first(8); 8].into(),
+            layouts: Box::default(),
             cpu: CpuMilli(0),
             memory: MemoryMib(0),
             labels: Default::default(),

@@ -6,7 +6,7 @@ use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
 use dure_core::idle::{IdleAction, IdleNotice, IdleRule};
 use dure_core::ids::{BlobId, JobId, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
 use dure_core::job::{ArraySpec, Dependency, DependencyKind, Exit, ExitHow, JobSpec};
-use dure_core::mig::{MEMORY_SLICES, Slice};
+use dure_core::mig::{Layout, MEMORY_SLICES, Slice};
 use dure_core::node::{Capacity, Location};
 use dure_core::parts::WHOLE;
 use dure_core::placement::{Placed, Portion};
@@ -90,14 +90,59 @@ pub(super) fn capacity_to_wire(capacity: &Capacity) -> v1::Capacity {
             .iter()
             .map(|(key, value)| v1::Label { key: (**key).to_owned(), value: (**value).to_owned() })
             .collect(),
+        cut: cut_to_wire(&capacity.layouts),
     }
+}
+
+fn cut_to_wire(layouts: &[Layout]) -> Vec<v1::CutGpu> {
+    let instance = |(slice, start): (Slice, u8)| v1::Part {
+        milli: 0,
+        compute: slice.compute.into(),
+        memory: slice.memory.into(),
+        start: start.into(),
+    };
+    let cut = layouts.iter().enumerate().filter(|(_, layout)| layout.is_cut());
+    cut.map(|(gpu, layout)| v1::CutGpu { gpu: gpu as u32, instances: layout.instances().map(instance).collect() })
+        .collect()
+}
+
+/// How each of `gpus` GPUs is cut.
+fn cut_from_wire(wire: &[v1::CutGpu], gpus: usize) -> Result<Box<[Layout]>, Fault> {
+    if wire.is_empty() {
+        return Ok(Box::default());
+    }
+    let mut layouts = vec![Layout::WHOLE; gpus];
+    for cut in wire {
+        within("CutGpu.gpu", u64::from(cut.gpu), 0, gpus.saturating_sub(1) as u64)?;
+        let mut layout = Layout::BARE;
+        for instance in &cut.instances {
+            let slice = Slice {
+                compute: byte("Part.compute", instance.compute)?,
+                memory: byte("Part.memory", instance.memory)?,
+            };
+            let start = byte("Part.start", instance.start)?;
+            let count = layout.instances().count() as u64;
+            let next = layout.with(slice, start);
+            // Past the last place that is legal and free.
+            layout = next.ok_or(Fault::OutOfRange {
+                field: "CutGpu.instances (legal)",
+                value: count + 1,
+                least: 0,
+                most: count,
+            })?;
+        }
+        layouts[cut.gpu as usize] = layout;
+    }
+    Ok(layouts.into())
 }
 
 pub(super) fn capacity_from_wire(wire: v1::Capacity) -> Result<Capacity, Fault> {
     within("Capacity.islands", wire.islands.len() as u64, 0, MOST_GPUS)?;
+    let layouts = cut_from_wire(&wire.cut, wire.islands.len())?;
     Ok(Capacity {
         gpus: GpuSet(wire.gpus),
         islands: wire.islands.into_iter().map(GpuSet).collect(),
+        layouts,
         cpu: CpuMilli(wire.cpu_milli),
         memory: MemoryMib(wire.memory_mib),
         labels: wire.labels.into_iter().map(|label| (label.key.into(), label.value.into())).collect(),

@@ -227,7 +227,18 @@ fn make_tmp(settings: &ProcessSettings, id: MemberId) -> io::Result<()> {
     Ok(())
 }
 
+/// What the member sees: its GPUs, or the one MIG instance of its GPU.
 fn granted(settings: &ProcessSettings, launch: &Launch) -> Result<Vec<String>, String> {
+    if let Some(wanted) = &launch.mig {
+        let gpu = launch.gpus.first().copied().unwrap_or(0);
+        let instances = settings.mig_instances.get(gpu as usize).map_or(&[][..], |list| list);
+        let found =
+            instances.iter().find(|found| found.profile == wanted.profile && found.first_slice == wanted.first_slice);
+        return found.map(|found| vec![found.uuid.clone()]).ok_or_else(|| {
+            let (profile, slice, node) = (&wanted.profile, wanted.first_slice, &settings.node);
+            format!("GPU {gpu} of node {node} has no MIG instance {profile} at slice {slice}: restart its agent after GPUs are cut anew")
+        });
+    }
     let uuid = |gpu: &u32| {
         let known = settings.gpu_uuids.get(*gpu as usize).filter(|uuid| !uuid.is_empty());
         known.cloned().ok_or_else(|| {

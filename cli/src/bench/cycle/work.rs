@@ -212,6 +212,7 @@ fn node_draft(size: &Size, node: u32) -> NodeDraft {
         capacity: Capacity {
             gpus: all,
             islands: islands.collect(),
+            layouts: Box::default(),
             cpu: if is_counted { NODE_CPU } else { CpuMilli::ZERO },
             memory: if is_counted { NODE_MEMORY } else { MemoryMib::ZERO },
             labels: Default::default(),

@@ -10,7 +10,7 @@ use crate::ids::{NodeIndex, PoolIndex};
 use crate::node::Node;
 use crate::parts::Cut;
 use crate::rejected::Refusal;
-use crate::request::{Level, Request, Shape};
+use crate::request::{Level, Part, Request, Shape};
 
 /// Refuses a gang that no pool could hold even if nothing else ran. A cluster without nodes refuses nothing.
 pub(super) fn check_somewhere(cluster: &Cluster, request: &Request) -> Result<(), Refusal> {
@@ -38,6 +38,9 @@ fn fits_in(cluster: &Cluster, request: &Request, index: PoolIndex) -> Result<(),
     check_matching(cluster, request, index)?;
     let Shape::Equal { gpus, .. } = *shape else { return Ok(()) };
     let members = request.least_members();
+    if matches!(request.part, Part::Slice(_)) {
+        return check_counted(cluster, request, index);
+    }
     // Of parts several lie on one GPU.
     let on_one = Cut::none(0).fit(request.part);
     let per_node = if request.distinct_nodes { 1 } else { (largest / u32::from(gpus)).saturating_mul(on_one) };
@@ -48,15 +51,17 @@ fn fits_in(cluster: &Cluster, request: &Request, index: PoolIndex) -> Result<(),
     Ok(())
 }
 
-/// Whether enough nodes match a request that says which. O(nodes), for such requests alone.
+/// Whether enough nodes match a request that says which.
 fn check_matching(cluster: &Cluster, request: &Request, index: PoolIndex) -> Result<(), Refusal> {
-    if !request.only.says_which_nodes() {
-        return Ok(());
-    }
+    if request.only.says_which_nodes() { check_counted(cluster, request, index) } else { Ok(()) }
+}
+
+/// Whether the nodes that match have enough. O(nodes), for those that say which nodes, or want MIG instances.
+fn check_counted(cluster: &Cluster, request: &Request, index: PoolIndex) -> Result<(), Refusal> {
     let matching = cluster.nodes.iter().filter(|node| node.pool == index && request.only.matches(node));
     let mut by_domain = BTreeMap::new();
     for node in matching {
-        let slots = node.capacity.gpus.len() / u32::from(request.shape.largest());
+        let slots = node.capacity.slots(node.capacity.gpus, request.part, request.shape.largest());
         let slots = if request.distinct_nodes { slots.min(1) } else { slots };
         *by_domain.entry(domain_of(node, request.required)).or_insert(0) += slots;
     }
@@ -77,10 +82,11 @@ fn check_matching(cluster: &Cluster, request: &Request, index: PoolIndex) -> Res
 pub(crate) fn without(cluster: &Cluster, request: &Request, avoid: &[NodeIndex]) -> bool {
     let beside = |have: u64, want: u64| if have == 0 { u64::MAX } else { have.checked_div(want).unwrap_or(u64::MAX) };
     let slots = |node: &Node| {
-        let gpus = node.capacity.gpus.without(node.bad).len() / u32::from(request.shape.largest());
+        let whole = node.capacity.gpus.without(node.bad);
+        let gpus = node.capacity.slots(whole, request.part, request.shape.largest());
         let cpu = beside(node.capacity.cpu.0, request.cpu.0);
         let memory = beside(node.capacity.memory.0, request.memory.0);
-        let slots = (u64::from(gpus) * u64::from(Cut::none(0).fit(request.part))).min(cpu).min(memory);
+        let slots = u64::from(gpus).min(cpu).min(memory);
         if request.distinct_nodes { slots.min(1) } else { slots }
     };
     let mut by_domain = BTreeMap::new();

@@ -28,7 +28,7 @@ impl Cluster {
                     draining: false,
                     bad: GpuSet::EMPTY,
                     taken: GpuSet::EMPTY,
-                    parts: Parts::default(),
+                    parts: Parts::laid_out(&capacity.layouts),
                     cpu_taken: CpuMilli::ZERO,
                     memory_taken: MemoryMib::ZERO,
                     residents: Residents::new(),
@@ -42,6 +42,7 @@ impl Cluster {
                 entry.pool = *pool;
                 entry.location = location.clone();
                 entry.capacity = capacity.clone();
+                entry.parts.lay_out(&capacity.layouts);
                 self.index_is_stale = true;
                 self.avoid_no_more_in_vain();
                 *node
@@ -103,7 +104,7 @@ impl Cluster {
         self.change_members(id, members, |node, resident, placed, cpu, memory| {
             assert!(node.taken.and(placed.gpus).is_empty(), "no GPU is held twice");
             let whole = placed.whole_gpus();
-            assert!(node.parts.gpus().and(whole).is_empty(), "no GPU is held whole and in parts");
+            assert!(node.parts.held().and(whole).is_empty(), "no GPU is held whole and in parts");
             node.taken = node.taken.with(whole);
             node.parts.take(&placed);
             node.cpu_taken += cpu;

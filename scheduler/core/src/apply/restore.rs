@@ -38,7 +38,7 @@ impl Cluster {
             Event::NodeRestored { node } => {
                 let bare = Node {
                     taken: GpuSet::EMPTY,
-                    parts: Parts::default(),
+                    parts: Parts::laid_out(&node.capacity.layouts),
                     cpu_taken: CpuMilli::ZERO,
                     memory_taken: MemoryMib::ZERO,
                     residents: Residents::new(),

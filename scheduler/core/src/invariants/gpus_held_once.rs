@@ -10,6 +10,7 @@ use crate::cluster::Cluster;
 use crate::gpu::GpuSet;
 use crate::ids::{MemberIndex, NodeIndex};
 use crate::job::{MemberPhase, Phase};
+use crate::mig::Layout;
 use crate::node::{Resident, Residents};
 use crate::parts::{Cut, WHOLE};
 use crate::placement::{Placed, Portion};
@@ -55,7 +56,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
     for node in &cluster.nodes {
         let mut sum = sums.remove(&node.index).unwrap_or_default();
         sum.residents.sort_unstable();
-        let parts = held_parts(&sum.parts);
+        let parts = held_parts(&sum.parts, &node.capacity.layouts);
         let said = (
             node.taken,
             node.parts.iter().copied().collect::<Vec<_>>(),
@@ -81,8 +82,10 @@ fn may_share(one: &Placed, other: &Placed) -> bool {
 }
 
 /// What the parts come to on each GPU; more than a GPU has is shown as it is, and equals nothing that a node can say.
-fn held_parts(parts: &[Placed]) -> Vec<Cut> {
-    let mut cuts: BTreeMap<u8, Cut> = BTreeMap::new();
+fn held_parts(parts: &[Placed], layouts: &[Layout]) -> Vec<Cut> {
+    let cut = layouts.iter().enumerate().filter(|(_, layout)| layout.is_cut());
+    let mut cuts: BTreeMap<u8, Cut> =
+        cut.map(|(gpu, layout)| (gpu as u8, Cut { layout: *layout, ..Cut::none(gpu) })).collect();
     for placed in parts {
         let Some(gpu) = placed.shared_gpu() else { continue };
         let cut = cuts.entry(gpu as u8).or_insert(Cut::none(gpu));

@@ -109,7 +109,7 @@ pub(super) fn exists(pool: &Pool, ask: &Ask, span: &Span) -> bool {
 }
 
 /// A place on several nodes.
-fn find_wide(pool: &Pool, ask: &Ask, wide: Range<usize>, spots: &mut Spots) -> bool {
+pub(super) fn find_wide(pool: &Pool, ask: &Ask, wide: Range<usize>, spots: &mut Spots) -> bool {
     for height in wide {
         let verify = ask.narrow || ask.distinct;
         let accept = |domain: usize| !verify || room(pool, ask, height, domain, ask.members) >= ask.members;

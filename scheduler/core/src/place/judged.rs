@@ -130,6 +130,9 @@ impl PlaceIndex {
                 }
             }
         }
+        if matches!(kind.part, Part::Slice(_)) {
+            return;
+        }
         for free in kind.gpus as usize..=pool.width {
             let mut next = pool.next_with(free, inside.from, inside.end);
             while let Some(at) = next {
@@ -182,7 +185,7 @@ fn judge_node(pool: &Pool, at: usize, kind: &Kind, room: &Room, parts: &Parts, j
         let Some(portion) = cut.portion(kind.part) else { continue };
         let gpu = cut.gpu as usize;
         let mut then = after;
-        then.left[gpu] = cut.with(portion).left();
+        then.left[gpu] = cut.with(portion).left_for_shares();
         let cost = judge.cost(&before, &then);
         if best.is_none_or(|best| cost < best.cost) {
             best = Some(Judged { room: *room, parts: digest, cost, gpus: GpuSet::single(gpu), portion });
@@ -195,6 +198,6 @@ fn judge_node(pool: &Pool, at: usize, kind: &Kind, room: &Room, parts: &Parts, j
 fn digest(parts: &Parts) -> u64 {
     parts.iter().fold(0, |sum, cut| {
         let word = u64::from(cut.gpu) << 24 | u64::from(cut.milli) << 8 | u64::from(cut.slices);
-        (sum ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(17)
+        (sum ^ word ^ cut.layout.digest()).wrapping_mul(0x0100_0000_01b3).rotate_left(17)
     })
 }

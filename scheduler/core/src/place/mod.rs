@@ -352,7 +352,7 @@ fn kinds(nodes: &[Node]) -> Vec<workload::Kind> {
     let mut counts: BTreeMap<(PoolIndex, GpuSet, u64, u64), u32> = BTreeMap::new();
     for node in nodes {
         let capacity = &node.capacity;
-        *counts.entry((node.pool, capacity.gpus, capacity.cpu.0, capacity.memory.0)).or_default() += 1;
+        *counts.entry((node.pool, capacity.whole_gpus(), capacity.cpu.0, capacity.memory.0)).or_default() += 1;
     }
     let kind = |((pool, gpus, cpu, memory), nodes): (&(PoolIndex, GpuSet, u64, u64), &u32)| {
         let room = Room::empty(*gpus, *cpu, *memory);

@@ -40,7 +40,7 @@ prop_compose! {
             capacity: Capacity {
                 gpus: all,
                 islands: (0..gpus).map(island_of).collect(),
-                cpu: CpuMilli(cpu),
+                layouts: Box::default(), cpu: CpuMilli(cpu),
                 memory: MemoryMib(memory),
             labels,
         },
@@ -418,6 +418,7 @@ fn wide_nodes(count: usize, leaf: usize, spine: usize, seed: u32) -> Vec<Node> {
                 capacity: Capacity {
                     gpus,
                     islands: [gpus; 8].into(),
+                    layouts: Box::default(),
                     cpu: CpuMilli(16),
                     memory: MemoryMib::ZERO,
                     labels: Default::default(),

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::mig;
+use crate::mig::{self, Layout};
 use crate::node::{Capacity, Contact, Location};
 use crate::parts::{Cut, Parts};
 use crate::placement::Portion;
@@ -18,9 +18,19 @@ fn any_part() -> impl Strategy<Value = Part> {
     prop_oneof![prop::sample::select(vec![100, 300, 500, 700, 999]).prop_map(Part::Milli), prop::sample::select(slices)]
 }
 
-/// What is done to a GPU before: nothing, held whole, or so many parts put on it.
-fn any_gpu() -> impl Strategy<Value = (bool, Vec<Part>)> {
-    (prop::bool::weighted(0.2), vec(any_part(), 0..4))
+/// A GPU that is not cut, or one with MIG instances.
+fn any_layout() -> impl Strategy<Value = Layout> {
+    let sizes: Vec<_> = mig::profiles("H200").iter().map(|(_, slice)| *slice).collect();
+    let instances = vec((prop::sample::select(sizes), 0..7u8), 1..8);
+    let cut = instances.prop_map(|list| {
+        list.into_iter().fold(Layout::BARE, |cut, (slice, start)| cut.with(slice, start).unwrap_or(cut))
+    });
+    prop_oneof![Just(Layout::WHOLE), cut]
+}
+
+/// A GPU, and what is done to it before: nothing, held whole, or so many parts put on it.
+fn any_gpu() -> impl Strategy<Value = (Layout, bool, Vec<Part>)> {
+    (any_layout(), prop::bool::weighted(0.2), vec(any_part(), 0..4))
 }
 
 prop_compose! {
@@ -30,9 +40,10 @@ prop_compose! {
         (cpu, cordoned, bad) in (0..6u64, prop::bool::weighted(0.1), prop_oneof![4 => Just(0u32), 1 => 0..8u32]),
     ) -> Node {
         let all = GpuSet::first(gpus.len());
-        let (mut taken, mut parts) = (GpuSet::EMPTY, Parts::default());
-        for (gpu, (whole, list)) in gpus.iter().enumerate() {
-            if *whole {
+        let layouts: Box<[Layout]> = gpus.iter().map(|(layout, ..)| *layout).collect();
+        let (mut taken, mut parts) = (GpuSet::EMPTY, Parts::laid_out(&layouts));
+        for (gpu, (layout, whole, list)) in gpus.iter().enumerate() {
+            if *whole && !layout.is_cut() {
                 taken = taken.with(GpuSet::single(gpu));
                 continue;
             }
@@ -50,7 +61,7 @@ prop_compose! {
             capacity: Capacity {
                 gpus: all,
                 islands: gpus.iter().map(|_| all).collect(),
-                cpu: CpuMilli(cpu),
+                layouts, cpu: CpuMilli(cpu),
                 memory: MemoryMib::ZERO,
                 labels: Box::default(),
             },
@@ -250,6 +261,7 @@ fn shares_lie_together() {
         capacity: Capacity {
             gpus,
             islands: [gpus; 4].into(),
+            layouts: Box::default(),
             cpu: CpuMilli::ZERO,
             memory: MemoryMib::ZERO,
             labels: Box::default(),
@@ -297,5 +309,5 @@ fn shares_lie_together() {
         index.place(&large, POOL, &[], 0, &mut scratch),
         Err(Blocked::NotEnoughGpus { pool: POOL, want: Gpus::milli(2_700), free: Gpus::milli(2_500) })
     );
-    assert_eq!(nodes[0].parts.of(1), Cut { gpu: 1, milli: 500, slices: 0 });
+    assert_eq!(nodes[0].parts.of(1), Cut { milli: 500, ..Cut::none(1) });
 }

@@ -15,7 +15,7 @@ use crate::ids::{NodeIndex, PoolIndex};
 use crate::node::Node;
 use crate::parts::Cut;
 use crate::placement::{Members, Placed};
-use crate::request::Request;
+use crate::request::{Part, Request};
 use crate::units::Gpus;
 
 /// A cut as it was before a change.
@@ -91,7 +91,7 @@ impl PlaceIndex {
         self.set_cut(member.node, cut);
         let mut room = self.pools[home.pool.at()].rooms[home.at as usize];
         room.free = room.free.without(member.gpus);
-        if cut.is_empty() {
+        if cut.is_whole() {
             room.free = room.free.with(member.gpus.and(room.usable));
         }
         room.change_beside(request, is_taken);
@@ -217,7 +217,8 @@ impl PlaceIndex {
             if is_open { room.free.count() + cut } else { Gpus::ZERO }
         };
         let free: Gpus = (0..of_pool.order.len()).map(left).sum();
-        if free < request.total() {
+        // What is idle and not cut is of no use to slices.
+        if !matches!(request.part, Part::Slice(_)) && free < request.total() {
             return Blocked::NotEnoughGpus { pool, want: request.total(), free };
         }
         let bare = ask.without_beside();

@@ -28,7 +28,7 @@ impl Space {
         let mut left = [0; MAX_GPUS_PER_NODE];
         room.free.iter().for_each(|gpu| left[gpu] = WHOLE);
         for cut in parts.iter().filter(|cut| room.usable.contains(GpuSet::single(cut.gpu as usize))) {
-            left[cut.gpu as usize] = cut.left();
+            left[cut.gpu as usize] = cut.left_for_shares();
         }
         let gpus = left.iter().rposition(|left| *left > 0).map_or(0, |last| last + 1);
         Self { pool, gpus: gpus as u8, left, cpu: room.cpu, memory: room.memory }

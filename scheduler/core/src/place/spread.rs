@@ -154,6 +154,11 @@ pub(super) fn segments_of(ask: &Ask, segment: Segment) -> u32 {
 pub(super) fn find_segments(pool: &Pool, ask: &Ask, segment: Segment, span: &Span, spots: &mut Spots) -> bool {
     let want = segments_of(ask, segment);
     let lowest = pool.height(segment.level).unwrap_or(0);
+    // A domain that lies inside one of the segments' level keeps all of them together.
+    let below = span.wide.start..lowest.clamp(span.wide.start, span.wide.end);
+    if gang::find_wide(pool, ask, below, spots) {
+        return true;
+    }
     for above in span.wide.clone().filter(|above| *above >= lowest) {
         let accept = |domain: usize| segments_in(pool, ask, segment, above, domain) >= want;
         if let Some(domain) = pool.levels[above].best_fit(ask.gpus, ask.members, accept) {

@@ -59,6 +59,7 @@ fn add_nodes(nodes: &mut Vec<Node>, line: &str) {
             capacity: Capacity {
                 gpus: all,
                 islands: all.iter().map(island_of).collect(),
+                layouts: Box::default(),
                 cpu: CpuMilli(number(line, "cpu", 0)),
                 memory: MemoryMib(number(line, "memory", 0)),
                 labels: Default::default(),

@@ -96,12 +96,19 @@ impl Default for Workload {
 impl Workload {
     /// So many members of `request` are asked for.
     pub fn note(&mut self, request: &Request, members: u32) {
+        // Instances are of no use to anybody else, so that nothing is lost by any choice among them.
+        if matches!(request.part, Part::Slice(_)) {
+            return;
+        }
         *self.counts.entry(Need::of(request)).or_default() += u64::from(members);
         self.is_stale = true;
     }
 
     /// So many members of `request`, which were noted, are expected no more.
     pub fn forget(&mut self, request: &Request, members: u32) {
+        if matches!(request.part, Part::Slice(_)) {
+            return;
+        }
         let need = Need::of(request);
         let count = self.counts.get_mut(&need).expect("what is forgotten was noted");
         *count -= u64::from(members);

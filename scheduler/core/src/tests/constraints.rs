@@ -79,3 +79,18 @@ fn whole_nodes_and_islands() {
             place t/c -> n1[0-7]"#]],
     );
 }
+
+#[test]
+fn segments_of_a_high_level_go_into_one_lower_domain_that_holds_all() {
+    check(
+        "
+        node   n0 n1 gpus=2 site=a spine=s leaf=l0
+        node   n2 gpus=2 site=b spine=s leaf=l1
+        node   n3 gpus=2 site=b spine=s leaf=l2
+        tenant t quota=8
+        queued t/a 2x1 distinct segment=1:spine
+        cycle
+        ",
+        expect!["place t/a -> n0[0] n1[0]"],
+    );
+}

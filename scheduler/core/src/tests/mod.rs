@@ -17,6 +17,7 @@ mod jobs;
 mod ledgers;
 mod lending;
 mod nodes;
+mod parts;
 mod plan;
 mod reclaim;
 

@@ -24,6 +24,7 @@ fn node(index: usize, line: &str) -> Node {
         capacity: Capacity {
             gpus: GpuSet::first(8),
             islands: vec![GpuSet::first(8); 8].into(),
+            layouts: Box::default(),
             cpu: CpuMilli::ZERO,
             memory: MemoryMib::ZERO,
             labels: Default::default(),

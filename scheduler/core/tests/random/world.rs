@@ -80,6 +80,7 @@ fn node(at: usize, gpus: u8, leaf: u8, model: &str) -> NodeDraft {
         capacity: Capacity {
             gpus: all,
             islands: all.iter().map(|_| all).collect(),
+            layouts: Box::default(),
             cpu: CpuMilli::ZERO,
             memory: MemoryMib::ZERO,
             labels: Default::default(),

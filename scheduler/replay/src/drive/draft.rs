@@ -129,6 +129,7 @@ pub(super) fn hello(node: &TraceNode, topology: bool) -> Result<NodeDraft, Drive
         capacity: Capacity {
             gpus,
             islands: gpus.iter().map(|_| gpus).collect(),
+            layouts: Box::default(),
             cpu: node.cpu,
             memory: node.memory,
             labels: Default::default(),

@@ -2,8 +2,9 @@
 
 use dure_core::Cluster;
 use dure_core::idle::IdleNotice;
-use dure_core::ids::JobId;
+use dure_core::ids::{JobId, NodeIndex};
 use dure_core::job::{Attempt, DependencyKind, Exit, ExitHow, Job, Member, MemberPhase, Outcome, Phase, StopReason};
+use dure_core::mig::Slice;
 use dure_core::placement::{Placed, Portion};
 use dure_core::request::{Part, Shape};
 use dure_core::units::Time;
@@ -27,7 +28,7 @@ pub fn job(cluster: &Cluster, job: &Job, now: Time) -> v1::Job {
         user: cluster.user(spec.user).to_owned(),
         name: spec.name.to_string(),
         phase: phase(job).into(),
-        shape: Some(shape(job)),
+        shape: Some(shape(cluster, job)),
         gpus: job.gpus().rounded_up(),
         priority: text::priority(cluster, spec.priority).to_owned(),
         time_limit_ms: spec.time_limit.0,
@@ -55,8 +56,13 @@ fn idle(notice: IdleNotice) -> v1::IdleNotice {
     v1::IdleNotice { since_ms: notice.since.0, action: idle_word(notice.action).to_owned(), due_ms: notice.due.0 }
 }
 
-fn shape(job: &Job) -> v1::Shape {
+fn shape(cluster: &Cluster, job: &Job) -> v1::Shape {
     let request = &job.spec.request;
+    let slice = match request.part {
+        Part::Slice(slice) => Some(slice),
+        Part::Whole | Part::Milli(_) => None,
+    };
+    let name = slice.and_then(|slice| slice.name(&cluster.pool(*request.pools.first()?).model));
     let mut shape = v1::Shape {
         cpu_milli_per_member: request.cpu.0,
         memory_mib_per_member: request.memory.0,
@@ -66,6 +72,7 @@ fn shape(job: &Job) -> v1::Shape {
             Part::Milli(milli) => milli.into(),
             Part::Slice(slice) => slice.milli().into(),
         },
+        mig_profile: name.unwrap_or_default().to_owned(),
         ..Default::default()
     };
     match &request.shape {
@@ -103,6 +110,7 @@ fn member(cluster: &Cluster, member: &Member) -> v1::MemberPlacement {
         node: cluster.node(member.placed.node).name.to_string(),
         gpus: member.placed.gpus.iter().map(|gpu| gpu as u32).collect(),
         gpu_milli: part_milli(&member.placed),
+        mig: mig_slice(cluster, &member.placed),
         phase: phase.to_owned(),
         exit_code: exit.and_then(|exit| code_of(&exit.how)),
         signal: exit.and_then(|exit| signal_of(&exit.how)),
@@ -125,6 +133,22 @@ fn detail_of(exit: &Exit) -> String {
 /// Thousandths of the one GPU of which a member holds a part; 0 where its GPUs are whole.
 pub fn part_milli(placed: &Placed) -> u32 {
     if placed.portion == Portion::Whole { 0 } else { placed.held().in_milli() as u32 }
+}
+
+/// The MIG instance that a member holds, by its name on its node's model.
+pub fn mig_slice(cluster: &Cluster, placed: &Placed) -> Option<v1::MigSlice> {
+    match placed.portion {
+        Portion::Slice { slice, start } => Some(named(cluster, placed.node, slice, start)),
+        Portion::Whole | Portion::Milli(_) => None,
+    }
+}
+
+/// A MIG instance of a node by its name there.
+pub fn named(cluster: &Cluster, node: NodeIndex, slice: Slice, start: u8) -> v1::MigSlice {
+    let model = &cluster.pool(cluster.node(node).pool).model;
+    // Only what has a name was taken from the node.
+    let profile = slice.name(model).map_or_else(|| format!("{slice:?}"), str::to_owned);
+    v1::MigSlice { profile, first_slice: start.into() }
 }
 
 fn array(job: &Job) -> Option<v1::ArrayStatus> {

@@ -1,9 +1,11 @@
 //! A node of the core, and what is known of it beyond the journal -> the wire.
 
 use dure_core::Cluster;
+use dure_core::mig::Layout;
 use dure_core::node::{Contact, Node};
 use dure_proto::v1;
 
+use super::job;
 use crate::live::LiveNode;
 
 /// A node. Its position is for the caller to fill in.
@@ -35,8 +37,18 @@ pub fn node(cluster: &Cluster, node: &Node, live: Option<&LiveNode>, with_teleme
         memory_mib: node.capacity.memory.0,
         agent_version: live.map_or_else(String::new, |live| live.agent_version.clone()),
         position: None,
+        mig: instances(cluster, node),
         labels: node.capacity.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
     }
+}
+
+/// What its GPUs are cut into.
+fn instances(cluster: &Cluster, node: &Node) -> Vec<v1::NodeMig> {
+    let of_gpu = |(gpu, layout): (usize, &Layout)| {
+        let named = move |(slice, start)| job::named(cluster, node.index, slice, start);
+        layout.instances().map(move |instance| v1::NodeMig { gpu: gpu as u32, slice: Some(named(instance)) })
+    };
+    node.capacity.layouts.iter().enumerate().flat_map(of_gpu).collect()
 }
 
 fn residents(cluster: &Cluster, node: &Node) -> Vec<v1::NodeJob> {
@@ -48,6 +60,8 @@ fn residents(cluster: &Cluster, node: &Node) -> Vec<v1::NodeJob> {
             attempt: attempt.number.0,
             member: resident.member.0,
             gpus: member.placed.gpus.iter().map(|gpu| gpu as u32).collect(),
+            gpu_milli: job::part_milli(&member.placed),
+            mig: job::mig_slice(cluster, &member.placed),
         })
     };
     node.residents.iter().filter_map(of_resident).collect()

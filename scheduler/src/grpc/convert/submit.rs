@@ -94,6 +94,13 @@ fn at_most(field: &'static str, bytes: usize, limit: usize) -> Result<(), Violat
 }
 
 fn part(shape: &v1::Shape) -> Result<PartDraft, Violation> {
+    if !shape.mig_profile.is_empty() {
+        at_most("mig_profile", shape.mig_profile.len(), MAX_NAME)?;
+        if shape.gpu_milli != 0 {
+            return Err(Violation::new("mig_profile", "set beside gpu_milli; a member has a share or a MIG instance"));
+        }
+        return Ok(PartDraft::Profile(shape.mig_profile.as_str().into()));
+    }
     match u16::try_from(shape.gpu_milli) {
         Ok(0) => Ok(PartDraft::Whole),
         Ok(milli) => Ok(PartDraft::Milli(milli)),

@@ -76,6 +76,7 @@ fn capacity() -> Capacity {
     Capacity {
         gpus: GpuSet::first(4),
         islands: [GpuSet(0b0011), GpuSet(0b0011), GpuSet(0b1100), GpuSet(0b1100)].into(),
+        layouts: Box::default(),
         cpu: CpuMilli(64_000),
         memory: MemoryMib(512 << 10),
         labels: Default::default(),

@@ -15,8 +15,9 @@ use dure_core::job::{
     ArrayProgress, ArraySpec, Attempt, Checkpoint, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member,
     MemberPhase, Outcome, Phase, StopReason, Usage,
 };
+use dure_core::mig::Layout;
 use dure_core::node::{Capacity, Contact, Location, Node, SetAside};
-use dure_core::placement::Placed;
+use dure_core::placement::{Placed, Portion};
 use dure_core::promise::{DropCause, Promise};
 use dure_core::reply::Reply;
 use dure_core::request::{Constraints, LabelRule, Level, Part, Request, Segment, Shape};
@@ -153,11 +154,26 @@ fn location() -> impl Strategy<Value = Location> {
     (text(), text(), text(), text()).prop_map(|(site, spine, leaf, nvlink)| Location { site, spine, leaf, nvlink })
 }
 
+/// Islands of GPUs, and how each is cut; none is: nothing is said.
+fn islands() -> impl Strategy<Value = (Vec<GpuSet>, Box<[Layout]>)> {
+    let sizes: Vec<_> = dure_core::mig::profiles("H200").iter().map(|(_, slice)| *slice).collect();
+    let instances = vec((proptest::sample::select(sizes), 0..7u8), 0..4);
+    let cut = instances.prop_map(|list| {
+        list.into_iter().fold(Layout::BARE, |cut, (slice, start)| cut.with(slice, start).unwrap_or(cut))
+    });
+    vec((gpu_set(), prop_oneof![Just(Layout::WHOLE), cut]), 0..=32).prop_map(|list| {
+        let (islands, layouts): (Vec<GpuSet>, Vec<Layout>) = list.into_iter().unzip();
+        let is_cut = layouts.iter().any(|layout| layout.is_cut());
+        (islands, if is_cut { layouts.into() } else { Box::default() })
+    })
+}
+
 fn capacity() -> impl Strategy<Value = Capacity> {
-    (gpu_set(), vec(gpu_set(), 0..=32), any::<u64>(), any::<u64>(), vec((text(), text()), 0..3)).prop_map(
-        |(gpus, islands, cpu, memory, labels)| Capacity {
+    (gpu_set(), islands(), any::<u64>(), any::<u64>(), vec((text(), text()), 0..3)).prop_map(
+        |(gpus, (islands, layouts), cpu, memory, labels)| Capacity {
             gpus,
             islands: islands.into(),
+            layouts,
             cpu: CpuMilli(cpu),
             memory: MemoryMib(memory),
             labels: labels.into(),
@@ -168,7 +184,11 @@ fn capacity() -> impl Strategy<Value = Capacity> {
 fn placed() -> impl Strategy<Value = Placed> {
     let whole = (node(), 1..=u32::MAX).prop_map(|(node, gpus)| Placed::whole(node, GpuSet(gpus)));
     let of_one = (node(), 0..32usize, part()).prop_map(|(node, gpu, part)| {
-        let portion = dure_core::parts::Cut::none(gpu).portion(part).unwrap_or_default();
+        let start = |slice: dure_core::mig::Slice| slice.starts()[gpu % slice.starts().len()];
+        let portion = match part {
+            Part::Slice(slice) => Portion::Slice { slice, start: start(slice) },
+            Part::Whole | Part::Milli(_) => dure_core::parts::Cut::none(gpu).portion(part).unwrap_or_default(),
+        };
         Placed { node, gpus: GpuSet::single(gpu), portion }
     });
     prop_oneof![whole, of_one]
