@@ -70,7 +70,7 @@ async fn members_get_the_instances_that_are_there() {
     assert_eq!(unknown.code(), Code::InvalidArgument, "{unknown}");
     assert!(unknown.message().contains("1g.18gb"), "it names those that there are: {unknown}");
     let absent = caller.try_submit("", vec![on_mig(plain, 1, "7g.141gb")]).await.expect_err("no GPU is cut so");
-    assert!(absent.message().contains("at most 0"), "{absent}");
+    assert!(absent.message().contains("room for 0"), "{absent}");
     let said =
         cluster.dure(Who::Ana, &["submit", "-A", "fusion", "--gpus-mig", "1g.18gb", "--wait", "--", "true"]).await;
     assert_eq!(said.code, 0, "{said:?}");
@@ -89,7 +89,7 @@ async fn shares_lie_on_one_gpu_and_are_shown() {
         all(std::fs::read_to_string(&notes).unwrap_or_default()).then_some(())
     })
     .await;
-    let shown = cluster.dure(Who::Ana, &["show", &gang.to_string()]).await.out;
+    let shown = cluster.dure(Who::Ana, &["job", &gang.to_string()]).await.out;
     assert!(shown.contains("0 (0.250)"), "{shown}");
     std::fs::write(&finish, "").expect("writes");
     assert_eq!(caller.ended(gang).await.phase(), JobPhase::Completed);

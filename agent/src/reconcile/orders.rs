@@ -89,8 +89,8 @@ impl Leases {
             return;
         }
         let (launch, phase) = match order.want {
-            Want::Launch(launch) | Want::Go(launch) if self.conflict(&launch.gpus).is_some() => {
-                let why = self.conflict(&launch.gpus).expect("the guard has found it");
+            Want::Launch(launch) | Want::Go(launch) if self.conflict(&launch).is_some() => {
+                let why = self.conflict(&launch).expect("the guard has found it");
                 (Some(launch), Phase::Gone(Exit::never_ran(why)))
             }
             Want::Launch(launch) if !launch.start_at_once => (Some(launch), Phase::Prepared),
@@ -101,11 +101,18 @@ impl Leases {
         self.write(id, out);
     }
 
-    /// Says who holds one of these GPUs.
-    fn conflict(&self, gpus: &[u32]) -> Option<String> {
-        self.leases.values().filter(|lease| lease.holds()).find_map(|lease| {
-            let gpu = gpus.iter().find(|gpu| lease.gpus().contains(gpu))?;
-            Some(format!("GPU {gpu} is held by member {} on this node: it must end first", lease.id))
+    /// Says who holds one of these GPUs, or so much of it that this does not fit beside it.
+    fn conflict(&self, launch: &Launch) -> Option<String> {
+        launch.gpus.iter().find_map(|gpu| {
+            let mut left = WHOLE.saturating_sub(launch.gpu_milli);
+            let mut on_it = self.leases.values().filter(|lease| lease.holds() && lease.gpus().contains(gpu));
+            let holder = on_it.find(|lease| {
+                let held = lease.launch.as_deref().filter(|held| may_share(held, launch));
+                let fits = held.and_then(|held| left.checked_sub(held.gpu_milli));
+                left = fits.unwrap_or(0);
+                fits.is_none()
+            })?;
+            Some(format!("GPU {gpu} is held by member {} on this node: it must end first", holder.id))
         })
     }
 
@@ -211,5 +218,17 @@ impl Leases {
             // Nothing had been started, or its end is known already.
             Phase::Prepared | Phase::Starting { asked: false } | Phase::Gone(_) => {}
         }
+    }
+}
+
+/// Thousandths of a GPU.
+const WHOLE: u32 = 1_000;
+
+/// Whether two members may hold something of one GPU: shares beside shares, MIG instances beside others.
+fn may_share(one: &Launch, other: &Launch) -> bool {
+    match (&one.mig, &other.mig) {
+        (Some(one), Some(other)) => one.first_slice != other.first_slice,
+        (None, None) => one.gpu_milli > 0 && other.gpu_milli > 0,
+        (Some(_), None) | (None, Some(_)) => false,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use dure_proto::v1::MigSlice;
 use expect_test::{Expect, expect};
 
 use super::*;
@@ -258,6 +259,47 @@ fn a_gpu_that_is_held_is_not_given_away() {
             start 7.1.0
             write 7.2.0 v1 gone LaunchFailure("GPU 3 is held by member 7.1.0 on this node: it must end first")
             report 1: 7.2.0 gone LaunchFailure("GPU 3 is held by member 7.1.0 on this node: it must end first")
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_left_of_a_gpu_is_given_away() {
+    let member = |member| MemberId { member, ..ID };
+    let part = |milli, first: Option<u32>, gpu| {
+        let mig = first.map(|first_slice| MigSlice { profile: "1g.10gb".to_owned(), first_slice });
+        let whole = launch(&[gpu], true);
+        Want::Launch(Arc::new(Launch { gpu_milli: milli, mig, ..Launch::clone(&whole) }))
+    };
+    check(
+        &mut core(),
+        vec![
+            order(member(0), 1, part(600, None, 0)),
+            order(member(1), 1, part(400, None, 0)),
+            order(member(2), 1, part(1, None, 0)),
+            order(member(3), 1, part(125, Some(4), 1)),
+            order(member(4), 1, part(125, Some(5), 1)),
+            order(member(5), 1, part(125, Some(5), 1)),
+            order(member(6), 1, part(125, None, 1)),
+            order(member(7), 1, part(0, None, 1)),
+        ],
+        expect![[r#"
+            write 7.1.0 v1 started
+            start 7.1.0
+            write 7.1.1 v1 started
+            start 7.1.1
+            write 7.1.2 v1 gone LaunchFailure("GPU 0 is held by member 7.1.1 on this node: it must end first")
+            report 1: 7.1.2 gone LaunchFailure("GPU 0 is held by member 7.1.1 on this node: it must end first")
+            write 7.1.3 v1 started
+            start 7.1.3
+            write 7.1.4 v1 started
+            start 7.1.4
+            write 7.1.5 v1 gone LaunchFailure("GPU 1 is held by member 7.1.4 on this node: it must end first")
+            report 2: 7.1.5 gone LaunchFailure("GPU 1 is held by member 7.1.4 on this node: it must end first")
+            write 7.1.6 v1 gone LaunchFailure("GPU 1 is held by member 7.1.3 on this node: it must end first")
+            report 3: 7.1.6 gone LaunchFailure("GPU 1 is held by member 7.1.3 on this node: it must end first")
+            write 7.1.7 v1 gone LaunchFailure("GPU 1 is held by member 7.1.3 on this node: it must end first")
+            report 4: 7.1.7 gone LaunchFailure("GPU 1 is held by member 7.1.3 on this node: it must end first")
         "#]],
     );
 }
