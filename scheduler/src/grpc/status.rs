@@ -5,6 +5,7 @@ mod refusal;
 
 use std::fmt::Write as _;
 
+use dure_core::ids::Seq;
 use dure_core::rejected::{Refusal, Rejected};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -50,6 +51,18 @@ pub fn invalid(violations: &[Violation]) -> Status {
         details.add_bad_request_violation(&violation.field, &violation.problem);
     }
     Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// `OUT_OF_RANGE` for a watch that begins before what the journal keeps.
+pub(super) fn kept_no_longer(after: Seq, kept_from: u64) -> Status {
+    let (field, oldest) = ("after_seq", kept_from.saturating_sub(1));
+    let problem = format!(
+        "{after} lies before position {kept_from}, the first that the journal keeps; watch from {oldest} on, or from now \
+         on with 0, and read in the history what happened before: dure history attempts"
+    );
+    let mut details = ErrorDetails::new();
+    details.add_bad_request_violation(field, &problem);
+    Status::with_error_details(Code::OutOfRange, format!("{field}: {problem}"), details)
 }
 
 impl From<CallError> for Status {

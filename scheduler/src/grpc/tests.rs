@@ -39,10 +39,16 @@ use crate::live::Live;
 struct Store {
     events: Mutex<Vec<Recorded>>,
     blobs: Mutex<BTreeMap<BlobId, Vec<u8>>>,
+    /// Positions before this one are not kept.
+    kept_from: Mutex<u64>,
 }
 
 impl Past for Store {
     fn events(&self, after: Seq, limit: usize) -> Result<Vec<Recorded>, JournalError> {
+        let kept_from = *self.kept_from.lock().expect("no test panics in here");
+        if after.0 + 1 < kept_from {
+            return Err(JournalError::Truncated { kept_from });
+        }
         let events = self.events.lock().expect("no test panics in here");
         Ok(events.iter().filter(|recorded| recorded.seq > after).take(limit).cloned().collect())
     }
@@ -140,6 +146,7 @@ fn forecasts(handle: Handle, clock: Clock) -> Arc<Forecasts> {
 struct World {
     services: Services,
     logs: Arc<FakeLogs>,
+    store: Arc<Store>,
 }
 
 impl World {
@@ -163,12 +170,12 @@ impl World {
             watchers,
             past: store.clone(),
             history: std::path::PathBuf::new(),
-            blobs: store,
+            blobs: store.clone(),
             logs: logs.clone(),
             forecasts,
             seat: Seat::Alone { epoch: 1 },
         };
-        let world = Self { services, logs };
+        let world = Self { services, logs, store };
         let pool = Input::DefinePool { name: "h200".into(), model: "NVIDIA H200".into(), gpus_per_node: 8 };
         world.decide(pool).await;
         for (name, quota) in [("fusion", 8), ("fusion/plasma", 8), ("solar", 8)] {

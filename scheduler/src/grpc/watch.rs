@@ -22,7 +22,7 @@ use super::convert::{self, job_event};
 use super::limits::{CATCH_UP, MAX_BATCHES_BEHIND, MAX_EVENTS_WAITING, MAX_WATCHERS, STALL_DEADLINE};
 use super::request;
 use super::server::Services;
-use super::status::{Violation, busy};
+use super::status::{self, Violation, busy};
 use crate::auth::Visible;
 use crate::journal::JournalError;
 
@@ -187,7 +187,10 @@ impl Watcher {
             let (past, after) = (self.services.past.clone(), self.last);
             let read = tokio::task::spawn_blocking(move || past.events(after, CATCH_UP)).await;
             let failed = |why: String| Ended::Failed(Status::internal(format!("the journal cannot be read: {why}")));
-            let recorded = read.map_err(|err| failed(err.to_string()))?.map_err(|err| failed(err.to_string()))?;
+            let recorded = read.map_err(|err| failed(err.to_string()))?.map_err(|err| match err {
+                JournalError::Truncated { kept_from } => Ended::Failed(status::kept_no_longer(after, kept_from)),
+                other => failed(other.to_string()),
+            })?;
             let Some(last) = recorded.last().map(|recorded| recorded.seq) else { return Ok(()) };
             let shown = self.services.handle.read(move |cluster, _| {
                 let event = |recorded: &Recorded| job_event(cluster, recorded.seq.0, recorded.time, &recorded.event);

@@ -86,6 +86,21 @@ async fn a_watch_goes_on_after_the_last_event_seen() {
 }
 
 #[tokio::test]
+async fn a_watch_from_before_what_is_kept_is_told_where_to_begin() {
+    let world = World::new().await;
+    world.services.submit(by(&ana(), submit(vec![spec("fusion/plasma", 1)]))).await.expect("accepted");
+    run_to_end(&world, 1).await;
+    *world.store.kept_from.lock().expect("no test panics in here") = 3;
+    let mut events = watch(&world, &ana(), v1::WatchRequest { after_seq: 1, ..Default::default() }).await;
+    let refused = tokio::time::timeout(BOUND, events.next()).await.expect("it comes in time");
+    let refused = refused.expect("a last word").expect_err("position 2 is gone");
+    assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");
+    assert!(refused.message().contains("watch from 2 on"), "{refused}");
+    let mut events = watch(&world, &ana(), v1::WatchRequest { after_seq: 2, ..Default::default() }).await;
+    next(&mut events).await;
+}
+
+#[tokio::test]
 async fn a_watcher_sees_what_it_may_and_asks_for() {
     let world = World::new().await;
     let sun = identity("sun", Role::Pd, &["solar"]);
