@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dure_core::ids::Epoch;
 use dure_core::input::Input;
 use dure_core::node::Location;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -256,7 +257,7 @@ impl Ground {
         };
         let ended = spawn(pump)?;
         if restored {
-            skip_job_ids(&handle).await?;
+            skip_job_ids(&handle, restore_floor).await?;
         }
         configure(&handle, &self.config).await?;
         let forecasts = forecasts(&self.config, follower.feed(), past_reader, clock, epoch);
@@ -312,12 +313,13 @@ fn spawn(pump: Pump) -> Result<oneshot::Receiver<Stopped>, StartError> {
     Ok(end)
 }
 
-/// Nothing may be submitted before this is durable.
-async fn skip_job_ids(handle: &Handle) -> Result<(), StartError> {
-    tracing::warn!(skipped = SKIPPED_AFTER_RESTORE, "the journal was restored: ids of jobs go on after a gap");
-    let skip = handle
-        .mutate(Caller::scheduler("restore"), Input::SkipJobIds(SKIPPED_AFTER_RESTORE), None, Vec::new(), |_, _| ())
-        .await;
+/// Nothing may be submitted before this is durable. The floor rises with each restore, so that two restores of the same
+/// backup leave gaps of different lengths, and give no id twice.
+async fn skip_job_ids(handle: &Handle, restore_floor: Epoch) -> Result<(), StartError> {
+    let skipped = SKIPPED_AFTER_RESTORE + restore_floor.0;
+    tracing::warn!(skipped, "the journal was restored: ids of jobs go on after a gap");
+    let skip = Input::SkipJobIds(skipped);
+    let skip = handle.mutate(Caller::scheduler("restore"), skip, None, Vec::new(), |_, _| ()).await;
     skip.map(drop).map_err(|err| StartError::Stopped(err.to_string()))
 }
 
