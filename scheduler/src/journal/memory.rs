@@ -23,6 +23,17 @@ pub enum Fault {
     DiskFull,
     /// Everything is written and durable, but the answer is an error.
     LostAnswer,
+    /// Of several batches the first ones are written and durable, as where each is a transaction of its own; of anything
+    /// else, nothing. The answer is an error.
+    Torn,
+}
+
+/// How much of a write lands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lands {
+    Whole,
+    /// The first half of its batches.
+    Half,
 }
 
 #[derive(Default)]
@@ -39,6 +50,13 @@ struct State {
     /// Writes until the fault strikes, and the fault.
     faults: VecDeque<(u64, Fault)>,
     slow: Option<Box<dyn FnMut() + Send>>,
+}
+
+impl State {
+    /// The end of the rows.
+    fn end(&self) -> Option<Head> {
+        self.rows.last().map(|row| Head { seq: row.batch.last_seq(), hash: row.hash, epoch: row.batch.epoch })
+    }
 }
 
 /// What a disk would be: shared, and there after a crash.
@@ -67,6 +85,11 @@ impl MemoryStore {
     /// Lets a write fail after `writes` further ones have succeeded. Several faults strike one after the other.
     pub fn fail_after(&self, writes: u64, fault: Fault) {
         self.state().faults.push_back((writes, fault));
+    }
+
+    /// Takes back the faults that have not struck.
+    pub fn heal(&self) {
+        self.state().faults.clear();
     }
 
     /// Runs `wait` in front of every write: a slow disk.
@@ -100,9 +123,7 @@ impl MemoryStore {
     /// Takes what is left for the whole, as a restore of a backup that ends here does.
     pub fn restore(&self) {
         let mut state = self.state();
-        let head =
-            state.rows.last().map(|row| Head { seq: row.batch.last_seq(), hash: row.hash, epoch: row.batch.epoch });
-        state.anchor = head;
+        state.anchor = state.end();
         state.epoch += super::backup::EPOCH_JUMP;
         state.floor = state.epoch + 1;
     }
@@ -177,7 +198,7 @@ impl MemoryEngine {
     }
 
     /// One write: waits, fails or applies, as planted.
-    fn write(&mut self, apply: impl FnOnce(&mut State)) -> Result<(), JournalError> {
+    fn write(&mut self, apply: impl FnOnce(&mut State, Lands)) -> Result<(), JournalError> {
         if let Some(cause) = &self.poison {
             return Err(JournalError::Poisoned { cause: cause.clone() });
         }
@@ -205,17 +226,18 @@ impl MemoryEngine {
         }
         match fault {
             None => {
-                apply(&mut state);
+                apply(&mut state, Lands::Whole);
                 return Ok(());
             }
-            Some(Fault::LostAnswer) => apply(&mut state),
+            Some(Fault::LostAnswer) => apply(&mut state, Lands::Whole),
+            Some(Fault::Torn) => apply(&mut state, Lands::Half),
             Some(Fault::Refused | Fault::DiskFull) => {}
         }
         drop(state);
         let (dir, detail) = (self.store.dir().to_owned(), "planted".to_owned());
         Err(self.poison(match fault {
             Some(Fault::DiskFull) => JournalError::DiskFull { dir, detail },
-            Some(Fault::Refused | Fault::LostAnswer) | None => {
+            Some(Fault::Refused | Fault::LostAnswer | Fault::Torn) | None => {
                 JournalError::Storage { dir, doing: "appending", detail }
             }
         }))
@@ -294,12 +316,16 @@ impl Engine for MemoryEngine {
                 Row { batch: batch.clone(), crc, prev_hash, hash: after.hash }
             })
             .collect();
-        self.write(|state| {
-            state.rows.extend(rows);
+        self.write(|state, lands| {
+            let landed = match lands {
+                Lands::Whole => rows.len(),
+                Lands::Half => rows.len() / 2,
+            };
+            state.rows.extend(rows.into_iter().take(landed));
             for blob in blobs {
                 state.blobs.entry(blob.id()).or_insert_with(|| blob.bytes().to_vec());
             }
-            state.anchor = Some(head);
+            state.anchor = state.end();
         })?;
         self.head = head;
         Ok(head)
@@ -338,7 +364,10 @@ impl Engine for MemoryEngine {
 
     fn put_snapshot_chunk(&mut self, seq: u64, index: u32, bytes: &[u8]) -> Result<(), JournalError> {
         let bytes = bytes.to_vec();
-        self.write(|state| {
+        self.write(|state, lands| {
+            if lands == Lands::Half {
+                return;
+            }
             if index == 0 {
                 state.chunks.retain(|(at, _), _| *at != seq);
             }
@@ -350,7 +379,10 @@ impl Engine for MemoryEngine {
         check_size(info)?;
         let stored = stored_snapshot(&self.store.state(), self.store.id, info)
             .map_err(|why| JournalError::BadSnapshot { seq: info.seq, why })?;
-        self.write(|state| {
+        self.write(|state, lands| {
+            if lands == Lands::Half {
+                return;
+            }
             state.snapshots.push(stored);
             let surplus = state.snapshots.len().saturating_sub(SNAPSHOTS_KEPT);
             state.snapshots.drain(..surplus);
@@ -369,7 +401,7 @@ impl Engine for MemoryEngine {
         match (hidden, &self.poison) {
             (None, None) => Ok(false),
             (Some(_), _) | (None, Some(_)) => {
-                self.write(|state| hidden.map_or((), |key| drop(state.chunks.remove(&key)))).map(|()| true)
+                self.write(|state, _| hidden.map_or((), |key| drop(state.chunks.remove(&key)))).map(|()| true)
             }
         }
     }

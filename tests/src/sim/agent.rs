@@ -314,8 +314,7 @@ impl World {
                         self.agenda.put(at, Event::Disk(node, life));
                     }
                 }
-                // No simulated job has an image.
-                Effect::Stage(..) => {}
+                Effect::Stage(id, _) => self.stage(node, life, id),
                 Effect::Start(id, launch) => self.start_shim(node, life, id, &launch),
                 Effect::Adopt { id, same_boot, seal } => self.adopt(node, life, id, same_boot, seal),
                 Effect::Stop(id, request) => self.stop(node, id, request.grace_ms),
@@ -402,6 +401,19 @@ impl World {
         }
     }
 
+    /// Brings an image to the node: sometimes late, sometimes in vain.
+    fn stage(&mut self, node: usize, life: u64, id: MemberId) {
+        let took = if self.calm { 100 } else { *self.dice.pick(&[100, 2_000, 20_000]).unwrap_or(&100) };
+        let at = self.agenda.now() + self.dice.between(1, took);
+        let fact = if !self.calm && self.dice.chance(self.swarm.launch_fails) {
+            Input::Unstaged(id, "no such image".to_owned())
+        } else {
+            self.oracle.staged(node, id);
+            Input::Staged(id)
+        };
+        self.agenda.put(at, Event::Fact(node, life, Box::new(fact)));
+    }
+
     fn start_shim(&mut self, node: usize, life: u64, id: MemberId, launch: &Launch) {
         let at = self.agenda.now() + self.dice.between(1, 200);
         let boot = self.nodes[node].boot;
@@ -430,14 +442,8 @@ impl World {
                 if let Err(why) = self.oracle.process_started(now, node, id, launch) {
                     return self.broken(why);
                 }
-                let number = |name: &str| launch.payload.as_ref()?.env.get(name)?.parse::<u64>().ok();
-                let (run, code) = (number("DURE_SIM_DURATION_MS").unwrap_or(0), number("DURE_SIM_EXIT_CODE"));
-                let limit = launch.time_limit_ms.max(1);
-                let how = How::Code(code.unwrap_or(0) as i32);
-                let (run, how, timed_out) =
-                    if run > limit { (limit, How::Signal(15), true) } else { (run, how, false) };
-                let exit = Exit { how, timed_out, started_ms: now, ended_ms: now + run, ..Exit::unknown("") };
-                self.agenda.put(now + run, Event::End(node, boot, id, Box::new(exit)));
+                let exit = exit_of(id, launch, now);
+                self.agenda.put(exit.ended_ms, Event::End(node, boot, id, Box::new(exit)));
             }
         }
         self.tell_of(node, id);
@@ -506,6 +512,24 @@ impl World {
         let at = self.agenda.now() + self.dice.between(0, 30);
         self.agenda.put(at, Event::Fact(node, life, Box::new(fact)));
     }
+}
+
+/// How the process of a member ends when nobody stops it.
+fn exit_of(id: MemberId, launch: &Launch, now: Ms) -> Exit {
+    let payload = launch.payload.as_ref();
+    let number = |name: &str| payload?.env.get(name)?.parse::<u64>().ok();
+    let (run, code) = (number("DURE_SIM_DURATION_MS").unwrap_or(0), number("DURE_SIM_EXIT_CODE").unwrap_or(0));
+    // What a script was given beside its own member runs until it is stopped.
+    let is_held = id.member > 0 && is_script(launch);
+    let limit = launch.time_limit_ms.max(1);
+    let timed_out = is_held || run > limit;
+    let (run, how) = if timed_out { (limit, How::Signal(15)) } else { (run, How::Code(code as i32)) };
+    Exit { how, timed_out, started_ms: now, ended_ms: now + run, ..Exit::unknown("") }
+}
+
+/// Whether its script runs on the first member alone.
+pub(super) fn is_script(launch: &Launch) -> bool {
+    launch.payload.as_ref().is_some_and(|payload| payload.batch)
 }
 
 fn key_of(lease: &v1::Lease) -> (u64, u32, u32) {

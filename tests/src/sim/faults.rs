@@ -67,6 +67,8 @@ pub struct Swarm {
     pub lost: u64,
     /// Requests that arrive twice.
     pub repeated: u64,
+    /// Messages between agents and schedulers that arrive twice, one behind the other.
+    pub doubled: u64,
     /// Longest time that a commit takes, in milliseconds.
     pub commit_ms: Ms,
     /// Agents' writes that fail or whose outcome is in doubt.
@@ -98,6 +100,12 @@ pub struct Wishes {
     pub exclusive: u64,
     /// Never evicted.
     pub fixed: u64,
+    /// A script on the first member, which has the others at its hand.
+    pub scripts: u64,
+    /// An image that is brought to the node first.
+    pub images: u64,
+    /// Not before a time.
+    pub later: u64,
     /// Missions have budgets, which their jobs exceed.
     pub budgets: bool,
     /// Missions wait for a while before they take back what they lent.
@@ -113,7 +121,9 @@ impl Wishes {
         let (shares, elastic, excluded) = (some(400), some(500), some(300));
         let (exclusive, fixed) = (some(150), some(200));
         let (budgets, patience, min_run) = (dice.chance(250), dice.chance(250), dice.chance(250));
-        Self { shares, elastic, excluded, exclusive, fixed, budgets, patience, min_run }
+        let mut some = |rate: u64| if dice.chance(300) { rate } else { 0 };
+        let (scripts, images, later) = (some(400), some(400), some(200));
+        Self { shares, elastic, excluded, exclusive, fixed, scripts, images, later, budgets, patience, min_run }
     }
 }
 
@@ -124,9 +134,11 @@ pub enum Kind {
     Crash,
     /// Another scheduler leads, while the old one still runs.
     Depose,
+    /// The scheduler alone is cut off from its store, for shorter or longer than its lease.
+    StoreCut,
     /// The scheduler stands still for a while.
     Pause,
-    /// A commit fails, without a trace or after it was written.
+    /// A commit fails: without a trace, after half of it was written, or after all of it was.
     FailedWrite,
     /// Commits take long for a while.
     SlowDisk,
@@ -144,14 +156,15 @@ pub enum Kind {
     BadGpu,
     /// The wall clock of the next scheduler stands elsewhere.
     ClockJump,
-    /// An operator closes or empties a node, or opens it.
+    /// An operator closes or empties a node, or opens it; or pauses a mission.
     Operator,
 }
 
 impl Kind {
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 14] = [
         Kind::Crash,
         Kind::Depose,
+        Kind::StoreCut,
         Kind::Pause,
         Kind::FailedWrite,
         Kind::SlowDisk,
@@ -192,6 +205,7 @@ impl Swarm {
             lying_disk: dice.chance(60),
             snapshot_events: *dice.pick(&[20, 100, 1_000, 1_000_000]).unwrap_or(&100),
             wishes: Wishes::roll(shapes),
+            doubled: if shapes.chance(300) { 1 + shapes.below(200) } else { 0 },
         }
     }
 }

@@ -27,8 +27,10 @@ pub(super) const DEADLINES: Deadlines =
     Deadlines { heartbeat: Span(1_000), suspect_after: Span(4_000), lost_after: Span(12_000) };
 /// A turn is taken at least this often.
 const IDLE_MS: Ms = 500;
+/// A leader that its store has not heard for so long is replaced.
+const LEASE_MS: Ms = 3_000;
 /// Wall time when the world begins.
-const WALL: u64 = 1_800_000_000_000;
+pub(super) const WALL: u64 = 1_800_000_000_000;
 /// As the shell does after a restore.
 const SKIPPED_AFTER_RESTORE: u64 = 1_000_000;
 
@@ -50,6 +52,8 @@ pub(super) struct Process {
     clock: (Time, Ms),
     sessions: u64,
     pub(super) paused_until: Ms,
+    /// Until then its store does not hear it.
+    pub(super) cut_until: Ms,
     /// Another one leads: its commits wait until they fail.
     pub(super) deposed: bool,
     commits: u64,
@@ -99,7 +103,7 @@ impl World {
         if let Err(why) = self.oracle.recovered(&engine, &recovered) {
             return self.broken(why);
         }
-        let restored = engine.epoch() == engine.restore_floor() && engine.restore_floor() > 0;
+        let restored = engine.head().epoch < engine.restore_floor();
         let (epoch, floor) = (Epoch(engine.epoch()), Epoch(engine.restore_floor()));
         let now = self.agenda.now();
         let wall = (WALL + now).saturating_add_signed(std::mem::take(&mut self.wall_jump));
@@ -137,11 +141,12 @@ impl World {
             clock: (start, now),
             sessions: 0,
             paused_until: 0,
+            cut_until: 0,
             deposed: false,
             commits: 0,
         };
         if restored {
-            let input = dure_core::Input::SkipJobIds(SKIPPED_AFTER_RESTORE);
+            let input = dure_core::Input::SkipJobIds(SKIPPED_AFTER_RESTORE + floor.0);
             let then = Box::new(|_: &_, _| Box::new(|_| ()) as _);
             let by = dure_scheduler::auth::Caller::default();
             let mutation = dure_scheduler::handle::Mutation { by, input, key: None, blobs: Vec::new(), then };
@@ -245,9 +250,9 @@ impl World {
     pub(super) fn commit(&mut self, life: u64) {
         let now = self.agenda.now();
         if let Some(process) = self.process(life)
-            && process.paused_until > now
+            && process.paused_until.max(process.cut_until) > now
         {
-            let until = process.paused_until;
+            let until = process.paused_until.max(process.cut_until);
             return self.agenda.put(until, Event::Commit(life));
         }
         if self.process(life).is_some_and(|process| !process.deposed)
@@ -309,7 +314,11 @@ impl World {
         self.seen.crashes += 1;
         let mut process = self.processes.remove(at);
         if process.committing.is_some() && lands {
+            if self.dice.chance(300) {
+                self.store.fail_after(0, Fault::Torn);
+            }
             drop(process.committer.commit()); // nobody hears of it
+            self.store.heal();
         }
         process.leader.abandon(why);
         let was_leading = !process.deposed;
@@ -344,6 +353,27 @@ impl World {
                 let at = self.agenda.now() + self.dice.below(DEADLINES.suspect_after.0);
                 self.agenda.put(at, Event::Flap(node));
             }
+        }
+    }
+
+    /// The store does not hear a scheduler for a while. It goes on with what it has, and when its lease runs out before the
+    /// cut ends, another one leads.
+    pub(super) fn cut_store(&mut self, life: u64) {
+        let now = self.agenda.now();
+        let lasts = self.dice.between(100, 3 * LEASE_MS);
+        self.note(|| format!("scheduler {life} is cut off from its store for {lasts} ms"));
+        let Some(process) = self.process(life) else { return };
+        process.cut_until = process.cut_until.max(now + lasts);
+        if lasts > LEASE_MS {
+            self.agenda.put(now + LEASE_MS, Event::LeaseOver(life));
+        }
+    }
+
+    /// The lease of a scheduler that its store does not hear runs out.
+    pub(super) fn lease_over(&mut self, life: u64) {
+        let now = self.agenda.now();
+        if !self.calm && self.process(life).is_some_and(|process| !process.deposed && process.cut_until > now) {
+            self.depose();
         }
     }
 
@@ -397,7 +427,7 @@ impl World {
 
     /// How the next commit is to fail.
     pub(super) fn fail_next_write(&mut self) {
-        let faults = [Fault::Refused, Fault::DiskFull, Fault::LostAnswer];
+        let faults = [Fault::Refused, Fault::DiskFull, Fault::LostAnswer, Fault::Torn];
         self.next_write_fails = self.dice.pick(&faults).copied();
     }
 }

@@ -1,11 +1,12 @@
-//! Streams between agents and schedulers: in order as long as they hold, late, and broken without a word.
+//! Streams between agents and schedulers: in order as long as they hold, late, some messages twice, and broken without a
+//! word.
 //!
 //! Each end learns of a break at a time of its own; until then it speaks into the void, and what was under way may still
 //! arrive, even after a later stream of the same node has begun.
 
 use std::collections::VecDeque;
 
-use dure_proto::v1::{AgentMessage, SchedulerMessage};
+use dure_proto::v1::{AgentMessage, SchedulerMessage, agent_message};
 use dure_scheduler::agents::Outgoing;
 use dure_scheduler::agents::session::{Next, SessionStream};
 
@@ -81,12 +82,15 @@ impl World {
     /// The agent says something on its stream.
     pub(super) fn send_to_leader(&mut self, link: u64, message: Box<AgentMessage>) {
         let at = self.agenda.now() + self.delay();
+        let copies = self.copies(!matches!(message.kind, Some(agent_message::Kind::Hello(_))));
         let Some(stream) = self.links.get_mut(&link).filter(|stream| stream.agent_end) else { return };
-        if self.nodes[stream.node].cut_up {
-            stream.to_leader.stuck.push_back(message);
-        } else {
-            let at = stream.to_leader.send(message, at);
-            self.agenda.put(at, Event::ToLeader(link));
+        for message in std::iter::repeat_n(message, copies) {
+            if self.nodes[stream.node].cut_up {
+                stream.to_leader.stuck.push_back(message);
+            } else {
+                let at = stream.to_leader.send(message, at);
+                self.agenda.put(at, Event::ToLeader(link));
+            }
         }
     }
 
@@ -112,13 +116,22 @@ impl World {
 
     fn send_to_agent(&mut self, link: u64, message: Box<SchedulerMessage>) {
         let at = self.agenda.now() + self.delay();
+        let copies = self.copies(true);
         let Some(stream) = self.links.get_mut(&link) else { return };
-        if self.nodes[stream.node].cut_down {
-            stream.to_agent.stuck.push_back(message);
-        } else {
-            let at = stream.to_agent.send(message, at);
-            self.agenda.put(at, Event::ToAgent(link));
+        for message in std::iter::repeat_n(message, copies) {
+            if self.nodes[stream.node].cut_down {
+                stream.to_agent.stuck.push_back(message);
+            } else {
+                let at = stream.to_agent.send(message, at);
+                self.agenda.put(at, Event::ToAgent(link));
+            }
         }
+    }
+
+    /// How often a message arrives.
+    fn copies(&mut self, may_repeat: bool) -> usize {
+        let repeats = may_repeat && !self.calm && self.swarm.doubled > 0 && self.dice.chance(self.swarm.doubled);
+        1 + usize::from(repeats)
     }
 
     pub(super) fn next_for_leader(&mut self, link: u64) -> Option<Box<AgentMessage>> {

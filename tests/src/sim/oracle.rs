@@ -12,6 +12,7 @@ use dure_scheduler::journal::MemoryEngine;
 use dure_scheduler::recover::Recovered;
 use dure_scheduler::source::{DurableBatch, Turns};
 
+use super::agent::is_script;
 use super::clock::Ms;
 
 /// A gang of which some members run and others never started, or one has ended badly, is broken up within this: launch
@@ -25,6 +26,8 @@ struct Gang {
     started: BTreeSet<u32>,
     alive: BTreeSet<u32>,
     broken: bool,
+    /// Its script runs on the first member; the others end with it.
+    is_script: bool,
     /// It ran when the journal lost something, and may be unknown to it: nobody is obliged to break it up.
     is_orphan: bool,
     /// Since when it has been half running.
@@ -63,10 +66,15 @@ pub(super) struct Oracle {
     over: BTreeSet<(u64, u32, u32)>,
     prepared: BTreeSet<MemberId>,
     started: BTreeSet<(usize, MemberId)>,
+    staged: BTreeSet<(usize, MemberId)>,
     alive: BTreeMap<MemberId, Runs>,
     gangs: BTreeMap<(u64, u32), Gang>,
-    /// A restore gave positions up: what was acknowledged after them may be lost, or mean something else now.
-    forgives: bool,
+    /// The highest id that was ever given to a job.
+    highest: JobId,
+    /// The same before the last restore, which gave positions up: what was acknowledged after them is lost.
+    given_up: JobId,
+    /// The journal was restored and has not been read since.
+    restored: bool,
 }
 
 impl Oracle {
@@ -79,9 +87,12 @@ impl Oracle {
             over: BTreeSet::new(),
             prepared: BTreeSet::new(),
             started: BTreeSet::new(),
+            staged: BTreeSet::new(),
             alive: BTreeMap::new(),
             gangs: BTreeMap::new(),
-            forgives: false,
+            highest: JobId(0),
+            given_up: JobId(0),
+            restored: false,
         }
     }
 
@@ -105,6 +116,10 @@ impl Oracle {
         }
         for event in &turn.events {
             match event {
+                Event::JobSubmitted { job, .. } if !self.restored && *job <= self.given_up => {
+                    return Err(format!("the id {job} was given before a restore and is given again"));
+                }
+                Event::JobSubmitted { job, .. } => self.highest = self.highest.max(*job),
                 Event::JobEnded { job, .. } => drop(self.ended.insert(*job)),
                 Event::MemberGone { job, attempt, member, .. } | Event::MemberProven { job, attempt, member } => {
                     self.over.insert((job.0, attempt.0, member.0));
@@ -133,7 +148,7 @@ impl Oracle {
         if ours != theirs {
             return Err(format!("at {} history builds {ours:016x}, recovery {theirs:016x}", self.head));
         }
-        if self.forgives {
+        if std::mem::take(&mut self.restored) {
             let (shadow, ended) = (&self.shadow, &self.ended);
             self.acknowledged.retain(|_, reply| lost_job(shadow, ended, reply).is_none());
         }
@@ -159,17 +174,18 @@ impl Oracle {
         self.started.clear();
         self.alive.values_mut().for_each(|runs| runs.is_orphan = true);
         self.gangs.values_mut().for_each(|gang| gang.is_orphan = true);
-        self.forgives = true;
+        self.given_up = self.highest;
+        self.restored = true;
     }
 
     /// A client hears what became of its request.
     pub(super) fn acknowledged(&mut self, request: usize, reply: Reply) -> Result<(), String> {
-        if self.forgives && lost_job(&self.shadow, &self.ended, &reply).is_some() {
+        if lost_job(&self.shadow, &self.ended, &reply).is_some_and(|job| job <= self.given_up) {
             // It left before the loss, and arrives after it was given up.
             return Ok(());
         }
         match self.acknowledged.insert(request, reply) {
-            Some(earlier) if earlier != reply && !self.forgives => {
+            Some(earlier) if earlier != reply => {
                 Err(format!("request {request} was answered with {earlier:?} and then with {reply:?}"))
             }
             _ => Ok(()),
@@ -179,6 +195,11 @@ impl Oracle {
     /// A lease that may lead to a start is on disk.
     pub(super) fn prepared(&mut self, id: MemberId) {
         self.prepared.insert(id);
+    }
+
+    /// The image of a member is on its node.
+    pub(super) fn staged(&mut self, node: usize, id: MemberId) {
+        self.staged.insert((node, id));
     }
 
     pub(super) fn process_started(
@@ -202,6 +223,11 @@ impl Oracle {
                 return Err(format!("{id} starts on node {node} while it runs on node {}", runs.node));
             }
         }
+        // Who waits for nobody has the image brought by the shim's start.
+        let is_contained = launch.payload.as_ref().is_some_and(|payload| payload.container.is_some());
+        if is_contained && !launch.start_at_once && !self.staged.contains(&(node, id)) {
+            return Err(format!("{id} starts on node {node} without its image"));
+        }
         let size = launch.peers.len();
         if size > 1 {
             let member = |member: u32| MemberId { member, ..id };
@@ -212,6 +238,7 @@ impl Oracle {
         self.alive.insert(id, Runs { node, gpus: launch.gpus.clone(), milli: launch.gpu_milli, is_orphan: false });
         let gang = self.gangs.entry((id.job, id.attempt)).or_default();
         gang.size = size;
+        gang.is_script = is_script(launch);
         gang.started.insert(id.member);
         gang.alive.insert(id.member);
         gang.look(now);
@@ -224,7 +251,8 @@ impl Oracle {
         }
         if let Some(gang) = self.gangs.get_mut(&(id.job, id.attempt)) {
             gang.alive.remove(&id.member);
-            gang.broken |= exit.is_none_or(|exit| exit.how != How::Code(0));
+            let is_end = gang.is_script && id.member == 0;
+            gang.broken |= is_end || exit.is_none_or(|exit| exit.how != How::Code(0));
         }
     }
 

@@ -5,6 +5,7 @@ use dure_core::Input;
 use super::clock::Ms;
 use super::faults::Kind;
 use super::leader::DEADLINES;
+use super::workload::MISSIONS;
 use super::world::{Event, World};
 
 impl World {
@@ -18,7 +19,13 @@ impl World {
         let Some(kind) = self.dice.pick(&self.swarm.kinds).copied() else { return };
         self.disturbed = self.agenda.now();
         match kind {
-            Kind::Crash | Kind::Depose | Kind::Pause | Kind::FailedWrite | Kind::SlowDisk | Kind::ClockJump => {
+            Kind::Crash
+            | Kind::Depose
+            | Kind::StoreCut
+            | Kind::Pause
+            | Kind::FailedWrite
+            | Kind::SlowDisk
+            | Kind::ClockJump => {
                 self.trouble_leader(kind);
             }
             Kind::Partition | Kind::Break | Kind::AgentCrash | Kind::Reboot | Kind::Lag | Kind::BadGpu => {
@@ -41,6 +48,7 @@ impl World {
                 }
             }
             Kind::Depose => self.depose(),
+            Kind::StoreCut => self.cut_store(life),
             Kind::Pause => {
                 let until = now + self.dice.between(500, 15_000);
                 self.note(|| format!("scheduler {life} stands still until {until}"));
@@ -139,10 +147,13 @@ impl World {
     fn operate(&mut self) {
         let node = self.dice.below(self.nodes.len() as u64) as usize;
         let name: Box<str> = self.nodes[node].name.as_str().into();
-        let input = match self.dice.below(5) {
+        let mission = Box::from(*self.dice.pick(&MISSIONS).unwrap_or(&MISSIONS[0]));
+        let input = match self.dice.below(7) {
             0 => Input::Cordon { node: name },
             1 => Input::Drain { node: name, evict: false },
             2 => Input::Drain { node: name, evict: true },
+            3 => Input::Pause { tenant: mission, paused: true },
+            4 => Input::Pause { tenant: mission, paused: false },
             _ => Input::Resume { node: name },
         };
         let now = self.agenda.now();
@@ -162,6 +173,7 @@ impl World {
         }
         for process in &mut self.processes {
             process.paused_until = 0;
+            process.cut_until = 0;
         }
         self.agenda.put(now, Event::Start);
         let lives: Vec<u64> = self.processes.iter().map(|process| process.life).collect();

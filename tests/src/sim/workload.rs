@@ -11,7 +11,7 @@ use dure_core::job::{ArraySpec, DependencyKind};
 use dure_core::rejected::Rejected;
 use dure_core::reply::Reply;
 use dure_core::request::Shape;
-use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span};
+use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 use dure_proto::v1;
 use dure_scheduler::handle::{Call, Mutation};
 use dure_scheduler::journal::Blob;
@@ -19,10 +19,15 @@ use prost::Message as _;
 
 use super::clock::Ms;
 use super::faults::Wishes;
+use super::leader::{WALL, policy};
 use super::world::{Event, World};
 
-const MISSIONS: [&str; 3] = ["fusion", "solar", "genome"];
+pub(super) const MISSIONS: [&str; 3] = ["fusion", "solar", "genome"];
 const USERS: [&str; 4] = ["kim", "lee", "park", "choi"];
+/// How long attempts of missions that ask for it are left alone at first.
+const MIN_RUN: Span = Span::seconds(5);
+/// The longest grace that a job asks for.
+const MAX_GRACE: Span = Span::seconds(5);
 /// How long a client waits before it asks again.
 const PATIENCE_MS: (Ms, Ms) = (3_000, 6_000);
 
@@ -79,9 +84,10 @@ impl World {
             create: true,
             quotas: vec![quota],
             budget: budgets.then_some(Some(grant)),
-            // Longer than any return time here: what could never be lent would wait for ever.
-            reclaim_within: patience.then_some(Span::seconds(60)),
-            min_run: min_run.then_some(Span::seconds(5)),
+            // The longest return time here (minimum run, grace, kill bound), and no longer: what could never be lent
+            // would wait for ever.
+            reclaim_within: patience.then_some(MIN_RUN + MAX_GRACE + policy(None).kill_bound),
+            min_run: min_run.then_some(MIN_RUN),
             ..TenantDraft::default()
         }
     }
@@ -130,8 +136,6 @@ impl World {
         let code = if self.dice.chance(self.swarm.exits_badly) { 1 } else { 0 };
         let env = [("DURE_SIM_DURATION_MS", run), ("DURE_SIM_EXIT_CODE", code)];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect();
-        let payload = v1::Payload { args: vec!["work".to_owned()], env, ..Default::default() };
-        let blob = Blob::new(payload.encode_to_vec()).expect("a small payload");
         let gpus = self.dice.between(1, self.swarm.gpus);
         let distinct_nodes = self.dice.chance(300);
         // More would wait for nodes that never come: before the first node has joined nobody can tell.
@@ -157,7 +161,7 @@ impl World {
             priority: (*self.dice.pick(&["", "low", "high"]).unwrap_or(&"")).into(),
             preemptible: true,
             time_limit: Span(limit),
-            grace: Some(Span(self.dice.below(5_000))),
+            grace: Some(Span(self.dice.below(MAX_GRACE.0))),
             array,
             after: after.map(|job| (kind, DependencyOn::Job(job))).into_iter().collect(),
             held: false,
@@ -165,17 +169,26 @@ impl World {
             max_retries: self.dice.below(3) as u32,
             batch: false,
             only: ConstraintsDraft::default(),
-            payload: BlobId(blob.id().0),
+            payload: BlobId([0; 16]),
         };
         self.wish(&mut draft, mission);
+        let image = self.shapes.chance(self.swarm.wishes.images).then(|| "/images/work".to_owned());
+        let container = image.map(|image| v1::Container { image, ..Default::default() });
+        let args = vec!["work".to_owned()];
+        let payload = v1::Payload { args, env, batch: draft.batch, container, ..Default::default() };
+        let blob = Blob::new(payload.encode_to_vec()).expect("a small payload");
+        draft.payload = BlobId(blob.id().0);
         (draft, blob)
     }
 
     /// What some clients wish for beside whole GPUs anywhere; never what could wait for ever.
     fn wish(&mut self, draft: &mut JobDraft, mission: usize) {
-        let Wishes { shares, elastic, excluded, exclusive, fixed, budgets, .. } = self.swarm.wishes;
+        let Wishes { shares, elastic, excluded, exclusive, fixed, scripts, later, budgets, .. } = self.swarm.wishes;
         let Shape::Equal { members, gpus } = draft.shape else { return };
+        let now = self.agenda.now();
         let dice = &mut self.shapes;
+        draft.not_before = dice.chance(later).then(|| Time(WALL + now + dice.below(20_000)));
+        draft.batch = dice.chance(scripts);
         if dice.chance(shares) {
             draft.shape = Shape::Equal { members: 1, gpus: 1 };
             draft.part = PartDraft::Milli(*dice.pick(&[250, 500, 700]).unwrap_or(&500));
@@ -308,9 +321,10 @@ impl World {
         for job in std::mem::take(&mut self.clients.held) {
             self.ask(Input::Release(job), at);
         }
-        for mission in 0..MISSIONS.len() {
+        for (mission, name) in MISSIONS.into_iter().enumerate() {
             let draft = self.quota_of(mission);
             self.ask(Input::SetTenant(draft), at);
+            self.ask(Input::Pause { tenant: name.into(), paused: false }, at);
         }
         for node in 0..self.nodes.len() {
             let name = self.nodes[node].name.as_str().into();

@@ -36,6 +36,7 @@ pub(super) enum Event {
     LeaderSees(u64),
     AgentSees(u64),
     Keepalive(u64),
+    LeaseOver(u64),
     AgentStart(usize),
     Connect(usize, u64),
     Heartbeat(usize, u64),
@@ -92,6 +93,7 @@ impl Event {
             Event::Lift => [25, 0, 0],
             Event::Check => [26, 0, 0],
             Event::Flap(node) => [27, at(node), 0],
+            Event::LeaseOver(life) => [28, *life, 0],
         }
     }
 }
@@ -206,6 +208,7 @@ impl World {
             Event::LeaderSees(link) => self.leader_sees(link),
             Event::AgentSees(link) => self.agent_sees(link),
             Event::Keepalive(link) => self.keepalive(link),
+            Event::LeaseOver(life) => self.lease_over(life),
             Event::AgentStart(node) => self.start_agent(node),
             Event::Connect(node, life) => self.agent_connects(node, life),
             Event::Heartbeat(node, life) => self.heartbeat(node, life),
