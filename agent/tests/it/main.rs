@@ -24,7 +24,12 @@
 //! | own signal, grace, TERM, KILL, hook, warning | here `stopping::*`, `life::a_stop_gives_the_grace_and_then_kills` |
 //! | wall time on the agent | here `life::the_time_limit_ends_it_without_any_word_of_the_scheduler` |
 //! | telemetry, verdicts, XIDs | here `life::heartbeats_carry_telemetry_and_changes_of_health`, unit `inventory::tests`, `inventory::health` |
-//! | share of the fleet fenced by itself | unit `dure-scheduler agents::breaker` |
+//! | one GPU fenced, share of the fleet | it `health::one_bad_gpu_is_fenced_...`; unit `dure-scheduler agents::breaker` |
+//! | verdicts over restarts, repeat offenders | the same; unit `inventory::health` |
+//! | MIG listed, racks, pairs, dead links | unit `inventory::tests`, `checks` |
+//! | idle allocations: notice, then the action | it `health::who_does_not_use_its_gpus_...`; unit `dure-core tests::idle` |
+//! | what a user is told of refusals and escapes | it `confined::what_a_job_may_not_do_...`, `confined::the_gpu_of_another_job_...` |
+//! | containers and exec through a scheduler | it `confined::a_container_runs_...` |
 //! | node checks, prolog, epilog | here `stopping::a_node_that_fails_a_check_offers_no_gpu_until_it_passes`, `stopping::the_sites_prolog_and_epilog_...` |
 //! | logs bounded, rotated | here `logs::the_newest_output_is_kept_and_a_file_of_the_jobs_own_has_all_of_it` |
 //! | restart, adoption, epochs | here `restart::*` |

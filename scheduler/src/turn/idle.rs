@@ -60,6 +60,7 @@ impl Scheduler {
     fn last_work_on(&self, node: NodeIndex, gpu: usize, now: Time) -> Option<Time> {
         let live = self.live.nodes.get(&node).filter(|live| live.connected && now.since(live.last_heard) <= FRESH)?;
         let gpu = live.telemetry.as_ref()?.gpus.iter().find(|it| it.index as usize == gpu)?;
-        Some(Time(live.last_heard.0.saturating_sub(gpu.idle_ms?)))
+        // Of the time since it was heard nothing is known: that is no idling.
+        Some(Time(now.0.saturating_sub(gpu.idle_ms?)))
     }
 }
