@@ -61,7 +61,9 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
         }
     }
     if !cycled.more && cluster.policy.plan_in_time {
+        let before = out.len();
         reserve::replan(cluster, now, out);
+        cycled.more |= out.len() > before;
         reserve::fill(cluster, now, &mut cycled, out);
     }
     // A reservation that was not needed any more, or moved, leaves room for what was refused before.

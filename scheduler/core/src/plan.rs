@@ -103,6 +103,16 @@ impl Plans {
         self.seen = None;
     }
 
+    /// A class of a tenant for which no plan paid is looked at again.
+    pub(crate) fn rest_no_more(&mut self, class: ClassIndex, tenant: TenantIndex) {
+        for refusals in [&mut self.without, &mut self.before] {
+            let rested = refusals.get_mut(&(class, tenant)).and_then(|refusal| refusal.rests_until.take());
+            if rested.is_some() {
+                self.seen = None;
+            }
+        }
+    }
+
     /// Why there was no plan for a class of a tenant when it was last looked for.
     pub(crate) fn why(&self, class: ClassIndex, tenant: TenantIndex) -> Option<Blocked> {
         self.without.get(&(class, tenant)).and_then(|refusal| refusal.why)

@@ -75,13 +75,13 @@ impl PlaceIndex {
         self.pools[home.pool.at()].rooms[home.at as usize].free
     }
 
-    /// Exactly these GPUs are free on `node` at some time to come, and so much more CPU and memory than now. For trial
-    /// changes.
-    pub fn foresee(&mut self, node: NodeIndex, free: GpuSet, cpu: i64, memory: i64) {
+    /// Exactly these GPUs are free on `node` at some time to come, parts are left on none but the usable ones, and there is so
+    /// much more CPU and memory than now. For trial changes.
+    pub fn foresee(&mut self, node: NodeIndex, free: GpuSet, usable: GpuSet, cpu: i64, memory: i64) {
         let home = self.homes[node.at()];
         let now = self.pools[home.pool.at()].rooms[home.at as usize];
         let (cpu, memory) = (given_back(now.cpu, cpu), given_back(now.memory, memory));
-        self.set(home, Room { free, cpu, memory, ..now });
+        self.set(home, Room { free, usable, cpu, memory });
     }
 
     /// From here on changes can be taken back. Checkpoints nest; the last is the first to end.

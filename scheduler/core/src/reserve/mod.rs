@@ -112,18 +112,11 @@ impl Cluster {
         self.reserved.list.iter().find(|reservation| reservation.job == job)
     }
 
-    /// The next cycle plans in time again, as the first one after a restore does.
-    pub fn plan_anew(&mut self) {
-        self.reserved.plan = Plan::default();
-        self.reserved.filled = None;
-    }
-
     /// The job does not wait in the queue any more, or gets its GPUs elsewhere.
     pub(crate) fn drop_reservation(&mut self, job: JobId) {
         if self.reservation(job).is_some() {
-            let mut list = std::mem::take(&mut self.reserved.list);
-            list.retain(|reservation| reservation.job != job);
-            self.set_reservations(list);
+            let left = self.reserved.list.iter().filter(|reservation| reservation.job != job);
+            self.set_reservations(left.cloned().collect());
         }
     }
 
@@ -168,6 +161,7 @@ impl Cluster {
             })
         };
         let mut is_lifted = !before_that.iter().all(is_there);
+        self.rest_no_more(&before_that);
         let touched: BTreeSet<NodeIndex> = before.into_keys().chain(self.reserved.on_node.keys().copied()).collect();
         for node in touched {
             let now = self.reserved.aside(node, |_| true);
@@ -183,6 +177,21 @@ impl Cluster {
             self.freed();
         }
         self.reserved.filled = None;
+    }
+}
+
+impl Cluster {
+    /// Whether it pays to take back for a job depends on its reservation: where that is another one, it is worked out anew.
+    fn rest_no_more(&mut self, before: &[Reservation]) {
+        let list = &self.reserved.list;
+        let is_same = |a: &Reservation, b: &Reservation| (a.job, a.pool, a.from) == (b.job, b.pool, b.from);
+        let gone = before.iter().filter(|old| !list.iter().any(|new| is_same(old, new)));
+        let new = list.iter().filter(|new| !before.iter().any(|old| is_same(old, new)));
+        for reservation in gone.chain(new) {
+            let job = self.jobs.get(reservation.job);
+            let Some((queued, job)) = job.and_then(|job| Some((job.queued?, job))) else { continue };
+            self.plans.rest_no_more(queued.class, job.spec.tenant);
+        }
     }
 }
 

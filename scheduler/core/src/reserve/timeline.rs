@@ -212,8 +212,9 @@ impl Walk<'_> {
             .fold(GpuSet::EMPTY, |all, placed| all.with(placed.gpus));
         let entry = &self.cluster.nodes[node.at()];
         let (whole, parts) = &self.held[node.at()];
-        let free = entry.usable().without(*whole).without(parts.gpus()).without(blocked);
-        self.cluster.index.foresee(node, free, cpu, memory);
+        let usable = entry.usable().without(blocked);
+        let free = usable.without(*whole).without(parts.gpus());
+        self.cluster.index.foresee(node, free, usable, cpu, memory);
     }
 
     fn change_held(&mut self, tenant: TenantIndex, change: impl Fn(&mut Held)) {
