@@ -166,7 +166,7 @@ fn a_small_replay() {
         1500000 [[0, 0, 0, 0], [0, 0, 0, 0]]
         2000000 [[1, 0, 0, 0], [0, 0, 0, 0]]"#]]
     .assert_eq(&samples.join("\n"));
-    expect!["0.416073 0.216475 0b2fb92747e4a4e5c17a0639402f43b437f5137e6a789be3898744b5a66f6d9b"]
+    expect!["0.416073 0.216475 604cd9e526ecbcbda84e5778905b56444a3fad5c6adbf8aea7e85eb1fc40f7c6"]
         .assert_eq(&format!("{} {} {}", report.utilisation, report.fragmentation, report.digest));
 }
 
