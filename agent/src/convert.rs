@@ -94,6 +94,8 @@ pub(crate) fn report_to_wire(report: &Report) -> v1::Report {
 
 pub(crate) fn lease_to_wire(view: LeaseView) -> v1::Lease {
     let (phase, exit) = match view.phase {
+        // The scheduler knows it, and draws nothing from it: only `Prepared` releases a gang.
+        ViewPhase::Staging => (v1::LeasePhase::Unspecified, None),
         ViewPhase::Prepared => (v1::LeasePhase::Prepared, None),
         ViewPhase::Running => (v1::LeasePhase::Running, None),
         ViewPhase::Stopping => (v1::LeasePhase::Stopping, None),

@@ -100,7 +100,12 @@ impl Leases {
         self.highest_seq = self.highest_seq.max(record.seq);
         let mut lease = Lease::from_record(&record);
         match record.state {
-            Recorded::Prepared if same_boot => self.leases.insert(id, lease).map_or((), drop),
+            Recorded::Prepared if same_boot => {
+                // Whether its image came before the restart is not known.
+                let launch = lease.launch.clone().filter(|launch| orders::is_contained(launch));
+                actions.extend(launch.map(|launch| Action::Stage { id, launch }));
+                self.leases.insert(id, lease);
+            }
             Recorded::Prepared => {
                 lease.phase = Phase::Gone(Exit::unknown("the node was restarted before it started"));
                 self.leases.insert(id, lease);

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::orders::is_contained;
 use super::{LeaseView, ViewPhase};
 use crate::model::{Exit, JournalSeq, Launch, LeaseRecord, MemberId, Recorded, StopRequest};
 
@@ -44,12 +45,14 @@ pub(super) struct Lease {
     pub(super) quarantined: bool,
     /// The scheduler has recorded its end already: it needs no report.
     pub(super) settled: bool,
+    /// What it needs was brought here.
+    pub(super) staged: bool,
 }
 
 impl Lease {
     pub(super) fn new(id: MemberId, sequence: u32, seq: JournalSeq, launch: Option<Arc<Launch>>, phase: Phase) -> Self {
-        let (version, on_disk, owed, quarantined, settled) = (0, false, false, false, false);
-        Self { id, sequence, seq, launch, phase, version, on_disk, owed, quarantined, settled }
+        let (version, on_disk, owed, quarantined, settled, staged) = (0, false, false, false, false, false);
+        Self { id, sequence, seq, launch, phase, version, on_disk, owed, quarantined, settled, staged }
     }
 
     pub(super) fn from_record(record: &LeaseRecord) -> Self {
@@ -100,8 +103,14 @@ impl Lease {
         matches!(self.phase, Phase::Running | Phase::Stopping(_))
     }
 
+    /// What it needs is being brought here: it is not ready for the barrier.
+    fn is_staging(&self) -> bool {
+        !self.staged && self.launch.as_ref().is_some_and(|launch| is_contained(launch))
+    }
+
     pub(super) fn view(&self) -> LeaseView {
         let phase = match &self.phase {
+            Phase::Prepared if self.is_staging() => ViewPhase::Staging,
             Phase::Prepared => ViewPhase::Prepared,
             Phase::Starting { .. } | Phase::Running => ViewPhase::Running,
             Phase::Stopping(_) => ViewPhase::Stopping,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::model::{Exit, Launch, MemberId, Millis, News, Order, StopRequest, Want, Welcome};
 
-fn is_contained(launch: &Launch) -> bool {
+pub(super) fn is_contained(launch: &Launch) -> bool {
     launch.payload.as_ref().is_some_and(|payload| payload.container.is_some())
 }
 
@@ -170,7 +170,8 @@ impl Leases {
 
     /// What it needs is here: ready for the barrier.
     pub(super) fn staged(&mut self, id: MemberId, now: Millis, out: &mut Vec<Action>) {
-        if self.leases.get(&id).is_some_and(|lease| lease.phase == Phase::Prepared) {
+        if let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.phase == Phase::Prepared) {
+            lease.staged = true;
             self.reports.push(id, News::Prepared, now, out);
         }
     }

@@ -163,6 +163,8 @@ pub struct LeaseView {
 /// How far a lease is, as the scheduler is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ViewPhase {
+    /// What it needs is being brought here: not ready for the barrier.
+    Staging,
     /// Waits at the barrier.
     Prepared,
     /// Runs or is about to.
