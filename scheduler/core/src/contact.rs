@@ -3,7 +3,7 @@
 //! A lost node proves nothing: what ran there may still run. Only its agent's word, a new boot, or somebody who knows
 //! (`ConfirmDead`) frees what it held.
 
-use crate::admit::{MAX_POOLS, define_pool};
+use crate::admit::{MAX_POOLS, define_pool, fits};
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
@@ -11,7 +11,7 @@ use crate::finish;
 use crate::gpu::{GpuSet, MAX_GPUS_PER_NODE};
 use crate::ids::{JobId, NodeIndex, PoolIndex};
 use crate::input::NodeDraft;
-use crate::job::{MemberPhase, Phase, StopReason};
+use crate::job::{Job, MemberPhase, Phase, StopReason};
 use crate::node::{Contact, Node, Resident};
 use crate::policy::Flaw;
 use crate::promise;
@@ -35,6 +35,7 @@ pub(crate) fn hello(cluster: &mut Cluster, draft: &NodeDraft, now: Time, out: &m
     if known.pool != pool || known.location != draft.location || known.capacity != draft.capacity {
         let NodeDraft { location, capacity, .. } = draft.clone();
         emit(cluster, now, Event::NodeChanged { node, pool, location, capacity }, out);
+        lift_vain_avoidance(cluster, now, out);
     }
     if cluster.node(node).boot_id != draft.boot_id {
         emit(cluster, now, Event::NodeRebooted { node, boot_id: draft.boot_id.clone() }, out);
@@ -46,6 +47,16 @@ pub(crate) fn hello(cluster: &mut Cluster, draft: &NodeDraft, now: Time, out: &m
     health(cluster, node, draft.bad, now, out);
     promise::renew(cluster, |told| told == node, now, out);
     Ok(Reply::Node(node))
+}
+
+/// Jobs that keep away from suspect nodes, and that the other nodes, as they are now, could not hold: the suspect ones are
+/// better than none.
+fn lift_vain_avoidance(cluster: &mut Cluster, now: Time, out: &mut Events) {
+    let is_in_vain = |job: &&Job| !job.avoid.is_empty() && !fits::without(cluster, &job.spec.request, &job.avoid);
+    let vain: Vec<JobId> = cluster.jobs.iter().filter(is_in_vain).map(|job| job.id).collect();
+    for job in vain {
+        emit(cluster, now, Event::AvoidanceLifted { job }, out);
+    }
 }
 
 fn check(draft: &NodeDraft) -> Result<(), Refusal> {

@@ -261,6 +261,11 @@ pub enum Event {
         /// In the job's own count; higher than before.
         step: u64,
     },
+    /// A job keeps away from no node any more: those it kept away from are better than none.
+    AvoidanceLifted {
+        /// Which job.
+        job: JobId,
+    },
     /// No GPU of an attempt has done any work for as long as its tenant allows.
     JobIdle {
         /// Which job.

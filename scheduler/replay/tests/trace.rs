@@ -166,7 +166,7 @@ fn a_small_replay() {
         1500000 [[0, 0, 0, 0], [0, 0, 0, 0]]
         2000000 [[1, 0, 0, 0], [0, 0, 0, 0]]"#]]
     .assert_eq(&samples.join("\n"));
-    expect!["0.416073 0.216475 604cd9e526ecbcbda84e5778905b56444a3fad5c6adbf8aea7e85eb1fc40f7c6"]
+    expect!["0.416073 0.216475 91348efa72a5b710e8438ac12b236bb242ee3224467155e882cf2a3f6b97fc37"]
         .assert_eq(&format!("{} {} {}", report.utilisation, report.fragmentation, report.digest));
 }
 

@@ -65,6 +65,7 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::JobCheckpointed(_)
         | Wire::JobIdle(_)
         | Wire::JobBusy(_)
+        | Wire::AvoidanceLifted(_)
         | Wire::AttemptEnded(_) => attempt(wire),
         Wire::Promised(_) | Wire::PromiseDropped(_) | Wire::Planned(_) | Wire::WantedBack(_) => planned(wire),
         Wire::CountersRestored(_)
@@ -197,6 +198,7 @@ fn attempt(wire: Wire) -> Result<Event, Fault> {
             attempt: AttemptNumber(it.attempt),
             notice: idle_notice_from_wire(needed("JobIdle.notice", it.notice)?)?,
         },
+        Wire::AvoidanceLifted(it) => Event::AvoidanceLifted { job: JobId(it.job) },
         Wire::JobBusy(it) => Event::JobBusy { job: JobId(it.job), attempt: AttemptNumber(it.attempt) },
         Wire::MemberPrepared(it) => Event::MemberPrepared {
             job: JobId(it.job),

@@ -56,6 +56,7 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::JobCheckpointed { .. }
         | Event::JobIdle { .. }
         | Event::JobBusy { .. }
+        | Event::AvoidanceLifted { .. }
         | Event::AttemptEnded { .. } => attempt(event),
         Event::CountersRestored { .. }
         | Event::TenantRestored { .. }
@@ -189,6 +190,7 @@ fn attempt(event: &Event) -> Wire {
         Event::JobIdle { job, attempt, notice } => {
             Wire::JobIdle(v1::JobIdle { job: job.0, attempt: attempt.0, notice: Some(idle_notice_to_wire(*notice)) })
         }
+        Event::AvoidanceLifted { job } => Wire::AvoidanceLifted(v1::AvoidanceLifted { job: job.0 }),
         Event::JobBusy { job, attempt } => Wire::JobBusy(v1::JobBusy { job: job.0, attempt: attempt.0 }),
         Event::MemberPrepared { job, attempt, member } => {
             Wire::MemberPrepared(v1::MemberPrepared { job: job.0, attempt: attempt.0, member: member.0 })

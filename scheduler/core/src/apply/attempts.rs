@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::cluster::Cluster;
 use crate::ids::{AttemptNumber, JobId, MemberIndex, PoolIndex};
-use crate::job::{Attempt, Exit, Member, MemberPhase, Outcome, Phase, StopReason};
+use crate::job::{Attempt, Checkpoint, Exit, Member, MemberPhase, Outcome, Phase, StopReason};
 use crate::placement::Members;
 use crate::timers::Timer;
 use crate::units::Time;
@@ -101,6 +101,10 @@ impl Cluster {
             Phase::Launching if outcome == Outcome::Completed => self.note_started(id, now),
             _ => {}
         }
+    }
+
+    pub(super) fn checkpoint(&mut self, id: JobId, attempt: AttemptNumber, step: u64, now: Time) {
+        self.job_mut(id).checkpoint = Some(Checkpoint { attempt, step, at: now });
     }
 
     pub(super) fn start_member(&mut self, id: JobId, member: MemberIndex, now: Time) {

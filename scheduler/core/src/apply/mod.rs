@@ -13,7 +13,7 @@ mod restore;
 use crate::cluster::{Answer, Cluster};
 use crate::event::Event;
 use crate::ids::{JobId, PoolIndex};
-use crate::job::{Checkpoint, Job, MemberPhase};
+use crate::job::{Job, MemberPhase};
 use crate::placement::Members;
 use crate::promise::Promise;
 use crate::timers::Timer;
@@ -67,9 +67,8 @@ impl Cluster {
             Event::MemberStarted { job, member, .. } => self.start_member(*job, *member, now),
             Event::MemberGone { job, member, exit, .. } => self.end_member(*job, *member, Some(exit), now),
             Event::MemberProven { job, member, .. } => self.end_member(*job, *member, None, now),
-            Event::JobCheckpointed { job, attempt, step } => {
-                self.job_mut(*job).checkpoint = Some(Checkpoint { attempt: *attempt, step: *step, at: now });
-            }
+            Event::JobCheckpointed { job, attempt, step } => self.checkpoint(*job, *attempt, *step, now),
+            Event::AvoidanceLifted { job } => self.job_mut(*job).avoid.clear(),
             Event::JobIdle { job, notice, .. } => self.attempt_of(*job).idle = Some(*notice),
             Event::JobBusy { job, .. } => self.attempt_of(*job).idle = None,
             Event::Promised { job, pool, members, due } => self.make_promise(*job, *pool, members, *due, now),

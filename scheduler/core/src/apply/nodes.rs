@@ -1,11 +1,9 @@
 //! Nodes, and what members hold on them.
 
-use crate::admit::fits;
 use crate::cluster::{Cluster, Counted};
 use crate::event::Event;
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, MemberIndex};
-use crate::job::Job;
 use crate::node::{Node, Resident, Residents};
 use crate::parts::Parts;
 use crate::placement::Placed;
@@ -44,7 +42,6 @@ impl Cluster {
                 entry.capacity = capacity.clone();
                 entry.parts.lay_out(&capacity.layouts);
                 self.index_is_stale = true;
-                self.avoid_no_more_in_vain();
                 *node
             }
             Event::NodeContact { node, contact } => {
@@ -73,16 +70,6 @@ impl Cluster {
         self.node_changed(index);
         self.freed();
         self.division_version += 1;
-    }
-
-    /// Jobs that keep away from suspect nodes, and that the other nodes, as they are now, could not hold: the suspect ones are
-    /// better than none.
-    fn avoid_no_more_in_vain(&mut self) {
-        let is_in_vain = |job: &&Job| !job.avoid.is_empty() && !fits::without(self, &job.spec.request, &job.avoid);
-        let vain: Vec<JobId> = self.jobs.iter().filter(is_in_vain).map(|job| job.id).collect();
-        for job in vain {
-            self.job_mut(job).avoid.clear();
-        }
     }
 
     pub(super) fn add_node(&mut self, node: Node) {

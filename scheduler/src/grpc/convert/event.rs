@@ -59,13 +59,14 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
     let of = |job: &JobId, kind, phase, attempt: &AttemptNumber, detail: String| {
         Some(Shown { job: *job, kind, phase, attempt: *attempt, detail })
     };
+    let waits = |job: &JobId, kind, detail: String| of(job, kind, JobPhase::Pending, &before, detail);
     match event {
         Event::JobSubmitted { job, held, .. } => of(job, "submitted", submitted(*held), &before, String::new()),
         Event::ArrayIndexStarted { array, index, job } => {
             of(job, "submitted", JobPhase::Pending, &before, format!("index {index} of array {array}"))
         }
         Event::JobHeld { job } => of(job, "held", JobPhase::Held, &before, String::new()),
-        Event::JobReleased { job } => of(job, "released", JobPhase::Pending, &before, String::new()),
+        Event::JobReleased { job } => waits(job, "released", String::new()),
         Event::JobPlaced { job, attempt, members, .. } => {
             of(job, "placed", JobPhase::Launching, attempt, places(cluster, members))
         }
@@ -76,16 +77,15 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         }
         Event::JobIdle { job, attempt, notice } => of(job, "idle", JobPhase::Running, attempt, idle(*notice)),
         Event::JobBusy { job, attempt } => of(job, "busy", JobPhase::Running, attempt, String::new()),
-        Event::Promised { .. } | Event::PromiseDropped { .. } => promised(cluster, event),
+        Event::Promised { job, members, .. } => waits(job, "promised", places(cluster, members)),
+        Event::PromiseDropped { job, why } => waits(job, "promise_dropped", drop_text(*why).to_owned()),
         Event::AttemptStopping { job, attempt, reason, beneficiary, keeps } => {
             of(job, "stopping", JobPhase::Stopping, attempt, stopping(*reason, *beneficiary, *keeps))
         }
         Event::AttemptEnded { job, attempt, outcome } => {
             of(job, "attempt_ended", after_attempt(*outcome), attempt, outcome_word(*outcome).to_owned())
         }
-        Event::JobRequeued { job, not_before, .. } => {
-            of(job, "requeued", JobPhase::Pending, &before, wait_text(*not_before))
-        }
+        Event::JobRequeued { job, not_before, .. } => waits(job, "requeued", wait_text(*not_before)),
         Event::JobEnded { job, outcome } => {
             of(job, "ended", ended_phase(*outcome), &before, outcome_word(*outcome).to_owned())
         }
@@ -117,18 +117,9 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         | Event::JobRestored { .. }
         | Event::PromiseRestored { .. }
         | Event::Planned { .. }
-        | Event::WantedBack { .. } => None,
+        | Event::WantedBack { .. }
+        | Event::AvoidanceLifted { .. } => None,
     }
-}
-
-/// What is held for a job that waits, or is not any more.
-fn promised(cluster: &Cluster, event: &Event) -> Option<Shown> {
-    let (job, kind, detail) = match event {
-        Event::Promised { job, members, .. } => (*job, "promised", places(cluster, members)),
-        Event::PromiseDropped { job, why } => (*job, "promise_dropped", drop_text(*why).to_owned()),
-        _ => return None,
-    };
-    Some(Shown { job, kind, phase: JobPhase::Pending, attempt: AttemptNumber(0), detail })
 }
 
 fn wait_text(not_before: Option<Time>) -> String {

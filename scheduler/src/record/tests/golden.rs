@@ -20,6 +20,7 @@ use dure_core::job::{
     ArrayProgress, ArraySpec, Attempt, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member, MemberPhase,
     Outcome, Phase, StopReason, Usage,
 };
+use dure_core::mig::{Layout, Slice};
 use dure_core::node::{Capacity, Contact, Location, Node, SetAside};
 use dure_core::placement::Placed;
 use dure_core::promise::{DropCause, Promise};
@@ -319,6 +320,7 @@ fn samples() -> Vec<Event> {
     samples.extend(approved());
     samples.extend(idle());
     samples.extend(wanted_back());
+    samples.extend(cut());
     samples
 }
 
@@ -386,6 +388,19 @@ fn wanted_back() -> Vec<Event> {
     let wanted = Wanted { tenant: TenantIndex(3), pool: PoolIndex(1), gpus: Gpus::whole(16), preemptible: true };
     let begun = vec![(wanted, Time(1_700_000_000_000))];
     vec![Event::WantedBack { begun, over: vec![Wanted { preemptible: false, ..wanted }] }]
+}
+
+/// A node whose GPUs are cut anew, and a job that keeps away from it no longer.
+fn cut() -> Vec<Event> {
+    let with =
+        |layout: Layout, (compute, memory), start| layout.with(Slice { compute, memory }, start).expect("is legal");
+    let halves = with(with(Layout::WHOLE, (3, 4), 0), (3, 4), 4);
+    let layouts = [Layout::WHOLE, Layout::BARE, halves, with(Layout::WHOLE, (1, 1), 6)].into();
+    let capacity = Capacity { layouts, ..capacity() };
+    vec![
+        Event::NodeChanged { node: NodeIndex(2), pool: PoolIndex(0), location: location(), capacity },
+        Event::AvoidanceLifted { job: JobId(1000) },
+    ]
 }
 
 fn approved() -> Vec<Event> {

@@ -57,6 +57,7 @@ fn kind(event: &Event) -> &'static str {
         JobCheckpointed,
         JobIdle,
         JobBusy,
+        AvoidanceLifted,
         JobRequeued,
         JobEnded,
         JobForgotten,
@@ -71,7 +72,7 @@ fn kind(event: &Event) -> &'static str {
 }
 
 /// How many kinds there are: the length of the list in `kind`.
-const KINDS: usize = 44;
+const KINDS: usize = 45;
 
 #[test]
 fn random_events_are_of_every_kind() {

@@ -605,6 +605,7 @@ fn attempt_event() -> impl Strategy<Value = Event> {
             notice
         }),
         (job(), attempt_number()).prop_map(|(job, attempt)| Event::JobBusy { job, attempt }),
+        job().prop_map(|job| Event::AvoidanceLifted { job }),
         one().prop_map(|(job, attempt, member)| Event::MemberPrepared { job, attempt, member }),
         (job(), attempt_number()).prop_map(|(job, attempt)| Event::GangReleased { job, attempt }),
         one().prop_map(|(job, attempt, member)| Event::MemberStarted { job, attempt, member }),
