@@ -57,7 +57,7 @@ impl Wish<'_> {
 
     /// The same as a start of so many GPUs that is thought of.
     #[inline]
-    fn start(&self, gpus: Gpus, scavenger: bool) -> Start {
+    pub(crate) fn start(&self, gpus: Gpus, scavenger: bool) -> Start {
         Start { tenant: self.tenant, gpus, grace: self.grace, preemptible: self.preemptible, scavenger }
     }
 }

@@ -78,7 +78,7 @@ impl Asked {
 
     /// As a start that is thought of.
     pub(crate) fn start(&self, scavenger: bool) -> Start {
-        Start { tenant: self.tenant, gpus: self.gpus(), grace: self.grace, preemptible: self.preemptible, scavenger }
+        self.wish().start(self.gpus(), scavenger)
     }
 
     /// The GPUs without which it does not start.

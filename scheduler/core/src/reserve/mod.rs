@@ -178,9 +178,7 @@ impl Cluster {
         }
         self.reserved.filled = None;
     }
-}
 
-impl Cluster {
     /// Whether it pays to take back for a job depends on its reservation: where that is another one, it is worked out anew.
     fn rest_no_more(&mut self, before: &[Reservation]) {
         let list = &self.reserved.list;

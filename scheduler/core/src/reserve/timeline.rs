@@ -7,8 +7,8 @@
 //! never come back here.
 //! It must leave index, tenants and pools as it found them.
 
-use crate::admit::lending::{self, Start};
-use crate::admit::quota;
+use crate::admit::start::Wish;
+use crate::admit::{lending, quota};
 use crate::cluster::Cluster;
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, NodeIndex, PoolIndex, TenantIndex};
@@ -241,10 +241,9 @@ impl Walk<'_> {
             return None;
         }
         cluster.pools[pool.at()].idle = cluster.index.free(pool);
-        let (tenant, want, preemptible) = (entry.spec.tenant, entry.gpus(), entry.spec.preemptible);
-        quota::may_start(cluster, tenant, pool, want, preemptible).ok()?;
-        let start = Start { tenant, gpus: want, grace: entry.spec.grace, preemptible, scavenger: false };
-        if lending::refusal(cluster, start, pool).is_some() {
+        let (wish, want) = (Wish::of(entry), entry.gpus());
+        quota::may_start(cluster, wish.tenant, pool, want, wish.preemptible).ok()?;
+        if lending::refusal(cluster, wish.start(want, false), pool).is_some() {
             return None;
         }
         let avoid = &cluster.jobs.get(job)?.avoid;
