@@ -13,13 +13,14 @@ use dure_core::job::{Job, MemberPhase, Phase};
 use dure_proto::v1;
 use dure_proto::v1::exec_input::Kind;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::jobs::seen;
 use super::server::Services;
 use super::status::Violation;
+use super::watch::Live;
 use crate::agents::exec::ExecSession;
 use crate::auth::{Identity, Target, Verb};
 
@@ -29,8 +30,6 @@ const MAX_INPUT: usize = 16 * 1024;
 const MAX_ARGS: usize = 4_096;
 /// How long a call waits for the members of a job that is starting: the first may run, and ask for the others, before all do.
 const MAX_WAIT: Duration = Duration::from_secs(60);
-/// How often it looks.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What a program says.
 #[derive(Debug)]
@@ -96,16 +95,27 @@ pub(super) async fn exec(
 /// Where the member runs; waits for it while its job is starting.
 async fn running(services: &Services, identity: Identity, start: &v1::ExecStart) -> Result<(String, u32), Status> {
     let give_up = Instant::now() + MAX_WAIT;
+    // Before it is looked at: what happens from then on is heard.
+    let mut live = services.watchers.subscribe();
     loop {
         let (identity, asked) = (identity.clone(), start.clone());
         let (found, _) = services.handle.read(move |cluster, _| member_of(cluster, &identity, &asked)).await?;
         match found? {
             Found::Runs { node, attempt } => return Ok((node, attempt)),
-            Found::Starts if Instant::now() < give_up => tokio::time::sleep(LOOK_EVERY).await,
-            Found::Starts => {
-                let why = format!("job {} has been starting for {} s: try again", start.job_id, MAX_WAIT.as_secs());
-                return Err(Status::unavailable(why));
-            }
+            Found::Starts => {}
+        }
+        if timeout_at(give_up, news_of(&mut live, start.job_id)).await.is_err() {
+            let why = format!("job {} has been starting for {} s: try again", start.job_id, MAX_WAIT.as_secs());
+            return Err(Status::unavailable(why));
+        }
+    }
+}
+
+/// Until something has happened to a job, or may have: of what was missed nothing is known.
+async fn news_of(live: &mut Live, job: u64) {
+    while let Ok(batch) = live.recv().await {
+        if batch.iter().any(|event| event.job_id == job) {
+            return;
         }
     }
 }
