@@ -56,14 +56,9 @@ struct World {
 }
 
 impl World {
-    fn new(missions: &[Mission]) -> Self {
-        let policy = Policy {
-            // A wider search than the one that every build makes.
-            plan_in_time: std::env::var_os("PLAN_IN_TIME").is_some(),
-            plan_interval: Span::ZERO,
-            reserve_interval: Span::ZERO,
-            ..Policy::standard()
-        };
+    fn new(missions: &[Mission], plan_in_time: bool) -> Self {
+        let policy =
+            Policy { plan_in_time, plan_interval: Span::ZERO, reserve_interval: Span::ZERO, ..Policy::standard() };
         let mut fixture = Fixture::new(policy);
         fixture.line("node n0 n1 n2 gpus=8");
         for (name, (quota, within, min_run)) in MISSIONS.iter().zip(missions) {
@@ -161,35 +156,57 @@ proptest! {
 
     #[test]
     fn the_quota_is_reachable_within_the_deadline(missions in missions(), steps in steps(), lender in 0..MISSIONS.len()) {
-        let mut world = World::new(&missions);
-        let (quota, within, _) = missions[lender];
-        // It leaves most of its quota to the others until it wants everything back.
-        let is_others = |step: &&Step| !matches!(step, Step::Submit { mission, .. } if *mission == lender);
-        let (others, own): (Vec<&Step>, Vec<&Step>) = steps.iter().partition(is_others);
-        others.into_iter().for_each(|step| world.step(step));
-        own.into_iter().take(1).for_each(|step| world.step(step));
-        let tenant = world.fixture.cluster.find_tenant(MISSIONS[lender]).expect("it was defined");
-        // Its own jobs that wait come first; what they leave of the quota is claimed anew.
-        let waiting: Vec<JobId> = {
-            let cluster = &world.fixture.cluster;
-            let waits = |job: &&crate::job::Job| job.spec.tenant == tenant && job.phase == Phase::Waiting;
-            cluster.jobs().iter().filter(waits).map(|job| job.id).collect()
-        };
-        for job in waiting {
-            let name = world.fixture.name_of(job);
-            world.fixture.line(&format!("cancel {name}"));
-        }
-        world.settle();
-        let held = world.fixture.cluster.tenant(tenant).held_in(crate::ids::PoolIndex(0));
-        let idle = Gpus::whole(quota).less(held.used);
-        prop_assume!(within > 0 && idle > Gpus::ZERO && quota <= GPUS);
-        let names = world.submit(lender, idle.rounded_up(), false);
-        let deadline = world.fixture.now + Span::seconds(60 * within);
-        world.pass(deadline);
-        for name in names {
-            let job = world.fixture.job(&name);
-            let phase = world.fixture.cluster.job(job).map(|job| job.phase);
-            prop_assert_eq!(phase, Some(Phase::Running), "{} of {}: {:#?}", name, MISSIONS[lender], world.fixture.outcome());
-        }
+        reaches_its_quota(&missions, &steps, lender, false)?;
     }
+
+    #[test]
+    fn and_with_the_plan_in_time(missions in missions(), steps in steps(), lender in 0..MISSIONS.len()) {
+        reaches_its_quota(&missions, &steps, lender, true)?;
+    }
+}
+
+fn reaches_its_quota(
+    missions: &[Mission],
+    steps: &[Step],
+    lender: usize,
+    plan_in_time: bool,
+) -> Result<(), TestCaseError> {
+    let mut world = World::new(missions, plan_in_time);
+    let (quota, within, _) = missions[lender];
+    // It leaves most of its quota to the others until it wants everything back.
+    let is_others = |step: &&Step| !matches!(step, Step::Submit { mission, .. } if *mission == lender);
+    let (others, own): (Vec<&Step>, Vec<&Step>) = steps.iter().partition(is_others);
+    others.into_iter().for_each(|step| world.step(step));
+    own.into_iter().take(1).for_each(|step| world.step(step));
+    let tenant = world.fixture.cluster.find_tenant(MISSIONS[lender]).expect("it was defined");
+    // Its own jobs that wait come first; what they leave of the quota is claimed anew.
+    let waiting: Vec<JobId> = {
+        let cluster = &world.fixture.cluster;
+        let waits = |job: &&crate::job::Job| job.spec.tenant == tenant && job.phase == Phase::Waiting;
+        cluster.jobs().iter().filter(waits).map(|job| job.id).collect()
+    };
+    for job in waiting {
+        let name = world.fixture.name_of(job);
+        world.fixture.line(&format!("cancel {name}"));
+    }
+    world.settle();
+    let held = world.fixture.cluster.tenant(tenant).held_in(crate::ids::PoolIndex(0));
+    let idle = Gpus::whole(quota).less(held.used);
+    prop_assume!(within > 0 && idle > Gpus::ZERO && quota <= GPUS);
+    let names = world.submit(lender, idle.rounded_up(), false);
+    let deadline = world.fixture.now + Span::seconds(60 * within);
+    world.pass(deadline);
+    for name in names {
+        let job = world.fixture.job(&name);
+        let phase = world.fixture.cluster.job(job).map(|job| job.phase);
+        prop_assert_eq!(
+            phase,
+            Some(Phase::Running),
+            "{} of {}: {:#?}",
+            name,
+            MISSIONS[lender],
+            world.fixture.outcome()
+        );
+    }
+    Ok(())
 }

@@ -13,17 +13,26 @@ mod world;
 
 use proptest::prelude::*;
 
-use crate::steps::{history, setup};
+use crate::steps::{Setup, Step, history, setup};
 use crate::world::World;
 
 proptest! {
     #[test]
     fn nothing_is_lost_held_twice_or_stuck(setup in setup(), history in history()) {
-        let mut world = World::new(&setup);
-        for step in &history {
-            world.step(step);
-        }
-        world.lift_faults();
-        world.everything_ends();
+        run(&setup, &history, false);
     }
+
+    #[test]
+    fn nor_with_the_plan_in_time(setup in setup(), history in history()) {
+        run(&setup, &history, true);
+    }
+}
+
+fn run(setup: &Setup, history: &[Step], plan_in_time: bool) {
+    let mut world = World::new(setup, plan_in_time);
+    for step in history {
+        world.step(step);
+    }
+    world.lift_faults();
+    world.everything_ends();
 }

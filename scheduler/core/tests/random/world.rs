@@ -49,7 +49,7 @@ pub(crate) struct World {
     steps: usize,
 }
 
-fn policy(placements: u32) -> Policy {
+fn policy(placements: u32, plan_in_time: bool) -> Policy {
     Policy {
         max_attempts: 4,
         launch_deadline: Span::seconds(30),
@@ -64,8 +64,7 @@ fn policy(placements: u32) -> Policy {
         min_budget_period: Span::seconds(60),
         // Two cores of the same state decide the same, whenever each planned last.
         reserve_refresh: Span::ZERO,
-        // A wider search than the one that every build makes.
-        plan_in_time: std::env::var_os("PLAN_IN_TIME").is_some(),
+        plan_in_time,
         plan_interval: Span::ZERO,
         reserve_interval: Span::ZERO,
         ..Policy::standard()
@@ -93,10 +92,11 @@ fn node(at: usize, gpus: u8, leaf: u8, model: &str) -> NodeDraft {
 
 impl World {
     /// The cluster of `setup`, with all agents connected.
-    pub(crate) fn new(setup: &Setup) -> Self {
+    pub(crate) fn new(setup: &Setup, plan_in_time: bool) -> Self {
+        let empty = Cluster::new(policy(setup.placements, plan_in_time));
         let mut world = World {
-            cluster: Cluster::new(policy(setup.placements)),
-            follower: Cluster::new(policy(setup.placements)),
+            cluster: empty.clone(),
+            follower: empty,
             restored: None,
             now: Time(0),
             agents: vec![Agent::default(); setup.nodes.len()],
