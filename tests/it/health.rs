@@ -15,6 +15,19 @@ fn play(cluster: &mut Cluster, node: usize, gpus: u32, lines: &str) {
     write_conf(&library, &conf).expect("writes");
 }
 
+/// A cluster whose agents look at their GPUs ten times a second.
+async fn watched(nodes: u32) -> Cluster {
+    let mut cluster = Cluster::prepare(crate::DURE, Setup { nodes, ..Setup::default() });
+    for node in 0..nodes as usize {
+        cluster.agent(node).health.sample_ms = 100;
+    }
+    cluster.start_scheduler();
+    cluster.serving().await;
+    cluster.start_agents();
+    cluster.ready().await;
+    cluster
+}
+
 async fn set(cluster: &Cluster, tenant: &str, action: &str) {
     let args = ["quota", "set", tenant, "--idle-after", "5s", "--idle-notice", "1s", "--idle-action", action];
     let said = cluster.dure(Who::Op, &args).await;
@@ -23,14 +36,7 @@ async fn set(cluster: &Cluster, tenant: &str, action: &str) {
 
 #[tokio::test]
 async fn who_does_not_use_its_gpus_is_told_and_then_stopped_as_its_mission_chose() {
-    let mut cluster = Cluster::prepare(crate::DURE, Setup { nodes: 2, ..Setup::default() });
-    for node in 0..2 {
-        cluster.agent(node).health.sample_ms = 100;
-    }
-    cluster.start_scheduler();
-    cluster.serving().await;
-    cluster.start_agents();
-    cluster.ready().await;
+    let mut cluster = watched(2).await;
     set(&cluster, "fusion", "requeue").await;
     set(&cluster, "solar", "cancel").await;
     let said = cluster.dure(Who::Op, &["quota", "set", "solar", "--idle-after", "1s"]).await;
@@ -77,14 +83,7 @@ async fn set_notice(cluster: &Cluster, tenant: &str, notice: &str) {
 
 #[tokio::test]
 async fn one_bad_gpu_is_fenced_and_seven_stay_and_the_fleet_is_never_fenced_whole() {
-    let mut cluster = Cluster::prepare(crate::DURE, Setup { nodes: 4, ..Setup::default() });
-    for node in 0..4 {
-        cluster.agent(node).health.sample_ms = 100;
-    }
-    cluster.start_scheduler();
-    cluster.serving().await;
-    cluster.start_agents();
-    cluster.ready().await;
+    let mut cluster = watched(4).await;
     play(&mut cluster, 0, 8, "xid 2 79 1");
     let node = cluster.node_is("n0", "has lost one GPU", |node| node.gpus_bad == 1).await;
     assert_eq!((node.gpus, node.gpus_free), (8, 7), "seven stay: {node:#?}");

@@ -5,7 +5,6 @@
 //!
 //! WHY unsafe: this is a C interface; the caller passes addresses. SAFETY of all functions: the caller gives, as NVML's
 //! manual demands, null or addresses that are valid for what the function writes; null is refused.
-#![allow(clippy::missing_safety_doc)]
 
 use std::{
     ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void},

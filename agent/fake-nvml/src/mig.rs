@@ -2,7 +2,6 @@
 //!
 //! A MIG device's handle is its GPU's with the number of the instance, from 1, above it; a GPU instance's handle is the
 //! same. The rules of `exports` hold here too.
-#![allow(clippy::missing_safety_doc)]
 
 use std::ffi::{c_char, c_uint, c_void};
 

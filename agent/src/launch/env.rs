@@ -214,9 +214,10 @@ mod tests {
 
     use super::*;
 
-    fn check(id: MemberId, launch: &Launch, uuids: &[&str], expected: ExpectFile) {
+    /// What a member of node n1 finds.
+    fn found(id: MemberId, launch: &Launch, uuids: &[&str]) -> BTreeMap<String, String> {
         let gpu_uuids: Vec<String> = uuids.iter().map(|uuid| (*uuid).to_owned()).collect();
-        let env = environment(&Place {
+        environment(&Place {
             id,
             launch,
             node: "n1",
@@ -231,7 +232,11 @@ mod tests {
             network: &Network { socket_ifname: "ib0".to_owned(), ..Network::default() },
             account: None,
             inherited: &[("PATH".to_owned(), "/bin".to_owned())],
-        });
+        })
+    }
+
+    fn check(id: MemberId, launch: &Launch, uuids: &[&str], expected: ExpectFile) {
+        let env = found(id, launch, uuids);
         let lines: String = env.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         expected.assert_eq(&lines);
     }
@@ -268,23 +273,7 @@ mod tests {
     #[test]
     fn an_array_index_without_gpus_sees_none() {
         let launch = Launch { array_job_id: 40, array_index: Some(3), array_size: 10, ..Launch::default() };
-        let place = Place {
-            id: MemberId { job: 43, attempt: 1, member: 0 },
-            launch: &launch,
-            node: "n1",
-            gpu_uuids: &[],
-            gpu_memory_mib: 0,
-            member_dir: Path::new("/m"),
-            workdir: Path::new("/w"),
-            report: Path::new("/run/report"),
-            hostfile: Path::new("/run/hostfile"),
-            bin: Path::new("/run/bin"),
-            steps: Path::new("/run/steps.sock"),
-            network: &Network { socket_ifname: "ib0".to_owned(), ..Network::default() },
-            account: None,
-            inherited: &[],
-        };
-        let env = environment(&place);
+        let env = found(MemberId { job: 43, attempt: 1, member: 0 }, &launch, &[]);
         let got = |name: &str| env.get(name).map(String::as_str);
         assert_eq!(got("CUDA_VISIBLE_DEVICES"), Some(""));
         assert_eq!(got("NVIDIA_VISIBLE_DEVICES"), Some("void"));
@@ -297,23 +286,7 @@ mod tests {
     #[test]
     fn a_share_bounds_processors_and_memory() {
         let launch = Launch { gpus: vec![1], gpu_milli: 250, ..Launch::default() };
-        let place = Place {
-            id: MemberId { job: 1, attempt: 1, member: 0 },
-            launch: &launch,
-            node: "n1",
-            gpu_uuids: &["GPU-b".to_owned()],
-            gpu_memory_mib: 81_559,
-            steps: Path::new("/run/steps.sock"),
-            member_dir: Path::new("/m"),
-            workdir: Path::new("/w"),
-            report: Path::new("/run/report"),
-            hostfile: Path::new("/run/hostfile"),
-            bin: Path::new("/run/bin"),
-            network: &Network::default(),
-            account: None,
-            inherited: &[],
-        };
-        let env = environment(&place);
+        let env = found(MemberId { job: 1, attempt: 1, member: 0 }, &launch, &["GPU-b"]);
         let got = |name: &str| env.get(name).map(String::as_str);
         assert_eq!(got("CUDA_VISIBLE_DEVICES"), Some("GPU-b"));
         assert_eq!((got("DURE_GPU_MILLI"), got("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE")), (Some("250"), Some("25")));
@@ -324,25 +297,7 @@ mod tests {
     fn a_mig_instance_needs_no_bounds() {
         let mig = Some(dure_proto::v1::MigSlice { profile: "3g.40gb".to_owned(), first_slice: 4 });
         let launch = Launch { gpus: vec![1], gpu_milli: 500, mig, ..Launch::default() };
-        let mut env = BTreeMap::new();
-        let network = Network::default();
-        let place = Place {
-            id: MemberId { job: 1, attempt: 1, member: 0 },
-            launch: &launch,
-            node: "n1",
-            gpu_uuids: &["MIG-b".to_owned()],
-            gpu_memory_mib: 81_559,
-            steps: Path::new("/run/steps.sock"),
-            member_dir: Path::new("/m"),
-            workdir: Path::new("/w"),
-            report: Path::new("/run/report"),
-            hostfile: Path::new("/run/hostfile"),
-            bin: Path::new("/run/bin"),
-            network: &network,
-            account: None,
-            inherited: &[],
-        };
-        gpus(&place, &mut |name: &str, value| drop(env.insert(name.to_owned(), value)));
+        let env = found(MemberId { job: 1, attempt: 1, member: 0 }, &launch, &["MIG-b"]);
         let got = |name: &str| env.get(name).map(String::as_str);
         assert_eq!((got("CUDA_VISIBLE_DEVICES"), got("DURE_GPU_MIG")), (Some("MIG-b"), Some("3g.40gb")));
         assert_eq!((got("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"), got("DURE_GPU_MILLI")), (None, None));
