@@ -16,6 +16,7 @@ use crate::{
     submit,
 };
 
+mod calendar;
 mod idle;
 mod ledgers;
 
@@ -39,6 +40,14 @@ pub(crate) enum QuotaCommand {
     },
     /// Change what a tenant is promised
     Set(Box<SetArgs>),
+    /// Quotas that hold from a date on
+    Calendar {
+        /// A tenant and everything below it [default: all]
+        #[arg(value_name = "TENANT", default_value = "", hide_default_value = true)]
+        tenant: String,
+    },
+    /// Take a dated quota off the calendar; one in force ends
+    Cancel(calendar::CancelArgs),
     /// Bring over what was left of a budget's last period
     Carry {
         /// The tenant
@@ -65,6 +74,8 @@ pub(crate) struct SetArgs {
     /// At most so many idle GPUs of the quota are lent, or all
     #[arg(long, value_name = "GPUS|all")]
     lend_limit: Option<String>,
+    #[command(flatten)]
+    dates: calendar::DatesArgs,
     /// In this pool [default: the first one]
     #[arg(long, default_value = "", hide_default_value = true)]
     pool: String,
@@ -133,6 +144,16 @@ pub(crate) async fn quota(command: QuotaCommand, context: &Context, out: Out) ->
                 (false, false, false) => quota_table(&all, out),
             })
         }
+        QuotaCommand::Calendar { tenant } => {
+            let request = ListTenantsRequest { tenant };
+            let all = client.list(request).await.map_err(|status| context.refused(status))?.into_inner();
+            out.answer("ListTenantsResponse", &all, || calendar::table(&all.tenants, out))
+        }
+        QuotaCommand::Cancel(args) => {
+            let request = args.request()?;
+            let set = client.cancel_dated_quota(request).await.map_err(|status| context.refused(status))?.into_inner();
+            out.answer("Tenant", &set, || calendar::table(std::slice::from_ref(&set), out))
+        }
         QuotaCommand::Carry { tenant, hours } => {
             let gpu_ms = hours.map(|hours| hours.saturating_mul(ledgers::GPU_HOUR_MS));
             let request = CarryBudgetRequest { request_id: submit::request_id()?, tenant, gpu_ms };
@@ -151,7 +172,10 @@ pub(crate) async fn quota(command: QuotaCommand, context: &Context, out: Out) ->
             let request = args.request(now.as_ref())?;
             let set = client.set(request).await.map_err(|status| context.refused(status))?.into_inner();
             let all = v1::ListTenantsResponse { tenants: vec![set.clone()], ..v1::ListTenantsResponse::default() };
-            out.answer("Tenant", &set, || quota_table(&all, out))
+            out.answer("Tenant", &set, || {
+                let dated = if set.calendar.is_empty() { String::new() } else { calendar::table(&all.tenants, out) };
+                quota_table(&all, out) + &dated
+            })
         }
     }
 }
@@ -184,10 +208,20 @@ impl SetArgs {
                 )?,
             })
         });
+        let quota = quotas.transpose()?;
+        if self.dates.says_something() && quota.is_none() {
+            let why = "--from and --until are dates of a quota: name --quota, --limit or --lend-limit";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        let (quotas, dated_quotas) = match quota {
+            Some(quota) if self.dates.says_something() => (Vec::new(), vec![self.dates.of(quota)]),
+            quota => (quota.into_iter().collect(), Vec::new()),
+        };
         Ok(SetTenantRequest {
             request_id: submit::request_id()?,
             tenant: self.tenant,
-            quotas: quotas.transpose()?.into_iter().collect(),
+            quotas,
+            dated_quotas,
             weight: self.weight,
             default_time_limit_ms: self.default_time.map(|span| span.0),
             min_run_ms: self.min_run.map(|span| span.0),
@@ -358,6 +392,7 @@ mod tests {
             quota: None,
             limit: None,
             lend_limit: None,
+            dates: calendar::DatesArgs::default(),
             pool: String::new(),
             weight: None,
             default_time: None,

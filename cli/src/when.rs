@@ -9,7 +9,7 @@ use crate::span::{self, UserSpan};
 
 /// Text that is no point in time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no time to begin: write now+2h, 16:30, 2026-12-01T08:00 or 2026-12-01T08:00:00+09:00{why}")]
+#[error("{text:?} is no time: write now+2h, 16:30, 2026-12-01T08:00 or 2026-12-01T08:00:00+09:00{why}")]
 pub(crate) struct NoTime {
     text: String,
     why: String,
@@ -112,7 +112,7 @@ mod tests {
     fn other_text_is_refused_with_the_styles() {
         for text in ["", "soon", "now-1h", "now+", "25:00", "2026-13-01", "nowhere"] {
             let err = read(text).expect_err(text);
-            assert!(err.contains("is no time to begin: write now+2h"), "{err}");
+            assert!(err.contains("is no time: write now+2h"), "{err}");
         }
     }
 

@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 
 use dure_core::Cluster;
 use dure_core::ids::JobId;
-use dure_core::input::{Input, JobDraft, TenantDraft};
+use dure_core::input::{Dates, Input, JobDraft, TenantDraft};
 use dure_core::reply::Reply;
 
 use crate::auth::Caller;
+use crate::grpc::text::moment;
 use crate::record::CallRecord;
 
 /// What an input is about.
@@ -29,6 +30,11 @@ impl Subject {
             Input::Pause { tenant, .. } => Self { tenant: tenant.clone(), ..Self::default() },
             Input::CarryBudget { tenant, gpu_time } => {
                 let what = gpu_time.map_or("all of it".to_owned(), |part| format!("{} GPU-ms", part.0));
+                Self { tenant: tenant.clone(), job: 0, what }
+            }
+            Input::CancelDatedQuota { tenant, pool, from } => {
+                let pool = if pool.is_empty() { String::new() } else { format!(" in {pool}") };
+                let what = format!("quota{pool} from {} is cancelled", moment(*from));
                 Self { tenant: tenant.clone(), job: 0, what }
             }
             Input::Submit(drafts) => submit_words(drafts),
@@ -92,7 +98,10 @@ fn tenant_words(draft: &TenantDraft) -> String {
         let pool = if quota.pool.is_empty() { String::new() } else { format!(" in {}", quota.pool) };
         let limit = quota.limit.map_or("none".to_owned(), |limit| limit.to_string());
         let lends = quota.lend_limit.map_or("all".to_owned(), |lends| lends.to_string());
-        words.push(format!("quota {}{pool}, limit {limit}, lends {lends}", quota.quota));
+        let until = |dates: Dates| dates.until.map(|until| format!(" until {}", moment(until))).unwrap_or_default();
+        let dates = quota.dates.map(|dates| format!(" from {}{}", moment(dates.from), until(dates)));
+        let dates = dates.unwrap_or_default();
+        words.push(format!("quota {}{pool}, limit {limit}, lends {lends}{dates}", quota.quota));
     }
     words.extend(draft.create.then(|| "create".to_owned()));
     words.extend(draft.weight.map(|weight| format!("weight {weight}")));

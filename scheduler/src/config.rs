@@ -432,6 +432,7 @@ impl Config {
             quota: quota.quota,
             limit: quota.limit,
             lend_limit: quota.lend_limit,
+            dates: None,
         };
         TenantDraft {
             name: tenant.name.as_str().into(),

@@ -37,6 +37,10 @@ impl Tenants for Refusing {
         Err(Status::unimplemented(""))
     }
 
+    async fn cancel_dated_quota(&self, _: Request<v1::CancelDatedQuotaRequest>) -> Answer<v1::Tenant> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn pause(&self, request: Request<v1::PauseRequest>) -> Answer<v1::PauseResponse> {
         let tenant = request.into_inner().tenant;
         let details = ErrorDetails::with_bad_request_violation("tenant", "one of: fusion, solar");

@@ -51,7 +51,13 @@ fn tenant(name: &str, quota: u32) -> Input {
     Input::SetTenant(TenantDraft {
         name: name.into(),
         create: true,
-        quotas: vec![QuotaDraft { pool: "".into(), quota: Gpus::whole(quota), limit: None, lend_limit: None }],
+        quotas: vec![QuotaDraft {
+            pool: "".into(),
+            quota: Gpus::whole(quota),
+            limit: None,
+            lend_limit: None,
+            dates: None,
+        }],
         ..TenantDraft::default()
     })
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use petgraph::graphmap::DiGraphMap;
 
 use crate::blanks::Blanks;
+use crate::calendar::Calendar;
 use crate::classes::{ClassKey, Classes};
 use crate::ids::{AttemptNumber, ClassIndex, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
 use crate::job::{Attempt, DependencyKind, Job, MemberPhase};
@@ -138,6 +139,8 @@ pub struct Cluster {
     pub(crate) promises: BTreeMap<JobId, Promise>,
     /// What tenants want back of what is lent, and since when.
     pub(crate) wanted: BTreeMap<Wanted, Time>,
+    /// Quotas that hold from a date on.
+    pub(crate) calendar: Calendar,
 
     // What follows is derived: it is rebuilt from the above, is in no event, and no fact depends on its history.
     pub(crate) classes: Classes,
@@ -200,6 +203,7 @@ impl Cluster {
             waiting: 0,
             promises: BTreeMap::new(),
             wanted: BTreeMap::new(),
+            calendar: Calendar::default(),
             classes: Classes::default(),
             index: PlaceIndex::build(&topology, &[]),
             widest: Vec::new(),

@@ -47,6 +47,9 @@ pub fn decide(
             Reply::Done
         }
         Input::SetTenant(draft) => admit::tenant::set(cluster, &draft, now, out)?,
+        Input::CancelDatedQuota { tenant, pool, from } => {
+            admit::calendar::cancel(cluster, &tenant, &pool, from, now, out)?
+        }
         Input::Pause { tenant, paused } => pause(cluster, &tenant, paused, now, out)?,
         Input::CarryBudget { tenant, gpu_time } => admit::budget::carry(cluster, &tenant, gpu_time, now, out)?,
         Input::Submit(drafts) => admit::submit(cluster, &drafts, now, out)?,
@@ -198,6 +201,8 @@ fn tick(cluster: &mut Cluster, now: Time, out: &mut Events) {
             Timer::NotBefore(job) => emit(cluster, now, Event::JobEligible { job }, out),
             Timer::Forget(job) => forget(cluster, job, now, out),
             Timer::BudgetPeriod(tenant) => admit::budget::next_period(cluster, tenant, now, out),
+            Timer::QuotaEnd(key) => admit::calendar::end(cluster, key, now, out),
+            Timer::QuotaBegin(key) => admit::calendar::begin(cluster, key, now, out),
             Timer::Launch(job, _) => finish::stop(cluster, job, StopReason::LaunchDeadline, now, out),
             Timer::TimeLimit(job, _) => finish::stop(cluster, job, StopReason::TimeLimit, now, out),
         }

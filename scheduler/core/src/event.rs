@@ -4,6 +4,7 @@
 //! meaning when the rules change. `apply` is the only reader.
 
 use crate::budget::{Budget, Grant};
+use crate::calendar::{DatedKey, DatedQuota};
 use crate::caps::Caps;
 use crate::decay::Meter;
 use crate::gpu::GpuSet;
@@ -90,6 +91,21 @@ pub enum Event {
         tenant: TenantIndex,
         /// How much of it.
         gpu_time: GpuTime,
+    },
+    /// A tenant is to have another quota from a date on.
+    QuotaDated {
+        /// Whose, when, and what.
+        dated: DatedQuota,
+    },
+    /// The date came: a dated quota is in force.
+    QuotaBegan {
+        /// Which.
+        key: DatedKey,
+    },
+    /// A dated quota is over, or was cancelled: where it was in force the standing one holds again.
+    QuotaEnded {
+        /// Which.
+        key: DatedKey,
     },
     /// A user was seen for the first time.
     UserSeen {

@@ -150,6 +150,17 @@ pub struct QuotaDraft {
     pub limit: Option<Gpus>,
     /// Most that is lent.
     pub lend_limit: Option<Gpus>,
+    /// When it holds; absent: from now on, whenever no dated one does.
+    pub dates: Option<Dates>,
+}
+
+/// When a quota holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dates {
+    /// From then on.
+    pub from: Time,
+    /// Until then; absent: for good.
+    pub until: Option<Time>,
 }
 
 /// A node as its agent describes it.
@@ -199,6 +210,15 @@ pub enum Input {
     },
     /// Define or change a tenant.
     SetTenant(TenantDraft),
+    /// Take a dated quota off the calendar; one in force ends.
+    CancelDatedQuota {
+        /// Path.
+        tenant: Box<str>,
+        /// Name of the pool; empty: the first one.
+        pool: Box<str>,
+        /// When it begins.
+        from: Time,
+    },
     /// Stop new starts, or let them go on; an empty name: everywhere.
     Pause {
         /// Path.

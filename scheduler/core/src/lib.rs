@@ -18,6 +18,7 @@ mod apply;
 mod blanks;
 pub mod blocked;
 pub mod budget;
+pub mod calendar;
 pub mod caps;
 pub mod classes;
 pub mod cluster;

@@ -116,6 +116,8 @@ pub struct Policy {
     pub default_reclaim_within: Span,
     /// Depth of the tenant tree below the root.
     pub max_tenant_depth: u32,
+    /// Dated quotas in the calendar at most.
+    pub max_dated_quotas: u32,
     /// Tenants.
     pub max_tenants: u32,
     /// Users.
@@ -176,6 +178,7 @@ impl Policy {
             min_budget_period: Span::seconds(3600),
             default_reclaim_within: Span::ZERO,
             max_tenant_depth: 4,
+            max_dated_quotas: 1_000,
             max_tenants: 10_000,
             max_users: 100_000,
             max_quota: Gpus::whole(10_000_000),

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::admit::budget;
+use crate::admit::{budget, lending, quota};
 use crate::cluster::Cluster;
 use crate::cycle::Cycled;
 use crate::decide::{Events, emit};
@@ -130,12 +130,13 @@ fn cause_to_drop(cluster: &Cluster, id: JobId, promise: &Promise) -> Option<Drop
     for tenant in cluster.chain(job.spec.tenant) {
         let (quota, held) = (tenant.quota_in(promise.pool), tenant.held_in(promise.pool));
         let is_over = quota.limit.is_some_and(|limit| held.used > limit);
-        let is_fixed_over = !job.spec.preemptible && quota.quota.is_some_and(|quota| held.fixed > quota);
+        let guaranteed = quota::guaranteed(tenant, quota);
+        let is_fixed_over = !job.spec.preemptible && guaranteed.is_some_and(|quota| held.fixed > quota);
         if tenant.paused || is_over || is_fixed_over {
             return Some(DropCause::NotAllowed);
         }
     }
-    if budget::is_overdrawn(cluster, job.spec.tenant) {
+    if budget::is_overdrawn(cluster, job.spec.tenant) || lending::refuses_promise(cluster, job, promise) {
         return Some(DropCause::NotAllowed);
     }
     let is_usable = |placed: &Placed| {

@@ -1,7 +1,7 @@
 //! A refused input: which field, which value, and what it would take. Text is made in the shell.
 
 use crate::ids::JobId;
-use crate::units::{GpuTime, Gpus, Span};
+use crate::units::{GpuTime, Gpus, Span, Time};
 
 /// Why an input was refused. Nothing of it was done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -200,6 +200,34 @@ pub enum Refusal {
         parent: Box<str>,
         children: Gpus,
         quota: Gpus,
+        /// The date of the calendar from which it would be so; absent: now.
+        from: Option<Time>,
+    },
+    PoolNamedTwice {
+        name: Box<str>,
+    },
+    DateInThePast {
+        from: Time,
+        now: Time,
+    },
+    EndsBeforeItBegins {
+        from: Time,
+        until: Time,
+    },
+    DatedQuotasOverlap {
+        tenant: Box<str>,
+        /// The dates of the one that is there.
+        from: Time,
+        until: Option<Time>,
+    },
+    TooManyDatedQuotas {
+        limit: u32,
+    },
+    NoDatedQuota {
+        tenant: Box<str>,
+        from: Time,
+        /// When those that there are begin.
+        known: Vec<Time>,
     },
     RequestIdReused {
         id: Box<str>,

@@ -59,7 +59,8 @@ impl Cluster {
             let paused = tenant.paused.then_some(Event::Paused { tenant: tenant.index, paused: true });
             defined.into_iter().chain([changed]).chain(paused)
         });
-        pools.chain(users).chain(tenants)
+        let dated = self.calendar().map(|dated| Event::QuotaDated { dated: *dated });
+        pools.chain(users).chain(tenants).chain(dated)
     }
 
     fn snapshot_work(&self) -> impl Iterator<Item = Event> {

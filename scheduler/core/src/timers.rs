@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::calendar::DatedKey;
 use crate::ids::{AttemptNumber, JobId, TenantIndex};
 use crate::sorted::Sorted;
 use crate::units::Time;
@@ -22,6 +23,10 @@ pub(crate) enum Timer {
     Forget(JobId),
     /// The period of a tenant's budget is over.
     BudgetPeriod(TenantIndex),
+    /// A dated quota is over: before another begins.
+    QuotaEnd(DatedKey),
+    /// A dated quota begins.
+    QuotaBegin(DatedKey),
 }
 
 /// All timers of a cluster.
@@ -43,7 +48,11 @@ impl Timers {
         match timer {
             Timer::Launch(..) => self.launches.insert((time, timer)),
             Timer::TimeLimit(..) => self.limits.insert((time, timer)),
-            Timer::NotBefore(_) | Timer::Forget(_) | Timer::BudgetPeriod(_) => self.others.insert((time, timer)),
+            Timer::NotBefore(_)
+            | Timer::Forget(_)
+            | Timer::BudgetPeriod(_)
+            | Timer::QuotaEnd(_)
+            | Timer::QuotaBegin(_) => self.others.insert((time, timer)),
         };
     }
 
@@ -52,7 +61,11 @@ impl Timers {
         match timer {
             Timer::Launch(..) => self.launches.remove(&(time, timer)),
             Timer::TimeLimit(..) => self.limits.remove(&(time, timer)),
-            Timer::NotBefore(_) | Timer::Forget(_) | Timer::BudgetPeriod(_) => self.others.remove(&(time, timer)),
+            Timer::NotBefore(_)
+            | Timer::Forget(_)
+            | Timer::BudgetPeriod(_)
+            | Timer::QuotaEnd(_)
+            | Timer::QuotaBegin(_) => self.others.remove(&(time, timer)),
         };
     }
 
@@ -66,7 +79,12 @@ impl Timers {
     pub(crate) fn limits(&self) -> impl Iterator<Item = (Time, JobId)> {
         self.limits.iter().filter_map(|(time, timer)| match timer {
             Timer::TimeLimit(job, _) => Some((*time, *job)),
-            Timer::Launch(..) | Timer::NotBefore(_) | Timer::Forget(_) | Timer::BudgetPeriod(_) => None,
+            Timer::Launch(..)
+            | Timer::NotBefore(_)
+            | Timer::Forget(_)
+            | Timer::BudgetPeriod(_)
+            | Timer::QuotaEnd(_)
+            | Timer::QuotaBegin(_) => None,
         })
     }
 

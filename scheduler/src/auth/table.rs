@@ -165,7 +165,9 @@ pub fn access(path: &str) -> Option<Access> {
         "/dure.v1.Jobs/Exec" => Needs(Verb::Enter),
         "/dure.v1.Jobs/Cancel" | "/dure.v1.Jobs/Hold" | "/dure.v1.Jobs/Release" => Needs(Verb::ControlJobs),
         "/dure.v1.Tenants/List" | "/dure.v1.Tenants/Usage" => Needs(Verb::ReadTenants),
-        "/dure.v1.Tenants/Set" | "/dure.v1.Tenants/CarryBudget" => Needs(Verb::SetTenants),
+        "/dure.v1.Tenants/Set" | "/dure.v1.Tenants/CarryBudget" | "/dure.v1.Tenants/CancelDatedQuota" => {
+            Needs(Verb::SetTenants)
+        }
         "/dure.v1.Tenants/Pause" | "/dure.v1.Tenants/Resume" => Needs(Verb::Pause),
         "/dure.v1.Nodes/List" | "/dure.v1.Nodes/Get" => Needs(Verb::ReadNodes),
         "/dure.v1.Nodes/Cordon"

@@ -63,6 +63,7 @@ pub(super) struct PolicyConfig {
     grow_after: Option<Span>,
     max_tenant_depth: Option<u32>,
     max_tenants: Option<u32>,
+    max_dated_quotas: Option<u32>,
     max_users: Option<u32>,
     max_quota: Option<u32>,
 }
@@ -121,6 +122,7 @@ impl PolicyConfig {
             grow_after,
             max_tenant_depth,
             max_tenants,
+            max_dated_quotas,
             max_users,
         );
         if let Some(gpus) = self.max_quota {

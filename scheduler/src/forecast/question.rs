@@ -114,6 +114,7 @@ fn quota(cluster: &Cluster, change: &v1::QuotaChange) -> Result<TenantDraft, Vio
         quota: or(change.quota, now.quota).unwrap_or_default(),
         limit: or(change.limit, now.limit),
         lend_limit: or(change.lend_limit, now.lend_limit),
+        dates: None,
     };
     Ok(TenantDraft { name: change.tenant.as_str().into(), quotas: vec![quota], ..TenantDraft::default() })
 }

@@ -5,11 +5,11 @@ use dure_core::budget::Grant;
 use dure_core::caps::Caps;
 use dure_core::idle::{IdleAction, IdleRule};
 use dure_core::ids::ForecastId;
-use dure_core::input::{Input, QuotaDraft, TenantDraft};
+use dure_core::input::{Dates, Input, QuotaDraft, TenantDraft};
 use dure_core::rejected::Refusal;
 use dure_core::reply::Reply;
 use dure_core::tenant::Tenant;
-use dure_core::units::{GpuTime, Gpus, Span};
+use dure_core::units::{GpuTime, Gpus, Span, Time};
 use dure_proto::v1;
 use dure_proto::v1::tenants_server::Tenants;
 use tonic::{Request, Response, Status};
@@ -62,6 +62,21 @@ impl Tenants for Services {
         tracing::info!(user = %identity.user, tenant = request.tenant, "budget is carried over");
         let gpu_time = request.gpu_ms.map(GpuTime);
         self.change_tenant(by, Input::CarryBudget { tenant: request.tenant.into(), gpu_time }, key).await
+    }
+
+    async fn cancel_dated_quota(
+        &self,
+        request: Request<v1::CancelDatedQuotaRequest>,
+    ) -> Result<Response<v1::Tenant>, Status> {
+        let (identity, by) = (auth::of(&request)?, auth::caller(&request));
+        let mut request = request.into_inner();
+        identity.may(Verb::SetTenants, Target::Tenant(&request.tenant))?;
+        let id = std::mem::take(&mut request.request_id);
+        let key = request::key(&identity, id, "Tenants/CancelDatedQuota", &request)?;
+        tracing::info!(user = %identity.user, tenant = request.tenant, "dated quota is cancelled");
+        let v1::CancelDatedQuotaRequest { tenant, pool, from_ms, .. } = request;
+        let (tenant, pool) = (tenant.into(), pool.into());
+        self.change_tenant(by, Input::CancelDatedQuota { tenant, pool, from: Time(from_ms) }, key).await
     }
 
     async fn pause(&self, request: Request<v1::PauseRequest>) -> Result<Response<v1::PauseResponse>, Status> {
@@ -182,12 +197,19 @@ fn forecast(digest: &str) -> Result<Option<ForecastId>, Violation> {
 }
 
 fn draft(request: v1::SetTenantRequest) -> Result<TenantDraft, Violation> {
-    let quota = |quota: v1::PoolQuota| QuotaDraft {
+    let quota = |quota: v1::PoolQuota, dates| QuotaDraft {
         pool: quota.pool.into(),
         quota: Gpus::whole(quota.quota),
         limit: quota.limit.map(Gpus::whole),
         lend_limit: quota.lend_limit.map(Gpus::whole),
+        dates,
     };
+    let dated = |(at, dated): (usize, v1::DatedQuota)| {
+        let v1::DatedQuota { quota: of_pool, from_ms, until_ms, .. } = dated;
+        let of_pool = of_pool.ok_or_else(|| Violation::new(format!("dated_quotas[{at}].quota"), "none; name it"))?;
+        Ok(quota(of_pool, Some(Dates { from: Time(from_ms), until: until_ms.map(Time) })))
+    };
+    let dated = request.dated_quotas.into_iter().enumerate().map(dated).collect::<Result<Vec<_>, Violation>>()?;
     Ok(TenantDraft {
         forecast: forecast(&request.forecast)?,
         name: request.tenant.into(),
@@ -199,7 +221,7 @@ fn draft(request: v1::SetTenantRequest) -> Result<TenantDraft, Violation> {
         budget: request.budget.map(grant),
         reclaim_within: request.reclaim_within_ms.map(Span),
         idle: request.idle.map(idle_rule).transpose()?,
-        quotas: request.quotas.into_iter().map(quota).collect(),
+        quotas: request.quotas.into_iter().map(|of_pool| quota(of_pool, None)).chain(dated).collect(),
     })
 }
 

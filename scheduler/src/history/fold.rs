@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use dure_core::Cluster;
+use dure_core::calendar::{DatedKey, DatedQuota};
 use dure_core::event::{Event, TenantChange};
-use dure_core::ids::{AttemptNumber, JobId, Seq};
+use dure_core::ids::{AttemptNumber, JobId, PoolIndex, Seq};
 use dure_core::job::{Job, Outcome, StopReason, Usage};
+use dure_core::tenant::Quota;
 use dure_core::units::Time;
 
 use super::refusals::Refusals;
@@ -13,6 +15,7 @@ use super::rows::{AttemptRow, GpuMs, JobRow, Owner, Row, write_refusal};
 use super::store::{HistoryError, HistoryStore, failed, signed};
 use super::{DAY_MS, Retention};
 use crate::grpc::convert::outcome_word;
+use crate::grpc::text::moment;
 use crate::source::DurableBatch;
 
 /// Rows that wait; then they are written.
@@ -86,9 +89,21 @@ impl Historian {
                 let forecast = change.forecast.map(|forecast| hex::encode(forecast.0));
                 self.rows.push(Row::Quota { seq, time: time.0, tenant, what, forecast });
             }
+            Event::QuotaDated { dated: DatedQuota { key, until, quota, .. } } => {
+                let until = until.map(|until| format!(" until {}", moment(until))).unwrap_or_default();
+                let what = format!("{} from {}{until}", quota_words(cluster, key.pool, *quota), moment(key.from));
+                self.dated(cluster, *key, what, (seq, time));
+            }
+            Event::QuotaBegan { key } => self.dated(cluster, *key, in_force("began", cluster, *key), (seq, time)),
+            Event::QuotaEnded { key } => self.dated(cluster, *key, in_force("is over", cluster, *key), (seq, time)),
             // Everything else is on its way to one of these, or concerns what is no history.
             _ => {}
         }
+    }
+
+    fn dated(&mut self, cluster: &Cluster, key: DatedKey, what: String, (seq, time): (u64, Time)) {
+        let tenant = cluster.tenant(key.tenant).name.clone();
+        self.rows.push(Row::Quota { seq, time: time.0, tenant, what, forecast: None });
     }
 
     fn job_ended(&mut self, cluster: &Cluster, id: JobId, outcome: Outcome, time: Time) {
@@ -258,16 +273,24 @@ fn pair(usage: Usage) -> GpuMs {
     (usage.own.0, usage.borrowed.0)
 }
 
+fn quota_words(cluster: &Cluster, pool: PoolIndex, quota: Quota) -> String {
+    let limit = quota.limit.map_or("none".to_owned(), |limit| limit.to_string());
+    let lends = quota.lend_limit.map_or("all".to_owned(), |lends| lends.to_string());
+    let pool = &cluster.pool(pool).name;
+    let granted = quota.quota.map_or("shared".to_owned(), |quota| quota.to_string());
+    format!("quota {granted} in {pool}, limit {limit}, lends {lends}")
+}
+
+/// What holds now that a dated quota has begun or is over.
+fn in_force(how: &str, cluster: &Cluster, key: DatedKey) -> String {
+    let now = cluster.tenant(key.tenant).quota_in(key.pool);
+    format!("{} since the quota from {} {how}", quota_words(cluster, key.pool, now), moment(key.from))
+}
+
 /// What of a tenant changed, in words.
 fn change_words(cluster: &Cluster, change: &TenantChange) -> String {
     let mut words: Vec<String> = Vec::new();
-    for (pool, quota) in &change.quotas {
-        let limit = quota.limit.map_or("none".to_owned(), |limit| limit.to_string());
-        let lends = quota.lend_limit.map_or("all".to_owned(), |lends| lends.to_string());
-        let pool = &cluster.pool(*pool).name;
-        let granted = quota.quota.map_or("shared".to_owned(), |quota| quota.to_string());
-        words.push(format!("quota {granted} in {pool}, limit {limit}, lends {lends}"));
-    }
+    words.extend(change.quotas.iter().map(|(pool, quota)| quota_words(cluster, *pool, *quota)));
     words.extend(change.weight.map(|weight| format!("weight {weight}")));
     words.extend(change.default_time_limit.map(|span| format!("default time {} ms", span.0)));
     words.extend(change.min_run.map(|span| format!("min run {} ms", span.0)));

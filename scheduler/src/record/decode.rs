@@ -11,6 +11,7 @@ use dure_core::units::{GpuTime, Span, Time};
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::record::Event as Wire;
 
+use super::calendar::{dated_from_wire, dated_key_from_wire};
 use super::fault::{Fault, RecordError, needed};
 use super::ledgers::{budget_from_wire, caps_from_wire, forecast_from_wire, grant_change_from_wire};
 use super::parts::{
@@ -39,6 +40,9 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::UserSeen(_)
         | Wire::BudgetPeriodBegan(_)
         | Wire::BudgetCarried(_)
+        | Wire::QuotaDated(_)
+        | Wire::QuotaBegan(_)
+        | Wire::QuotaEnded(_)
         | Wire::RequestAnswered(_) => division(wire),
         Wire::NodeJoined(_)
         | Wire::NodeChanged(_)
@@ -112,6 +116,9 @@ fn division(wire: Wire) -> Result<Event, Fault> {
         Wire::BudgetCarried(it) => {
             Event::BudgetCarried { tenant: tenant("BudgetCarried.tenant", it.tenant)?, gpu_time: GpuTime(it.gpu_ms) }
         }
+        Wire::QuotaDated(it) => Event::QuotaDated { dated: dated_from_wire(&it)? },
+        Wire::QuotaBegan(it) => Event::QuotaBegan { key: dated_key_from_wire("QuotaBegan.dated", it.dated)? },
+        Wire::QuotaEnded(it) => Event::QuotaEnded { key: dated_key_from_wire("QuotaEnded.dated", it.dated)? },
         Wire::RequestAnswered(it) => Event::RequestAnswered {
             user: it.user.into(),
             id: it.id.into(),

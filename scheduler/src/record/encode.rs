@@ -6,6 +6,7 @@ use dure_core::units::Time;
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::record::Event as Wire;
 
+use super::calendar::{dated_key_to_wire, dated_to_wire};
 use super::ledgers::{budget_to_wire, caps_to_wire, grant_change_to_wire};
 use super::parts::{
     capacity_to_wire, exit_to_wire, idle_notice_to_wire, idle_rule_to_wire, location_to_wire, placed_to_wire,
@@ -26,6 +27,9 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::UserSeen { .. }
         | Event::BudgetPeriodBegan { .. }
         | Event::BudgetCarried { .. }
+        | Event::QuotaDated { .. }
+        | Event::QuotaBegan { .. }
+        | Event::QuotaEnded { .. }
         | Event::RequestAnswered { .. } => division(event),
         Event::NodeJoined { .. }
         | Event::NodeChanged { .. }
@@ -90,6 +94,9 @@ fn division(event: &Event) -> Wire {
         Event::BudgetCarried { tenant, gpu_time } => {
             Wire::BudgetCarried(v1::BudgetCarried { tenant: u32::from(tenant.0), gpu_ms: gpu_time.0 })
         }
+        Event::QuotaDated { dated } => Wire::QuotaDated(dated_to_wire(dated)),
+        Event::QuotaBegan { key } => Wire::QuotaBegan(v1::QuotaBegan { dated: Some(dated_key_to_wire(*key)) }),
+        Event::QuotaEnded { key } => Wire::QuotaEnded(v1::QuotaEnded { dated: Some(dated_key_to_wire(*key)) }),
         Event::RequestAnswered { user, id, digest, reply } => Wire::RequestAnswered(v1::RequestAnswered {
             user: (**user).to_owned(),
             id: (**id).to_owned(),

@@ -15,8 +15,9 @@ use smallvec::SmallVec;
 
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
-use crate::ids::{PoolIndex, TenantIndex};
+use crate::ids::{JobId, PoolIndex, TenantIndex};
 use crate::job::{Job, Phase};
+use crate::promise::Promise;
 use crate::tenant::Tenant;
 use crate::units::{Gpus, Span};
 
@@ -60,11 +61,42 @@ pub(crate) fn refusal(cluster: &Cluster, start: Start, pool: PoolIndex) -> Optio
 
 /// The deadlines for which `start` would break the rule; empty where no mission has one.
 pub(crate) fn breaches(cluster: &Cluster, start: Start, pool: PoolIndex) -> SmallVec<[Breach; 2]> {
-    let mut found = SmallVec::new();
-    let Some(mission) = cluster.mission(start.tenant).filter(|_| cluster.has_deadlines) else { return found };
-    let mission = cluster.tenant(mission);
-    let own = own(mission, pool);
-    let after = after(cluster, start, mission, pool);
+    let mission = cluster.mission(start.tenant).filter(|_| cluster.has_deadlines);
+    let Some(mission) = mission.map(|mission| cluster.tenant(mission)) else { return SmallVec::new() };
+    breaches_after(cluster, mission, &after(cluster, start, mission, pool), pool)
+}
+
+/// Whether a promise, made when the job lay inside its quota, would start as a loan that breaks the rule: the quota was cut.
+pub(crate) fn refuses_promise(cluster: &Cluster, job: &Job, promise: &Promise) -> bool {
+    let mission = cluster.mission(job.spec.tenant).filter(|_| cluster.has_deadlines);
+    let Some(mission) = mission.map(|mission| cluster.tenant(mission)) else { return false };
+    let (pool, gpus) = (promise.pool, promise.gpus());
+    if counts_as_own(cluster, mission, job.id, pool) {
+        return false;
+    }
+    let itself = (gpus, return_time(cluster, job.spec.tenant, job.spec.grace));
+    let after = After { own: own(mission, pool).less(gpus), borrows: SmallVec::from_iter([itself]) };
+    !breaches_after(cluster, mission, &after, pool).is_empty()
+}
+
+/// Whether what a job holds or is promised fits into its mission's quota, after all that counts before it.
+fn counts_as_own(cluster: &Cluster, mission: &Tenant, job: JobId, pool: PoolIndex) -> bool {
+    let mut left = mission.quota_in(pool).quota.unwrap_or_default();
+    for key in mission.attempts.iter() {
+        let promised = cluster.promise(key.job).map(|promise| (promise.pool, promise.gpus()));
+        let attempt = cluster.job(key.job).and_then(Job::live_attempt).filter(|attempt| !attempt.scavenger);
+        let Some((at, gpus)) = promised.or(attempt.map(|attempt| (attempt.pool, attempt.gpus()))) else { continue };
+        let fits = at == pool && gpus <= left;
+        if key.job == job {
+            return fits;
+        }
+        left = if fits { left - gpus } else { left };
+    }
+    false
+}
+
+fn breaches_after(cluster: &Cluster, mission: &Tenant, after: &After, pool: PoolIndex) -> SmallVec<[Breach; 2]> {
+    let (mut found, own) = (SmallVec::new(), own(mission, pool));
     for deadline in deadlines(cluster, pool) {
         let more: Gpus = after.borrows.iter().filter(|(_, returns)| *returns > deadline).map(|(gpus, _)| *gpus).sum();
         let lends = deadline_of(cluster, mission).is_none_or(|own| own > deadline);

@@ -3,6 +3,7 @@
 //! What can never run is refused here; what merely has to wait is not.
 
 pub(crate) mod budget;
+pub(crate) mod calendar;
 pub(crate) mod caps;
 pub(crate) mod constraints;
 pub(crate) mod fits;

@@ -4,11 +4,12 @@
 //! does not lend; everything else that is idle lies with the tenant above; what a tenant may take is its own reserve
 //! plus what lies above beyond the reserves of its siblings, at every step bounded by its limit.
 
+use crate::admit::calendar;
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::ids::{PoolIndex, TenantIndex};
 use crate::rejected::Refusal;
-use crate::tenant::Tenant;
+use crate::tenant::{Quota, Tenant};
 use crate::units::Gpus;
 
 /// What `tenant` could take of `pool` now, its quota and the idle quota of others together. O(depth x siblings).
@@ -32,9 +33,8 @@ fn idle_reserve(tenant: &Tenant, pool: PoolIndex) -> Gpus {
 
 /// What jobs that must not be evicted may hold together, if the tenant sets a bound: a mission without a quota has none
 /// guaranteed; any other tenant shares what is guaranteed to the one above.
-fn guaranteed(tenant: &Tenant, pool: PoolIndex) -> Option<Gpus> {
-    let quota = tenant.quota_in(pool).quota;
-    if tenant.depth == 1 { Some(quota.unwrap_or_default()) } else { quota }
+pub(crate) fn guaranteed(tenant: &Tenant, quota: Quota) -> Option<Gpus> {
+    if tenant.depth == 1 { Some(quota.quota.unwrap_or_default()) } else { quota.quota }
 }
 
 /// Whether `tenant` may start `want` GPUs in `pool` now.
@@ -82,7 +82,8 @@ fn over_limit(tenant: &Tenant, pool: PoolIndex, want: Gpus) -> Option<Blocked> {
 }
 
 fn fixed_over_quota(tenant: &Tenant, pool: PoolIndex, want: Gpus, preemptible: bool) -> Option<Blocked> {
-    let (quota, used) = (guaranteed(tenant, pool).filter(|_| !preemptible)?, tenant.held_in(pool).fixed);
+    let (quota, used) =
+        (guaranteed(tenant, tenant.quota_in(pool)).filter(|_| !preemptible)?, tenant.held_in(pool).fixed);
     let why = Blocked::NonPreemptibleOverQuota { tenant: tenant.index, pool, quota, used, want };
     (used + want > quota).then_some(why)
 }
@@ -114,13 +115,14 @@ pub(crate) fn could_ever(
     preemptible: bool,
 ) -> Result<(), Refusal> {
     for above in cluster.chain(tenant) {
-        let quota = above.quota_in(pool);
+        // A job may wait for a date of the calendar.
+        let quota = calendar::most_ever(cluster, above.index, pool);
         if let Some(limit) = quota.limit
             && want > limit
         {
             return Err(Refusal::OverLimitForEver { tenant: above.name.clone(), want, limit });
         }
-        if let Some(quota) = guaranteed(above, pool)
+        if let Some(quota) = guaranteed(above, quota)
             && !preemptible
             && want > quota
         {

@@ -1,7 +1,9 @@
 //! Defining tenants and changing what they may have.
 
+use crate::admit::calendar::{self, Edit};
 use crate::admit::{MAX_NAME, find_tenant};
 use crate::budget::Grant;
+use crate::calendar::{DatedKey, DatedQuota};
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::{Event, TenantChange};
@@ -11,7 +13,7 @@ use crate::input::{QuotaDraft, TenantDraft};
 use crate::rejected::{Refusal, Rejected};
 use crate::reply::Reply;
 use crate::tenant::Quota;
-use crate::units::{Gpus, Span, Time};
+use crate::units::{Span, Time};
 
 /// GPUs are looked at about once a second: less than this says nothing.
 const MIN_IDLE: Span = Span::seconds(5);
@@ -30,9 +32,17 @@ pub(crate) fn set(cluster: &mut Cluster, draft: &TenantDraft, now: Time, out: &m
     if draft.weight == Some(0) {
         return Err(Refusal::ZeroWeight.into());
     }
-    let mut quotas = Vec::with_capacity(draft.quotas.len());
-    for quota in &draft.quotas {
-        quotas.push(check_quota(cluster, known, parent, quota)?);
+    let (mut quotas, mut dated, mut named) = (Vec::new(), Vec::new(), Vec::new());
+    for draft in &draft.quotas {
+        let (pool, quota) = check_quota(cluster, known, parent, draft, now)?;
+        if named.contains(&pool) {
+            return Err(Refusal::PoolNamedTwice { name: cluster.pool(pool).name.clone() }.into());
+        }
+        named.push(pool);
+        match draft.dates {
+            None => quotas.push((pool, quota)),
+            Some(dates) => dated.push((pool, quota, dates)),
+        }
     }
     let TenantDraft { weight, default_time_limit, min_run, reclaim_within, idle, caps, budget, forecast, .. } = *draft;
     let shortest = cluster.policy.min_budget_period;
@@ -54,6 +64,10 @@ pub(crate) fn set(cluster: &mut Cluster, draft: &TenantDraft, now: Time, out: &m
     }
     if change != TenantChange::default() {
         emit(cluster, now, Event::TenantChanged { tenant, change }, out);
+    }
+    for (pool, quota, dates) in dated {
+        let dated = DatedQuota::new(DatedKey { tenant, pool, from: dates.from }, dates.until, quota);
+        emit(cluster, now, Event::QuotaDated { dated }, out);
     }
     Ok(Reply::Tenant(tenant))
 }
@@ -84,20 +98,25 @@ fn check_new(cluster: &Cluster, name: &str) -> Result<TenantIndex, Refusal> {
     Ok(parent)
 }
 
+/// The pool with this name; the first one where none is named.
+pub(super) fn find_pool(cluster: &Cluster, name: &str) -> Result<PoolIndex, Refusal> {
+    if name.is_empty() && !cluster.pools.is_empty() {
+        return Ok(PoolIndex(0));
+    }
+    cluster.find_pool(name).ok_or_else(|| Refusal::UnknownPool {
+        name: name.into(),
+        known: cluster.pools.iter().map(|pool| pool.name.clone()).collect(),
+    })
+}
+
 fn check_quota(
     cluster: &Cluster,
     tenant: Option<TenantIndex>,
     parent: TenantIndex,
     draft: &QuotaDraft,
+    now: Time,
 ) -> Result<(PoolIndex, Quota), Refusal> {
-    let pool = if draft.pool.is_empty() && !cluster.pools.is_empty() {
-        PoolIndex(0)
-    } else {
-        cluster.find_pool(&draft.pool).ok_or_else(|| Refusal::UnknownPool {
-            name: draft.pool.clone(),
-            known: cluster.pools.iter().map(|pool| pool.name.clone()).collect(),
-        })?
-    };
+    let pool = find_pool(cluster, &draft.pool)?;
     let most = cluster.policy.max_quota;
     for gpus in [Some(draft.quota), draft.limit].into_iter().flatten() {
         if gpus > most {
@@ -114,38 +133,16 @@ fn check_quota(
     {
         return Err(Refusal::LendLimitAboveQuota { lend_limit, quota: draft.quota });
     }
-    check_sums(cluster, tenant, parent, pool, draft.quota)?;
-    Ok((pool, Quota { quota: Some(draft.quota), limit: draft.limit, lend_limit: draft.lend_limit }))
-}
-
-/// The quotas of the children never exceed the parent's. The root's is what is installed, and is not checked: nodes come
-/// and go.
-fn check_sums(
-    cluster: &Cluster,
-    tenant: Option<TenantIndex>,
-    parent: TenantIndex,
-    pool: PoolIndex,
-    quota: Gpus,
-) -> Result<(), Refusal> {
-    let of_children = |parent: TenantIndex, but: Option<TenantIndex>| -> Gpus {
-        let children = cluster.tenant(parent).children.iter().filter(|child| Some(**child) != but);
-        children.filter_map(|child| cluster.tenant(*child).quota_in(pool).quota).sum()
-    };
-    let exceeds = |name: &str, children: Gpus, quota: Gpus| {
-        Err(Refusal::ChildrenAboveParent { parent: name.into(), children, quota })
-    };
-    let above = cluster.tenant(parent);
-    if let Some(of_parent) = above.quota_in(pool).quota {
-        let children = of_children(parent, tenant) + quota;
-        if children > of_parent {
-            return exceeds(&above.name, children, of_parent);
+    let quota = Quota { quota: Some(draft.quota), limit: draft.limit, lend_limit: draft.lend_limit };
+    let edit = Edit::of(cluster, tenant, parent, pool);
+    let edit = match draft.dates {
+        None => edit.standing(quota),
+        Some(dates) => {
+            calendar::check_dates(cluster, tenant, pool, dates, now)?;
+            let key = DatedKey { tenant: tenant.unwrap_or_default(), pool, from: dates.from };
+            edit.with(DatedQuota::new(key, dates.until, quota))
         }
-    }
-    if let Some(tenant) = tenant {
-        let children = of_children(tenant, None);
-        if children > quota {
-            return exceeds(&cluster.tenant(tenant).name, children, quota);
-        }
-    }
-    Ok(())
+    };
+    calendar::check_sums(cluster, &edit, now)?;
+    Ok((pool, quota))
 }

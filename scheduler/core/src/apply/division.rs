@@ -1,10 +1,12 @@
 //! Pools and tenants.
 
 use crate::admit::lending;
+use crate::calendar::{DatedKey, DatedQuota};
 use crate::cluster::{Cluster, Pool};
 use crate::event::TenantChange;
-use crate::ids::TenantIndex;
+use crate::ids::{PoolIndex, TenantIndex};
 use crate::tenant::{Held, Quota, Tenant};
+use crate::timers::Timer;
 use crate::units::{Gpus, Time};
 
 impl Cluster {
@@ -31,7 +33,6 @@ impl Cluster {
     }
 
     pub(super) fn change_tenant(&mut self, index: TenantIndex, change: &TenantChange, now: Time) {
-        let half_life = self.policy.half_life;
         let tenant = &mut self.tenants[index.at()];
         if let Some(weight) = change.weight {
             tenant.weight = weight;
@@ -52,19 +53,68 @@ impl Cluster {
             tenant.idle = change.idle;
         }
         for (pool, quota) in &change.quotas {
-            tenant.quotas[pool.at()] = *quota;
+            self.set_standing(index, *pool, *quota);
         }
-        let above = tenant.above_quota();
-        tenant.excess.set_rate(above, now, half_life);
-        if tenant.depth == 1 {
-            self.classify(index, now);
-        }
+        self.division_changed(index, now);
         if let Some(grant) = change.budget {
             self.set_budget(index, grant, now);
         }
         let has_deadlines = self.missions().any(|mission| lending::deadline_of(self, mission).is_some());
         self.has_deadlines = has_deadlines;
         self.has_caps = self.tenants.iter().any(|tenant| !tenant.caps.is_empty());
+    }
+
+    /// The quota of a tenant; where a dated one is in force it holds once that is over.
+    fn set_standing(&mut self, tenant: TenantIndex, pool: PoolIndex, quota: Quota) {
+        match self.calendar.in_force(tenant, pool) {
+            Some(dated) => dated.standing = Some(quota),
+            None => self.tenants[tenant.at()].quotas[pool.at()] = quota,
+        }
+    }
+
+    /// What follows from a tenant's quotas is worked out anew.
+    fn division_changed(&mut self, index: TenantIndex, now: Time) {
+        let half_life = self.policy.half_life;
+        let tenant = &mut self.tenants[index.at()];
+        let above = tenant.above_quota();
+        tenant.excess.set_rate(above, now, half_life);
+        if tenant.depth == 1 {
+            self.classify(index, now);
+        }
         self.division_version += 1;
+    }
+
+    pub(super) fn add_dated(&mut self, dated: DatedQuota) {
+        match (dated.standing, dated.until) {
+            (Some(_), Some(until)) => self.timers.insert(until, Timer::QuotaEnd(dated.key)),
+            (Some(_), None) | (None, _) => self.timers.insert(dated.key.from, Timer::QuotaBegin(dated.key)),
+        }
+        self.calendar.insert(dated);
+    }
+
+    pub(super) fn begin_dated(&mut self, key: DatedKey, now: Time) {
+        let DatedKey { tenant, pool, from } = key;
+        let Some(dated) = self.calendar.remove(key) else { return };
+        self.timers.remove(from, Timer::QuotaBegin(key));
+        if dated.until.is_some() {
+            let quota = &mut self.tenants[tenant.at()].quotas[pool.at()];
+            let standing = std::mem::replace(quota, dated.quota);
+            self.add_dated(DatedQuota { standing: Some(standing), ..dated });
+        } else {
+            self.set_standing(tenant, pool, dated.quota);
+        }
+        self.division_changed(tenant, now);
+    }
+
+    pub(super) fn end_dated(&mut self, key: DatedKey, now: Time) {
+        let Some(dated) = self.calendar.remove(key) else { return };
+        self.timers.remove(key.from, Timer::QuotaBegin(key));
+        if let Some(until) = dated.until {
+            self.timers.remove(until, Timer::QuotaEnd(key));
+        }
+        if let Some(standing) = dated.standing {
+            self.tenants[key.tenant.at()].quotas[key.pool.at()] = standing;
+        }
+        self.division_changed(key.tenant, now);
     }
 }

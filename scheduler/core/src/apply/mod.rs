@@ -35,6 +35,9 @@ impl Cluster {
             }
             Event::BudgetPeriodBegan { tenant } => self.begin_period(*tenant),
             Event::BudgetCarried { tenant, gpu_time } => self.carry_budget(*tenant, *gpu_time),
+            Event::QuotaDated { dated } => self.add_dated(*dated),
+            Event::QuotaBegan { key } => self.begin_dated(*key, now),
+            Event::QuotaEnded { key } => self.end_dated(*key, now),
             Event::UserSeen { user, name } => {
                 self.users.push(name.clone());
                 self.user_names.insert(name.clone(), *user);

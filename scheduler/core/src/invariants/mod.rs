@@ -8,6 +8,7 @@ mod accounting;
 mod arrays;
 mod borrowed_rule;
 mod budgets;
+mod calendar;
 mod classes_counted;
 mod dependencies;
 mod ended_list;
@@ -37,7 +38,7 @@ pub type Check = Result<(), String>;
 type Property = (&'static str, fn(&Cluster) -> Check);
 
 /// Every property of a state.
-const ALL: [Property; 17] = [
+const ALL: [Property; 18] = [
     ("gpus_held_once", gpus_held_once::check),
     ("promises", promises::check),
     ("reservations", reservations::check),
@@ -52,6 +53,7 @@ const ALL: [Property; 17] = [
     ("dependencies", dependencies::check),
     ("accounting", accounting::check),
     ("budgets", budgets::check),
+    ("calendar", calendar::check),
     ("ended_list", ended_list::check),
     ("arrays", arrays::check),
     ("skip_is_sound", skip_is_sound::check),

@@ -34,6 +34,10 @@ pub(super) fn check(cluster: &Cluster) -> Check {
     for tenant in &cluster.tenants {
         wanted.extend(tenant.budget.map(|budget| (budget.ends_at(), Timer::BudgetPeriod(tenant.index))));
     }
+    wanted.extend(cluster.calendar().map(|dated| match (dated.standing, dated.until) {
+        (Some(_), Some(until)) => (until, Timer::QuotaEnd(dated.key)),
+        (Some(_), None) | (None, _) => (dated.key.from, Timer::QuotaBegin(dated.key)),
+    }));
     let set: BTreeSet<_> = cluster.timers.iter().collect();
     let mut differ = set.symmetric_difference(&wanted);
     match differ.next() {

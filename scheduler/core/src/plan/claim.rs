@@ -15,6 +15,7 @@ use super::lent;
 use super::victims::{self, Candidate, Found, Where};
 use super::{NoPlan, Plan};
 use crate::admit::lending::{self, Breach};
+use crate::admit::quota;
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::ids::{JobId, PoolIndex, TenantIndex};
@@ -194,8 +195,7 @@ fn shortages(cluster: &Cluster, asked: &Asked, pool: PoolIndex) -> Option<SmallV
 
 /// What is guaranteed to a tenant, if anything is: a mission without a quota has nothing.
 fn guaranteed(tenant: &Tenant, pool: PoolIndex) -> Option<Gpus> {
-    let quota = tenant.quota_in(pool).quota;
-    if tenant.depth == 1 { Some(quota.unwrap_or_default()) } else { quota }
+    quota::guaranteed(tenant, tenant.quota_in(pool))
 }
 
 /// GPUs that count against a tenant's quota.

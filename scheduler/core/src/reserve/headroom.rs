@@ -5,6 +5,7 @@
 //! if a start ran for ever, so that the answer is the same for a whole class; beside the reservations its end counts.
 //! Only tenants that both lie below can tell; between missions the order and the lending rule decide.
 
+use crate::admit::quota;
 use crate::admit::start::Wish;
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
@@ -49,7 +50,7 @@ fn takes_claim(cluster: &Cluster, above: &Tenant, other: &Reservation, gpus: Gpu
 }
 
 fn guaranteed(above: &Tenant, other: &Reservation) -> Option<Gpus> {
-    above.quota_in(other.pool).quota.or((above.depth == 1).then_some(Gpus::ZERO))
+    quota::guaranteed(above, above.quota_in(other.pool))
 }
 
 /// Whether `gpus` more below `above` leave too little there for a reservation that has enough without them.

@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use smallvec::SmallVec;
 
-use crate::admit::lending;
 use crate::admit::start::{self, Wish};
+use crate::admit::{lending, quota};
 use crate::cluster::Cluster;
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, NodeIndex, PoolIndex, TenantIndex};
@@ -307,7 +307,7 @@ fn back_by(cluster: &Cluster, wish: &Wish<'_>, now: Time) -> Time {
 /// Whether a job of so many GPUs would lie inside every quota above its tenant now.
 fn is_inside_quota(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex, want: Gpus) -> bool {
     let mut guaranteed = cluster.chain(tenant).filter_map(|tenant| {
-        let quota = tenant.quota_in(pool).quota.or((tenant.depth == 1).then_some(Gpus::ZERO))?;
+        let quota = quota::guaranteed(tenant, tenant.quota_in(pool))?;
         Some((quota, tenant.held_in(pool).used))
     });
     guaranteed.all(|(quota, used)| used + want <= quota)

@@ -232,8 +232,8 @@ fn quotas_that_contradict_are_refused() {
         quota  a/x pool=nothing quota=1
         ",
         expect![[r#"
-            refused: ChildrenAboveParent { parent: "a", children: 10 GPUs, quota: 8 GPUs }
-            refused: ChildrenAboveParent { parent: "a", children: 6 GPUs, quota: 4 GPUs }
+            refused: ChildrenAboveParent { parent: "a", children: 10 GPUs, quota: 8 GPUs, from: None }
+            refused: ChildrenAboveParent { parent: "a", children: 6 GPUs, quota: 4 GPUs, from: None }
             refused: LimitBelowQuota { limit: 5 GPUs, quota: 6 GPUs }
             refused: LendLimitAboveQuota { lend_limit: 7 GPUs, quota: 6 GPUs }
             refused: ZeroWeight

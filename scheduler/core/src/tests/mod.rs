@@ -2,6 +2,7 @@
 
 mod absence;
 mod arrays;
+mod calendar;
 mod constraints;
 mod deadlines;
 mod defrag;

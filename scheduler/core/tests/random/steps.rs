@@ -33,6 +33,8 @@ pub(crate) struct Division {
     pub(crate) limit_above: Option<u8>,
     pub(crate) lend: Option<u8>,
     pub(crate) weight: u8,
+    /// The quota holds from so many seconds on, for so many; for 0 of them for good.
+    pub(crate) dates: Option<(u8, u8)>,
 }
 
 /// A job to submit.
@@ -114,6 +116,11 @@ pub(crate) enum Step {
         tenant: u8,
         division: Division,
     },
+    /// One of its dated quotas is cancelled.
+    Undate {
+        tenant: u8,
+        which: u8,
+    },
     Pause {
         tenant: u8,
         paused: bool,
@@ -125,18 +132,12 @@ pub(crate) enum Step {
 fn division() -> impl Strategy<Value = Division> {
     let spans = prop_oneof![2 => Just((0, 0)), 1 => (0..60u8, 0..250u8)];
     let rare = |most: u8| option::weighted(0.15, 1..most);
-    (0..10u8, option::weighted(0.4, 0..6u8), option::weighted(0.3, 0..6u8), 1..4u8, (rare(4), rare(9), rare(20)), spans)
-        .prop_map(|(quota, limit_above, lend, weight, (user_jobs, user_gpus, budget), (min_run, within))| Division {
-            quota,
-            limit_above,
-            lend,
-            weight,
-            user_jobs,
-            user_gpus,
-            budget,
-            min_run,
-            within,
-        })
+    let quota = (0..10u8, option::weighted(0.4, 0..6u8), option::weighted(0.3, 0..6u8), 1..4u8);
+    let dates = option::weighted(0.2, (0..100u8, prop_oneof![1 => Just(0), 3 => 1..100u8]));
+    (quota, (rare(4), rare(9), rare(20)), spans, dates).prop_map(|(quota, ledgers, (min_run, within), dates)| {
+        let ((quota, limit_above, lend, weight), (user_jobs, user_gpus, budget)) = (quota, ledgers);
+        Division { quota, limit_above, lend, weight, user_jobs, user_gpus, budget, min_run, within, dates }
+    })
 }
 
 pub(crate) fn setup() -> impl Strategy<Value = Setup> {
@@ -204,6 +205,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (n(), prop_oneof![Just(0u8), n()]).prop_map(|(node, gpus)| Step::Bad { node, gpus }),
         1 => (n(), 0..9u8, 0..2u8).prop_map(|(node, gpus, leaf)| Step::Rebuilt { node, gpus, leaf }),
         3 => (n(), division()).prop_map(|(tenant, division)| Step::Divide { tenant, division }),
+        1 => (n(), n()).prop_map(|(tenant, which)| Step::Undate { tenant, which }),
         2 => (n(), any::<bool>()).prop_map(|(tenant, paused)| Step::Pause { tenant, paused }),
         2 => Just(Step::Restore),
     ]

@@ -10,7 +10,7 @@ use dure_core::gpu::GpuSet;
 use dure_core::idle::{IdleAction, IdleRule};
 use dure_core::ids::{AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex};
 use dure_core::input::{
-    DependencyOn, Input, JobDraft, MemberReport, NodeDraft, PartDraft, QuotaDraft, RequestKey, TenantDraft,
+    Dates, DependencyOn, Input, JobDraft, MemberReport, NodeDraft, PartDraft, QuotaDraft, RequestKey, TenantDraft,
 };
 use dure_core::invariants;
 use dure_core::job::{ArraySpec, DependencyKind, Exit, ExitHow, Phase};
@@ -176,6 +176,7 @@ impl World {
                 let name = self.tenant(*tenant);
                 self.divide(&name, *division);
             }
+            Step::Undate { tenant, which } => self.undate(&self.tenant(*tenant), *which),
             Step::Pause { tenant, paused } => {
                 let tenant = self.tenant(*tenant).into();
                 drop(self.input(Input::Pause { tenant, paused: *paused }));
@@ -433,7 +434,8 @@ impl World {
     }
 
     fn divide(&mut self, name: &str, division: Division) {
-        let Division { quota, limit_above, lend, weight, user_jobs, user_gpus, budget, min_run, within } = division;
+        let Division { quota, limit_above, lend, weight, user_jobs, user_gpus, budget, min_run, within, dates } =
+            division;
         let caps = Caps {
             user_gpus: user_gpus.map(|gpus| Gpus::whole(gpus.into())),
             user_running: user_jobs.map(Into::into),
@@ -448,6 +450,10 @@ impl World {
             quota: Gpus::whole(quota.into()),
             limit: limit_above.map(|above| Gpus::whole((quota + above).into())),
             lend_limit: lend.map(|lend| Gpus::whole(lend.min(quota).into())),
+            dates: dates.map(|(ahead, length)| {
+                let from = self.now + Span::seconds(ahead.into());
+                Dates { from, until: (length > 0).then(|| from + Span::seconds(length.into())) }
+            }),
         };
         let quotas = self.cluster.pools().iter().map(|pool| quota_of(&pool.name)).collect();
         let draft = TenantDraft {
@@ -469,6 +475,14 @@ impl World {
         }
     }
 
+    fn undate(&mut self, name: &str, which: u8) {
+        let tenant = self.cluster.find_tenant(name);
+        let own: Vec<_> = self.cluster.calendar().filter(|dated| Some(dated.key.tenant) == tenant).collect();
+        let Some(key) = own.get(usize::from(which) % own.len().max(1)).map(|dated| dated.key) else { return };
+        let pool = self.cluster.pool(key.pool).name.clone();
+        drop(self.input(Input::CancelDatedQuota { tenant: name.into(), pool, from: key.from }));
+    }
+
     /// Every node is there as it was in the beginning, nothing is held, paused, closed or bounded.
     pub(crate) fn lift_faults(&mut self) {
         for at in 0..self.nodes.len() {
@@ -478,6 +492,15 @@ impl World {
         let names: Vec<Box<str>> = self.cluster.tenants().iter().map(|tenant| tenant.name.clone()).collect();
         for name in &names {
             drop(self.input(Input::Pause { tenant: name.clone(), paused: false }));
+        }
+        for name in names.iter().filter(|name| name.contains('/')) {
+            self.divide(name, Division { weight: 1, ..Division::default() });
+        }
+        // With nothing below them no quota is needed by another.
+        while let Some(key) = self.cluster.calendar().last().map(|dated| dated.key) {
+            let (tenant, pool) =
+                (self.cluster.tenant(key.tenant).name.clone(), self.cluster.pool(key.pool).name.clone());
+            self.input(Input::CancelDatedQuota { tenant, pool, from: key.from }).expect("nobody needs it");
         }
         for name in &names[1..] {
             let quota = if name.contains('/') { 50 } else { 200 };

@@ -210,6 +210,9 @@ fn who_may_do_what_to_the_rest() {
         /dure.v1.Tenants/CarryBudget (SetTenants)
             pd: below own
             operator: own mission, below own, other, like own, all
+        /dure.v1.Tenants/CancelDatedQuota (SetTenants)
+            pd: below own
+            operator: own mission, below own, other, like own, all
         /dure.v1.Nodes/List (ReadNodes)
             pd: all
             member: all

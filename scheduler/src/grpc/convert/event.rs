@@ -92,6 +92,9 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         Event::PoolDefined { .. }
         | Event::BudgetPeriodBegan { .. }
         | Event::BudgetCarried { .. }
+        | Event::QuotaDated { .. }
+        | Event::QuotaBegan { .. }
+        | Event::QuotaEnded { .. }
         | Event::TenantDefined { .. }
         | Event::TenantChanged { .. }
         | Event::Paused { .. }

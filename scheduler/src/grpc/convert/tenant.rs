@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use dure_core::Cluster;
 use dure_core::budget::Budget;
+use dure_core::calendar::DatedQuota;
 use dure_core::caps::Caps;
 use dure_core::idle::{IdleAction, IdleRule};
 use dure_core::ids::{PoolIndex, TenantIndex, UserIndex};
@@ -111,6 +112,11 @@ pub fn tenant(cluster: &Cluster, tenant: &Tenant, sums: &Sums) -> v1::Tenant {
         position: None,
         caps: (!tenant.caps.is_empty()).then(|| caps(tenant.caps)),
         budget: tenant.budget.as_ref().map(|budget| self::budget(budget, tenant.committed)),
+        calendar: cluster
+            .calendar()
+            .filter(|dated| dated.key.tenant == tenant.index)
+            .map(|it| dated(cluster, it))
+            .collect(),
         above_quota_milli: tenant.above_quota_milli(sums.now, cluster.policy().half_life),
     }
 }
@@ -146,6 +152,16 @@ fn budget(budget: &Budget, committed: GpuTime) -> v1::Budget {
         refunded_gpu_ms: budget.refunded.0,
         carried_gpu_ms: budget.carried.0,
         unspent_gpu_ms: budget.unspent.0,
+    }
+}
+
+fn dated(cluster: &Cluster, dated: &DatedQuota) -> v1::DatedQuota {
+    let of_pool = |of: Quota| quota(cluster.pool(dated.key.pool).name.to_string(), of);
+    v1::DatedQuota {
+        quota: of_pool(dated.quota),
+        from_ms: dated.key.from.0,
+        until_ms: dated.until.map(|until| until.0),
+        standing: dated.standing.and_then(of_pool),
     }
 }
 

@@ -4,10 +4,10 @@
 use dure_core::ids::JobId;
 use dure_core::rejected::Refusal;
 use dure_core::request::Level;
-use dure_core::units::{GpuTime, Gpus, Span};
+use dure_core::units::{GpuTime, Gpus, Span, Time};
 use tonic::Code;
 
-use crate::grpc::text::{gpus, level_name};
+use crate::grpc::text::{gpus, level_name, moment};
 
 /// Names that are listed before the rest is counted.
 const MAX_LISTED: usize = 12;
@@ -20,11 +20,13 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::TooManyTenants { .. }
         | Refusal::TooManyUsers { .. }
         | Refusal::OverUserSubmitted { .. }
+        | Refusal::TooManyDatedQuotas { .. }
         | Refusal::TooManyClasses { .. } => Code::ResourceExhausted,
         Refusal::RequestIdReused { .. } => Code::AlreadyExists,
         Refusal::UnknownTenant { .. }
         | Refusal::UnknownJob { .. }
         | Refusal::UnknownNode { .. }
+        | Refusal::NoDatedQuota { .. }
         | Refusal::UnknownDependency { .. } => Code::NotFound,
         Refusal::TenantHasChildren { .. }
         | Refusal::TenantHasJobs { .. }
@@ -41,6 +43,8 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::OverJobTime { .. }
         | Refusal::NoBudget { .. }
         | Refusal::NothingToCarry { .. }
+        | Refusal::DateInThePast { .. }
+        | Refusal::DatedQuotasOverlap { .. }
         | Refusal::ChildrenAboveParent { .. } => Code::FailedPrecondition,
         Refusal::NoJobs
         | Refusal::TooManyJobs { .. }
@@ -72,6 +76,8 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::IdleTooShort { .. }
         | Refusal::QuotaTooLarge { .. }
         | Refusal::LimitBelowQuota { .. }
+        | Refusal::PoolNamedTwice { .. }
+        | Refusal::EndsBeforeItBegins { .. }
         | Refusal::LendLimitAboveQuota { .. } => Code::InvalidArgument,
     }
 }
@@ -99,7 +105,12 @@ pub(super) fn field(why: &Refusal) -> &'static str {
         | Refusal::OverJobGpus { .. } => "shape",
         Refusal::NonPreemptibleOverQuota { .. } => "non_preemptible",
         Refusal::UnknownModel { .. } | Refusal::NoPool => "gpu_models",
-        Refusal::UnknownPool { .. } => "quotas.pool",
+        Refusal::UnknownPool { .. } | Refusal::PoolNamedTwice { .. } => "quotas.pool",
+        Refusal::DateInThePast { .. } | Refusal::DatedQuotasOverlap { .. } | Refusal::TooManyDatedQuotas { .. } => {
+            "dated_quotas.from_ms"
+        }
+        Refusal::EndsBeforeItBegins { .. } => "dated_quotas.until_ms",
+        Refusal::NoDatedQuota { .. } => "from_ms",
         Refusal::UnknownPriority { .. } => "priority",
         Refusal::TimeLimitTooLong { .. } | Refusal::OverJobTime { .. } => "time_limit_ms",
         Refusal::NothingToCarry { .. } => "gpu_ms",
@@ -182,7 +193,15 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::QuotaTooLarge { gpus, limit } => format!("{gpus} GPUs, at most {limit}"),
         Refusal::LimitBelowQuota { limit, quota } => format!("a limit of {limit} below the quota of {quota}"),
         Refusal::LendLimitAboveQuota { lend_limit, quota } => format!("{lend_limit} to lend of a quota of {quota}"),
-        Refusal::ChildrenAboveParent { parent, children, quota } => above_parent(parent, *children, *quota),
+        Refusal::ChildrenAboveParent { parent, children, quota, from } => {
+            above_parent(parent, *children, *quota, *from)
+        }
+        Refusal::PoolNamedTwice { name } => format!("pool {name:?} is named twice"),
+        Refusal::DateInThePast { from, now } => format!("{} is before now, {}", moment(*from), moment(*now)),
+        Refusal::EndsBeforeItBegins { from, until } => format!("from {} until {}", moment(*from), moment(*until)),
+        Refusal::DatedQuotasOverlap { tenant, from, until } => overlap(tenant, *from, *until),
+        Refusal::TooManyDatedQuotas { limit } => format!("the calendar holds {limit} dated quotas, which is the limit"),
+        Refusal::NoDatedQuota { tenant, from, known } => no_dated(tenant, *from, known),
         Refusal::OverJobGpus { tenant, want, limit } => over_job_gpus(tenant, *want, *limit),
         Refusal::OverJobTime { tenant, limit, longest } => over_job_time(tenant, *limit, *longest),
         Refusal::OverUserSubmitted { tenant, submitted, limit } => over_submitted(tenant, *submitted, *limit),
@@ -298,6 +317,14 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         Refusal::LimitBelowQuota { .. } => "set the limit to the quota or above, or leave it out",
         Refusal::LendLimitAboveQuota { .. } => "lend at most the quota, or leave it out to lend all",
         Refusal::ChildrenAboveParent { .. } => "lower another quota below it, or raise its own first",
+        Refusal::PoolNamedTwice { .. } => "name each pool once in a request",
+        Refusal::DateInThePast { .. } => "name a date to come; for a change from now on leave the dates out",
+        Refusal::EndsBeforeItBegins { .. } => "end it later",
+        Refusal::DatedQuotasOverlap { .. } => "cancel that one first (dure quota cancel), or name other dates",
+        Refusal::TooManyDatedQuotas { .. } => {
+            "cancel some (dure quota cancel), or raise max_dated_quotas in [policy] of the scheduler's configuration"
+        }
+        Refusal::NoDatedQuota { .. } => "see the dates: dure quota calendar",
         Refusal::OverJobGpus { .. } => "ask for fewer GPUs, or have the cap raised: dure quota set --job-gpus",
         Refusal::OverJobTime { .. } => "ask for less, or have the cap raised: dure quota set --job-time",
         Refusal::OverUserSubmitted { .. } => "wait for some to end, or use an array",
@@ -327,11 +354,22 @@ fn never_fits(want: u32, best: u32, level: Option<Level>) -> String {
     }
 }
 
-fn above_parent(parent: &str, children: Gpus, quota: Gpus) -> String {
+fn overlap(tenant: &str, from: Time, until: Option<Time>) -> String {
+    let until = until.map_or_else(|| "for good".to_owned(), |until| format!("until {}", moment(until)));
+    format!("{tenant:?} has another dated quota in this pool then: from {} {until}", moment(from))
+}
+
+fn no_dated(tenant: &str, from: Time, known: &[Time]) -> String {
+    let known: Vec<Box<str>> = known.iter().map(|time| moment(*time).into()).collect();
+    format!("no quota of {tenant:?} begins at {}, there is {}", moment(from), list(&known))
+}
+
+fn above_parent(parent: &str, children: Gpus, quota: Gpus, from: Option<Time>) -> String {
+    let when = from.map(|from| format!("from {} on ", moment(from))).unwrap_or_default();
     if parent.is_empty() {
-        format!("the quotas of all missions would be {children}, the cluster has {quota}")
+        format!("{when}the quotas of all missions would be {children}, the cluster has {quota}")
     } else {
-        format!("the quotas below {parent:?} would be {children}, its own is {quota}")
+        format!("{when}the quotas below {parent:?} would be {children}, its own is {quota}")
     }
 }
 

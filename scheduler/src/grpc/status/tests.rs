@@ -2,7 +2,7 @@
 
 use dure_core::ids::JobId;
 use dure_core::request::Level;
-use dure_core::units::{GpuTime, Gpus, Span};
+use dure_core::units::{GpuTime, Gpus, Span, Time};
 use expect_test::expect;
 
 use super::*;
@@ -54,6 +54,7 @@ fn of_jobs() -> Vec<Refusal> {
 }
 
 fn of_the_rest() -> Vec<Refusal> {
+    let at = |hours: u64| Time(1_796_083_200_000 + hours * 3_600_000);
     let name = Box::<str>::from("fusion");
     vec![
         Refusal::UnknownTenant { name: name.clone() },
@@ -66,7 +67,20 @@ fn of_the_rest() -> Vec<Refusal> {
         Refusal::QuotaTooLarge { gpus: Gpus::whole(11), limit: Gpus::whole(10) },
         Refusal::LimitBelowQuota { limit: Gpus::whole(1), quota: Gpus::whole(2) },
         Refusal::LendLimitAboveQuota { lend_limit: Gpus::whole(3), quota: Gpus::whole(2) },
-        Refusal::ChildrenAboveParent { parent: "".into(), children: Gpus::whole(9), quota: Gpus::whole(8) },
+        Refusal::ChildrenAboveParent { parent: "".into(), children: Gpus::whole(9), quota: Gpus::whole(8), from: None },
+        Refusal::ChildrenAboveParent {
+            parent: name.clone(),
+            children: Gpus::whole(9),
+            quota: Gpus::whole(8),
+            from: Some(at(0)),
+        },
+        Refusal::PoolNamedTwice { name: "h200".into() },
+        Refusal::DateInThePast { from: at(0), now: at(1) },
+        Refusal::EndsBeforeItBegins { from: at(1), until: at(0) },
+        Refusal::DatedQuotasOverlap { tenant: name.clone(), from: at(0), until: Some(at(1)) },
+        Refusal::DatedQuotasOverlap { tenant: name.clone(), from: at(0), until: None },
+        Refusal::TooManyDatedQuotas { limit: 1_000 },
+        Refusal::NoDatedQuota { tenant: name.clone(), from: at(0), known: vec![at(1)] },
         Refusal::UnknownNode { name: "n9".into() },
         Refusal::NodeNotLost { name: "n1".into() },
         Refusal::BadNode { name: "n1".into(), why: "it has no name".into() },
@@ -136,6 +150,14 @@ fn refusals_of_tenants_and_nodes() {
         InvalidArgument quotas.limit: a limit of 1 below the quota of 2; set the limit to the quota or above, or leave it out
         InvalidArgument quotas.lend_limit: 3 to lend of a quota of 2; lend at most the quota, or leave it out to lend all
         FailedPrecondition quotas.quota: the quotas of all missions would be 9, the cluster has 8; lower another quota below it, or raise its own first
+        FailedPrecondition quotas.quota: from 2026-12-01T00:00:00Z on the quotas below "fusion" would be 9, its own is 8; lower another quota below it, or raise its own first
+        InvalidArgument quotas.pool: pool "h200" is named twice; name each pool once in a request
+        FailedPrecondition dated_quotas.from_ms: 2026-12-01T00:00:00Z is before now, 2026-12-01T01:00:00Z; name a date to come; for a change from now on leave the dates out
+        InvalidArgument dated_quotas.until_ms: from 2026-12-01T01:00:00Z until 2026-12-01T00:00:00Z; end it later
+        FailedPrecondition dated_quotas.from_ms: "fusion" has another dated quota in this pool then: from 2026-12-01T00:00:00Z until 2026-12-01T01:00:00Z; cancel that one first (dure quota cancel), or name other dates
+        FailedPrecondition dated_quotas.from_ms: "fusion" has another dated quota in this pool then: from 2026-12-01T00:00:00Z for good; cancel that one first (dure quota cancel), or name other dates
+        ResourceExhausted dated_quotas.from_ms: the calendar holds 1000 dated quotas, which is the limit; cancel some (dure quota cancel), or raise max_dated_quotas in [policy] of the scheduler's configuration
+        NotFound from_ms: no quota of "fusion" begins at 2026-12-01T00:00:00Z, there is "2026-12-01T01:00:00Z"; see the dates: dure quota calendar
         NotFound name: there is no node "n9"; see the nodes: dure nodes
         FailedPrecondition name: node "n1" is not lost: its agent is heard; drain it instead: dure node drain
         InvalidArgument name: node "n1" cannot join: it has no name; correct the agent's configuration and start it again

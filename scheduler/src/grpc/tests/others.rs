@@ -75,6 +75,33 @@ async fn a_pd_divides_what_is_below_the_mission_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_quota_holds_from_a_date_on_until_it_is_cancelled() {
+    let world = World::new().await;
+    let from_ms = world.services.clock.now().0 + 3_600_000;
+    let dated = |tenant: &str, gpus, until_ms| v1::SetTenantRequest {
+        tenant: tenant.into(),
+        dated_quotas: vec![v1::DatedQuota { quota: quota("h200", gpus).pop(), from_ms, until_ms, standing: None }],
+        ..Default::default()
+    };
+    let until_ms = Some(from_ms + 60_000);
+    let fusion = world.services.set(by(&operator(), dated("fusion", 12, until_ms))).await.expect("dated").into_inner();
+    assert_eq!((fusion.quotas[0].quota, fusion.calendar.len()), (8, 1));
+    let of_pool = fusion.calendar[0].quota.clone().expect("a quota");
+    assert_eq!((of_pool.quota, fusion.calendar[0].until_ms, &fusion.calendar[0].standing), (12, until_ms, &None));
+    let again = world.services.set(by(&operator(), dated("fusion", 16, None))).await.expect_err("two begin at once");
+    assert_eq!(again.code(), Code::FailedPrecondition);
+    assert!(again.message().starts_with("dated_quotas.from_ms: \"fusion\" has another dated quota"), "{again}");
+    let cancel = |from_ms| v1::CancelDatedQuotaRequest { tenant: "fusion".into(), from_ms, ..Default::default() };
+    let other = world.services.cancel_dated_quota(by(&operator(), cancel(from_ms + 1))).await.expect_err("none");
+    assert_eq!(other.code(), Code::NotFound);
+    let pd = identity("pd", Role::Pd, &["fusion"]);
+    let own = world.services.cancel_dated_quota(by(&pd, cancel(from_ms))).await.expect_err("the mission itself");
+    assert_eq!(own.code(), Code::PermissionDenied);
+    let fusion = world.services.cancel_dated_quota(by(&operator(), cancel(from_ms))).await.expect("cancelled");
+    assert!(fusion.into_inner().calendar.is_empty());
+}
+
+#[tokio::test]
 async fn a_mission_is_paused_by_its_pd_and_the_cluster_by_an_operator() {
     let world = World::new().await;
     let pd = identity("pd", Role::Pd, &["fusion"]);

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dure_core::budget::{Budget, Grant};
+use dure_core::calendar::{DatedKey, DatedQuota};
 use dure_core::caps::Caps;
 use dure_core::decay::Meter;
 use dure_core::event::TenantChange;
@@ -321,7 +322,20 @@ fn samples() -> Vec<Event> {
     samples.extend(idle());
     samples.extend(wanted_back());
     samples.extend(cut());
+    samples.extend(dated());
     samples
+}
+
+fn dated() -> Vec<Event> {
+    let key = DatedKey { tenant: TenantIndex(3), pool: PoolIndex(1), from: WRITTEN_AT };
+    let quota = Quota { quota: Some(Gpus::whole(160)), limit: Some(Gpus::whole(320)), lend_limit: None };
+    let until = Some(Time(WRITTEN_AT.0 + 86_400_000));
+    vec![
+        Event::QuotaDated { dated: DatedQuota { key, until, quota, standing: Some(Quota::default()) } },
+        Event::QuotaDated { dated: DatedQuota::new(key, None, quota) },
+        Event::QuotaBegan { key },
+        Event::QuotaEnded { key },
+    ]
 }
 
 fn constrained() -> Vec<Event> {

@@ -30,6 +30,9 @@ fn kind(event: &Event) -> &'static str {
         UserSeen,
         BudgetPeriodBegan,
         BudgetCarried,
+        QuotaDated,
+        QuotaBegan,
+        QuotaEnded,
         NodeJoined,
         NodeChanged,
         NodeContact,
@@ -72,7 +75,7 @@ fn kind(event: &Event) -> &'static str {
 }
 
 /// How many kinds there are: the length of the list in `kind`.
-const KINDS: usize = 45;
+const KINDS: usize = 48;
 
 #[test]
 fn random_events_are_of_every_kind() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dure_core::budget::{Budget, Grant};
+use dure_core::calendar::{DatedKey, DatedQuota};
 use dure_core::caps::Caps;
 use dure_core::decay::Meter;
 use dure_core::event::{Event, TenantChange};
@@ -467,6 +468,10 @@ fn tenant_change() -> impl Strategy<Value = TenantChange> {
     })
 }
 
+fn dated_key() -> impl Strategy<Value = DatedKey> {
+    (tenant(), pool(), time()).prop_map(|(tenant, pool, from)| DatedKey { tenant, pool, from })
+}
+
 fn division_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         (pool(), text(), text(), any::<u8>()).prop_map(|(pool, name, model, gpus_per_node)| Event::PoolDefined {
@@ -481,6 +486,11 @@ fn division_event() -> impl Strategy<Value = Event> {
         (user(), text()).prop_map(|(user, name)| Event::UserSeen { user, name }),
         tenant().prop_map(|tenant| Event::BudgetPeriodBegan { tenant }),
         (tenant(), any::<u64>()).prop_map(|(tenant, time)| Event::BudgetCarried { tenant, gpu_time: GpuTime(time) }),
+        (dated_key(), of(time()), quota(), of(quota())).prop_map(|(key, until, quota, standing)| Event::QuotaDated {
+            dated: DatedQuota { key, until, quota, standing },
+        }),
+        dated_key().prop_map(|key| Event::QuotaBegan { key }),
+        dated_key().prop_map(|key| Event::QuotaEnded { key }),
         (text(), text(), any::<u64>(), reply()).prop_map(|(user, id, digest, reply)| Event::RequestAnswered {
             user,
             id,
