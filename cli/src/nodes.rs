@@ -78,7 +78,23 @@ pub(crate) async fn show(args: NodesArgs, context: &Context, out: Out) -> Result
             break;
         }
     }
+    all.nodes.sort_by_cached_key(|node| natural(&node.name));
     out.answer("ListNodesResponse", &all, || nodes_table(&all.nodes, when::now_ms(), out))
+}
+
+/// Orders names as people do: n2 before n10.
+fn natural(name: &str) -> Vec<(String, u64, String)> {
+    let mut parts = Vec::new();
+    let mut rest = name;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let (word, tail) = rest.split_at(digits);
+        let end = tail.find(|c: char| !c.is_ascii_digit()).unwrap_or(tail.len());
+        let (number, tail) = tail.split_at(end);
+        parts.push((word.to_owned(), number.parse().unwrap_or(u64::MAX), number.to_owned()));
+        rest = tail;
+    }
+    parts
 }
 
 fn nodes_table(nodes: &[Node], now_ms: u64, out: Out) -> String {
@@ -231,6 +247,13 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
+
+    #[test]
+    fn names_in_the_order_of_people() {
+        let mut names = ["n10", "n2", "gpu-b-1", "n2a", "n02", "gpu-a-11", "gpu-a-9", ""];
+        names.sort_by_cached_key(|name| natural(name));
+        assert_eq!(names, ["", "gpu-a-9", "gpu-a-11", "gpu-b-1", "n02", "n2", "n2a", "n10"]);
+    }
 
     #[test]
     fn a_list_of_nodes() {

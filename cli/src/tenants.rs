@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use dure_proto::v1::{
-    self, CarryBudgetRequest, ListTenantsRequest, PauseRequest, PoolQuota, ResumeRequest, SetTenantRequest,
+    self, CarryBudgetRequest, ListTenantsRequest, PauseRequest, PoolQuota, PoolState, ResumeRequest, SetTenantRequest,
     UsageRequest,
 };
 
@@ -171,7 +171,10 @@ pub(crate) async fn quota(command: QuotaCommand, context: &Context, out: Out) ->
             };
             let request = args.request(now.as_ref())?;
             let set = client.set(request).await.map_err(|status| context.refused(status))?.into_inner();
-            let all = v1::ListTenantsResponse { tenants: vec![set.clone()], ..v1::ListTenantsResponse::default() };
+            let list = ListTenantsRequest { tenant: set.name.clone() };
+            let pools = client.list(list).await.map(|all| all.into_inner().pools).unwrap_or_default();
+            let tenants = vec![set.clone()];
+            let all = v1::ListTenantsResponse { tenants, pools, ..v1::ListTenantsResponse::default() };
             out.answer("Tenant", &set, || {
                 let dated = if set.calendar.is_empty() { String::new() } else { calendar::table(&all.tenants, out) };
                 quota_table(&all, out) + &dated
@@ -285,10 +288,24 @@ fn quota_table(all: &v1::ListTenantsResponse, out: Out) -> String {
         }
     }
     let mut text = rows.text();
+    all.pools.iter().for_each(|pool| text.push_str(&pool_line(pool)));
     if all.cluster_paused {
         text.push_str("the whole cluster is paused: nothing starts (dure resume)\n");
     }
     text
+}
+
+/// What there is to divide; where less is usable than promised each mission counts on its part only.
+fn pool_line(pool: &PoolState) -> String {
+    let PoolState { pool, installed, usable, guaranteed } = pool;
+    let counts = format!("{pool}: {installed} GPUs, {usable} usable now, {guaranteed} in quotas");
+    if guaranteed <= usable {
+        return format!("{counts}\n");
+    }
+    let percent = u64::from(*usable) * 100 / u64::from(*guaranteed);
+    format!(
+        "{counts}: more than there is; what becomes free is shared so that each mission gets {percent} % of its quota\n"
+    )
 }
 
 /// Paused, and what of a cut quota is held on by jobs that must not be evicted.
@@ -376,11 +393,16 @@ mod tests {
 
     #[test]
     fn quotas_by_pool() {
-        let all = v1::ListTenantsResponse { tenants: vec![tenant("fusion")], cluster_paused: true, position: None };
+        let pool = |name: &str, usable| PoolState { pool: name.into(), installed: 32, usable, guaranteed: 20 };
+        let pools = vec![pool("h200", 24), pool("b200", 15)];
+        let all =
+            v1::ListTenantsResponse { tenants: vec![tenant("fusion")], cluster_paused: true, position: None, pools };
         expect![[r#"
             TENANT  POOL  QUOTA  LIMIT  LENDS  WEIGHT  OWN  BORROWED  RUNNING  PENDING  WANTS GPUS  STATE
             fusion  h200     16     24    all       1   16         4        3        2          12  paused, overhang 2
                     b200      4   none    all            0         0
+            h200: 32 GPUs, 24 usable now, 20 in quotas
+            b200: 32 GPUs, 15 usable now, 20 in quotas: more than there is; what becomes free is shared so that each mission gets 75 % of its quota
             the whole cluster is paused: nothing starts (dure resume)
         "#]]
         .assert_eq(&quota_table(&all, Out::plain()));

@@ -166,7 +166,7 @@ fn a_small_replay() {
         1500000 [[0, 0, 0, 0], [0, 0, 0, 0]]
         2000000 [[1, 0, 0, 0], [0, 0, 0, 0]]"#]]
     .assert_eq(&samples.join("\n"));
-    expect!["0.416073 0.216475 91348efa72a5b710e8438ac12b236bb242ee3224467155e882cf2a3f6b97fc37"]
+    expect!["0.416073 0.216475 15a0f430ee01f436975e52b17b47cc27808698d0f4293f0f48f9667695c9e348"]
         .assert_eq(&format!("{} {} {}", report.utilisation, report.fragmentation, report.digest));
 }
 

@@ -14,7 +14,7 @@ use dure_proto::v1;
 use dure_proto::v1::tenants_server::Tenants;
 use tonic::{Request, Response, Status};
 
-use super::convert::tenant::{Sums, tenant, usage, usage_by_user};
+use super::convert::tenant::{Sums, pools, tenant, usage, usage_by_user};
 use super::limits::MAX_USAGE_ROWS;
 use super::server::Services;
 use super::status::Violation;
@@ -34,12 +34,12 @@ impl Tenants for Services {
             let sums = Sums::count(cluster, now);
             let shown = shown(cluster, &visible, &below)?;
             let tenants = shown.map(|found| tenant(cluster, found, &sums)).collect::<Vec<_>>();
-            Ok::<_, Status>((tenants, cluster.tenants()[0].paused))
+            Ok::<_, Status>((tenants, pools(cluster), cluster.tenants()[0].paused))
         };
         let (found, position) = self.handle.read(move |cluster, _| look(cluster)).await?;
-        let (tenants, cluster_paused) = found?;
+        let (tenants, pools, cluster_paused) = found?;
         let position = Some(convert::position(position));
-        Ok(Response::new(v1::ListTenantsResponse { tenants, cluster_paused, position }))
+        Ok(Response::new(v1::ListTenantsResponse { tenants, pools, cluster_paused, position }))
     }
 
     async fn set(&self, request: Request<v1::SetTenantRequest>) -> Result<Response<v1::Tenant>, Status> {

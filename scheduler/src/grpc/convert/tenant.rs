@@ -6,6 +6,7 @@ use dure_core::Cluster;
 use dure_core::budget::Budget;
 use dure_core::calendar::DatedQuota;
 use dure_core::caps::Caps;
+use dure_core::cluster::Pool;
 use dure_core::idle::{IdleAction, IdleRule};
 use dure_core::ids::{PoolIndex, TenantIndex, UserIndex};
 use dure_core::job::Usage;
@@ -74,6 +75,21 @@ fn queued_gpus(cluster: &Cluster, tenant: &Tenant) -> u64 {
             u64::from(request.shape.total().rounded_up()) * bucket.keys.len() as u64
         })
         .sum()
+}
+
+/// What there is to divide.
+pub fn pools(cluster: &Cluster) -> Vec<v1::PoolState> {
+    let state = |(at, pool): (usize, &Pool)| {
+        let missions = cluster.tenants().iter().filter(|tenant| tenant.depth == 1);
+        let guaranteed: Gpus = missions.filter_map(|mission| mission.quota_in(PoolIndex::of(at)).quota).sum();
+        v1::PoolState {
+            pool: pool.name.to_string(),
+            installed: pool.installed.rounded_up(),
+            usable: pool.capacity.rounded_up(),
+            guaranteed: guaranteed.rounded_up(),
+        }
+    };
+    cluster.pools().iter().enumerate().map(state).collect()
 }
 
 /// A tenant. Its position is for the caller to fill in.
