@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use dure_core::Cluster;
 use dure_core::blocked::{Blocked, Gate};
+use dure_core::calendar::DatedQuota;
 use dure_core::explain::{Blocker, Change, Help};
 use dure_core::ids::{PoolIndex, PriorityIndex, TenantIndex};
 use dure_core::request::Level;
@@ -277,6 +278,16 @@ impl<'a> Names<'a> {
         } else {
             format!("tenant {}", self.0.tenant(tenant).name)
         }
+    }
+
+    /// What the calendar says next of a tenant's quota, as the end of a sentence; empty where it says nothing.
+    fn next_quota(self, tenant: TenantIndex, pool: PoolIndex) -> String {
+        let of_it = |dated: &&DatedQuota| (dated.key.tenant, dated.key.pool) == (tenant, pool);
+        let Some(dated) = self.0.calendar().find(|dated| of_it(dated) && dated.standing.is_none()) else {
+            return String::new();
+        };
+        let limit = dated.quota.limit.map(|limit| format!(", its limit {limit}")).unwrap_or_default();
+        format!("; from {} on its quota is {}{limit}", moment(dated.key.from), dated.quota.quota.unwrap_or_default())
     }
 }
 

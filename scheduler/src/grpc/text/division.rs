@@ -13,8 +13,8 @@ pub(super) fn over_limit(
     pool: PoolIndex,
     [limit, used, want]: [Gpus; 3],
 ) -> Reason {
-    let (tenant, pool) = (names.tenant(tenant), names.pool(pool));
-    let message = format!("{tenant} holds {used} of its limit of {limit} in pool {pool}; this job needs {want}");
+    let (next, tenant, pool) = (names.next_quota(tenant, pool), names.tenant(tenant), names.pool(pool));
+    let message = format!("{tenant} holds {used} of its limit of {limit} in pool {pool}; this job needs {want}{next}");
     let remedy = "wait for its other jobs to end, or have the limit raised: dure quota set";
     Reason::new(message, remedy).gpus("limit", limit).gpus("used", used).gpus("want", want)
 }
@@ -25,10 +25,11 @@ pub(super) fn over_quota(
     pool: PoolIndex,
     [quota, used, available, want]: [Gpus; 4],
 ) -> Reason {
+    let next = names.next_quota(tenant, pool);
     let (tenant, pool, holds) = (names.tenant(tenant), names.pool(pool), gpus(used));
     let message = format!(
         "{tenant} holds {holds} (its quota is {quota}) in pool {pool} and could get {available} more, lent ones included; \
-         this job needs {want}"
+         this job needs {want}{next}"
     );
     let remedy = "wait for its other jobs or for lent GPUs, ask for fewer, or have the quota raised";
     Reason::new(message, remedy).gpus("quota", quota).gpus("used", used).gpus("available", available).gpus("want", want)
@@ -40,9 +41,9 @@ pub(super) fn fixed_over_quota(
     pool: PoolIndex,
     [quota, used, want]: [Gpus; 3],
 ) -> Reason {
-    let (tenant, pool) = (names.tenant(tenant), names.pool(pool));
+    let (next, tenant, pool) = (names.next_quota(tenant, pool), names.tenant(tenant), names.pool(pool));
     let message = format!(
-        "non-preemptible jobs of {tenant} hold {used} of its quota of {quota} in pool {pool}; this one needs {want}"
+        "non-preemptible jobs of {tenant} hold {used} of its quota of {quota} in pool {pool}; this one needs {want}{next}"
     );
     let remedy = "submit it as preemptible to run on lent GPUs, or wait for the others to end";
     Reason::new(message, remedy).gpus("quota", quota).gpus("used", used).gpus("want", want)

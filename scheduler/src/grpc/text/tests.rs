@@ -1,7 +1,7 @@
 //! Every reason in words, side by side.
 
 use dure_core::ids::JobId;
-use dure_core::input::{Input, QuotaDraft, TenantDraft};
+use dure_core::input::{Dates, Input, QuotaDraft, TenantDraft};
 use dure_core::units::Gpus;
 use dure_core::{Policy, decide};
 use expect_test::expect;
@@ -129,4 +129,16 @@ fn every_code_is_listed_once() {
     let mut listed = CODES.to_vec();
     listed.sort_unstable();
     assert_eq!(given, listed);
+}
+
+#[test]
+fn a_quota_to_come_is_told() {
+    let mut cluster = cluster();
+    let dates = Some(Dates { from: Time(1_800_000_000_000), until: None });
+    let quota = QuotaDraft { quota: Gpus::whole(24), limit: Some(Gpus::whole(32)), dates, ..Default::default() };
+    let draft = TenantDraft { name: "fusion".into(), quotas: vec![quota], ..Default::default() };
+    decide(&mut cluster, Input::SetTenant(draft), None, Time(1), &mut Vec::new()).expect("it is accepted");
+    let (tenant, pool, quota) = (TenantIndex(1), PoolIndex(0), Gpus::whole(8));
+    let why = Blocked::NonPreemptibleOverQuota { tenant, pool, quota, used: quota, want: Gpus::whole(16) };
+    expect!["non-preemptible jobs of tenant fusion hold 8 of its quota of 8 in pool h200; this one needs 16; from 2027-01-15T08:00:00Z on its quota is 24, its limit 32"].assert_eq(&blocker(&cluster, &Blocker::Blocked(why)).message);
 }
