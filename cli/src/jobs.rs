@@ -210,7 +210,12 @@ fn job_text(job: &Job, now_ms: u64, out: Out) -> String {
         lines.push(("waits for", all.join(", ")));
     }
     if !job.reason.is_empty() {
-        lines.push(("why not", format!("{} (dure explain {} says what would help)", job.reason, jobid::shown(job))));
+        if phase::ended(job.phase()) {
+            lines.push(("why", job.reason.clone()));
+        } else {
+            lines
+                .push(("why not", format!("{} (dure explain {} says what would help)", job.reason, jobid::shown(job))));
+        }
     }
     if let Some(idle) = &job.idle {
         let since = when::age(idle.since_ms, now_ms);

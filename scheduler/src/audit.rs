@@ -52,7 +52,7 @@ impl Subject {
             }
             Input::MemberReported { job, .. } | Input::NoGpuWork { job, .. } => Self::job(cluster, *job),
             Input::Tick | Input::CameBack => Self::default(),
-            Input::SkipJobIds(ids) => Self::words(format!("{ids} ids of jobs are left out")),
+            Input::SkipIds { jobs, .. } => Self::words(format!("{jobs} ids of jobs are left out")),
         }
     }
 

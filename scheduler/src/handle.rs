@@ -123,6 +123,25 @@ impl Handle {
         blobs: Vec<Blob>,
         look: impl FnOnce(&Cluster, Reply) -> T + Send + 'static,
     ) -> Result<(T, Position), CallError> {
+        self.ask(by, input, key, blobs, look)?.await
+    }
+
+    /// The same, sent before anybody waits for the answer: it comes before whatever is sent later.
+    ///
+    /// # Errors
+    /// `NoRoom`, `Overloaded` or `Stopped`.
+    pub(crate) fn ask<T, F>(
+        &self,
+        by: Caller,
+        input: Input,
+        key: Option<RequestKey>,
+        blobs: Vec<Blob>,
+        look: F,
+    ) -> Result<impl Future<Output = Result<(T, Position), CallError>> + Send + use<T, F>, CallError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Cluster, Reply) -> T + Send + 'static,
+    {
         // What makes room, and what the scheduler does itself, goes on.
         let goes_on = matches!(input, Input::Cancel(_)) || by == Caller::scheduler(&by.method);
         if self.room.is_low() && !goes_on {
@@ -134,8 +153,10 @@ impl Handle {
             Box::new(move |durable| drop(answer.send(durable.map(|position| (seen, position)))))
         });
         self.send(Call::Mutate(Box::new(Mutation { by, input, key, blobs, then })))?;
-        let (seen, position) = answered.await.map_err(|_| stopped())?.map_err(CallError::Stopped)?;
-        Ok((seen.map_err(CallError::Rejected)?, position))
+        Ok(async move {
+            let (seen, position) = answered.await.map_err(|_| stopped())?.map_err(CallError::Stopped)?;
+            Ok((seen.map_err(CallError::Rejected)?, position))
+        })
     }
 
     fn send(&self, call: Call) -> Result<(), CallError> {

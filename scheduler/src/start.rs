@@ -35,9 +35,10 @@ use crate::grpc::join::Joiner;
 use crate::grpc::seat::Seat;
 use crate::grpc::server::{self, Services};
 use crate::grpc::watch::Watchers;
-use crate::handle::{CallError, Handle};
+use crate::handle::{CallError, Handle, Position};
 use crate::history::Refusals;
 use crate::journal::JournalWriter;
+use crate::journal::backup::EPOCH_JUMP;
 use crate::lead::Leader;
 use crate::metrics::{self, Metrics};
 use crate::past::JournalPast;
@@ -49,9 +50,10 @@ use crate::turn::{Scheduler, Settings};
 /// Messages of agents that wait for a turn; then their sessions wait.
 const MAX_WAITING_MESSAGES: usize = 16_384;
 
-/// Ids of jobs that are left out after a restore: agents may hold leases of jobs that were submitted after the backup, and
-/// an id means one job for ever.
-const SKIPPED_AFTER_RESTORE: u64 = 1_000_000;
+/// Ids of jobs that are left out after a restore.
+const SKIPPED_JOBS: u64 = 1_000_000;
+/// Numbers of attempts of each job that are left out after a restore, for each jump of the epoch so far.
+const SKIPPED_ATTEMPTS: u32 = 1_000;
 /// How long the last answers may take to leave when the scheduler stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -255,9 +257,11 @@ impl Ground {
             metrics: self.metrics.clone(),
             stop: stopping.clone(),
         };
+        // Before the first turn: what that starts has a number that nobody knows.
+        let skipped = restored.then(|| skip_ids(&handle, restore_floor)).transpose()?;
         let ended = spawn(pump)?;
-        if restored {
-            skip_job_ids(&handle, restore_floor).await?;
+        if let Some(skipped) = skipped {
+            skipped.await.map_err(|err| StartError::Stopped(err.to_string()))?;
         }
         configure(&handle, &self.config).await?;
         let forecasts = forecasts(&self.config, follower.feed(), past_reader, clock, epoch);
@@ -315,12 +319,22 @@ fn spawn(pump: Pump) -> Result<oneshot::Receiver<Stopped>, StartError> {
 
 /// Nothing may be submitted before this is durable. The floor rises with each restore, so that two restores of the same
 /// backup leave gaps of different lengths, and give no id twice.
-async fn skip_job_ids(handle: &Handle, restore_floor: Epoch) -> Result<(), StartError> {
-    let skipped = SKIPPED_AFTER_RESTORE + restore_floor.0;
-    tracing::warn!(skipped, "the journal was restored: ids of jobs go on after a gap");
-    let skip = Input::SkipJobIds(skipped);
-    let skip = handle.mutate(Caller::scheduler("restore"), skip, None, Vec::new(), |_, _| ()).await;
-    skip.map(drop).map_err(|err| StartError::Stopped(err.to_string()))
+fn skip_ids(
+    handle: &Handle,
+    restore_floor: Epoch,
+) -> Result<impl Future<Output = Result<((), Position), CallError>> + use<>, StartError> {
+    let skip = skipped_ids(restore_floor);
+    tracing::warn!(?skip, "the journal was restored: ids go on after a gap");
+    let skip = handle.ask(Caller::scheduler("restore"), skip, None, Vec::new(), |_, _| ());
+    skip.map_err(|err| StartError::Stopped(err.to_string()))
+}
+
+/// What is left out after a restore: agents may hold leases of jobs that were submitted after the backup, and of attempts
+/// that were begun; an id means one job, and one attempt of it, for ever.
+pub fn skipped_ids(restore_floor: Epoch) -> Input {
+    let restores = restore_floor.0 / EPOCH_JUMP + 1;
+    let attempts = u32::try_from(restores).unwrap_or(u32::MAX).saturating_mul(SKIPPED_ATTEMPTS);
+    Input::SkipIds { jobs: SKIPPED_JOBS + restore_floor.0, attempts }
 }
 
 /// Defines the pools and tenants of the configuration that the journal does not know. What it knows stays as it is: the

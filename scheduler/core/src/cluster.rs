@@ -119,6 +119,8 @@ pub struct Cluster {
     pub(crate) policy: Policy,
     pub(crate) next_job: JobId,
     pub(crate) next_start: u64,
+    /// Numbers of attempts up to here may have been given in a journal that a restore gave up.
+    pub(crate) skipped_attempts: AttemptNumber,
     pub(crate) pools: Vec<Pool>,
     pub(crate) tenants: Vec<Tenant>,
     pub(crate) tenant_names: BTreeMap<Box<str>, TenantIndex>,
@@ -187,6 +189,7 @@ impl Cluster {
             policy,
             next_job: JobId(1),
             next_start: 0,
+            skipped_attempts: AttemptNumber(0),
             pools: Vec::new(),
             tenants: vec![Tenant::new(TenantIndex::ROOT, "".into(), None, 0, 0)],
             tenant_names: BTreeMap::from([("".into(), TenantIndex::ROOT)]),
@@ -225,6 +228,12 @@ impl Cluster {
             blank_attempts: Blanks::default(),
             order: Order::default(),
         }
+    }
+
+    /// The number of a job's next attempt. One number means one attempt for ever, or agents take an order for another.
+    pub(crate) fn next_attempt(&self, job: JobId) -> AttemptNumber {
+        let last = self.job(job).and_then(|job| job.attempt.as_deref()).map_or(AttemptNumber(0), |last| last.number);
+        AttemptNumber(last.max(self.skipped_attempts).0 + 1)
     }
 
     /// The rules and limits.

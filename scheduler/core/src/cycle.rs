@@ -5,7 +5,7 @@ use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
-use crate::ids::{AttemptNumber, JobId, PoolIndex};
+use crate::ids::{JobId, PoolIndex};
 use crate::job::Job;
 use crate::order::Order;
 use crate::placement::{Members, Placed};
@@ -180,8 +180,7 @@ pub(crate) fn begin(cluster: &mut Cluster, id: JobId, found: Found, now: Time, o
     let Found { pool, members, scavenger } = found;
     let is_array = cluster.jobs.get(id).expect("the order gives jobs that exist").progress.is_some();
     let started = if is_array { start_index(cluster, id, now, out) } else { id };
-    let attempts = cluster.jobs.get(started).expect("it exists by now").attempts;
-    let attempt = AttemptNumber(attempts + 1);
+    let attempt = cluster.next_attempt(started);
     emit(cluster, now, Event::JobPlaced { job: started, attempt, pool, members, scavenger }, out);
 }
 

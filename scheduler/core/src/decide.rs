@@ -7,7 +7,7 @@ use crate::defrag;
 use crate::event::Event;
 use crate::finish;
 use crate::idle;
-use crate::ids::JobId;
+use crate::ids::{AttemptNumber, JobId};
 use crate::input::{Input, RequestKey};
 use crate::job::{Outcome, Phase, StopReason};
 use crate::promise;
@@ -90,9 +90,11 @@ pub fn decide(
             promise::renew(cluster, |_| true, now, out);
             Reply::Done
         }
-        Input::SkipJobIds(count) => {
-            let next_job = JobId(cluster.next_job.0.saturating_add(count));
-            emit(cluster, now, Event::CountersRestored { next_job, next_start: cluster.next_start }, out);
+        Input::SkipIds { jobs, attempts } => {
+            let next_job = JobId(cluster.next_job.0.saturating_add(jobs));
+            let skipped_attempts = AttemptNumber(cluster.skipped_attempts.0.saturating_add(attempts));
+            let next_start = cluster.next_start;
+            emit(cluster, now, Event::CountersRestored { next_job, next_start, skipped_attempts }, out);
             Reply::Done
         }
     };

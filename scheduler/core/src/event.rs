@@ -392,6 +392,8 @@ pub enum Event {
         next_job: JobId,
         /// The next place in the order of starts.
         next_start: u64,
+        /// Numbers of attempts up to here are not given any more.
+        skipped_attempts: AttemptNumber,
     },
     /// Only in snapshots: what a tenant has had.
     TenantRestored {

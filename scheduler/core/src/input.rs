@@ -305,7 +305,11 @@ pub enum Input {
     /// The scheduler was not there until now: it has just taken over, or stood still. What it ordered may not have been
     /// heard, so that what waits for that gets its time anew.
     CameBack,
-    /// So many ids that no job was given here may have been given before the journal was restored: the next job gets one
-    /// beyond them.
-    SkipJobIds(u64),
+    /// What was never given here may have been given before the journal was restored: what comes next gets an id beyond.
+    SkipIds {
+        /// So many ids of jobs.
+        jobs: u64,
+        /// So many numbers of attempts, of every job.
+        attempts: u32,
+    },
 }

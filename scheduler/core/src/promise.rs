@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::cycle::Cycled;
 use crate::decide::{Events, emit};
 use crate::event::Event;
-use crate::ids::{AttemptNumber, JobId, NodeIndex, PoolIndex};
+use crate::ids::{JobId, NodeIndex, PoolIndex};
 use crate::job::Phase;
 use crate::node::Contact;
 use crate::placement::{Members, Placed};
@@ -66,8 +66,7 @@ pub(crate) fn keep(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
             let (pool, members) = (promise.pool, promise.members.clone());
             cycled.jobs += 1;
             cycled.members += members.len() as u32;
-            let attempts = cluster.job(job).expect("a promise is for a job that waits").attempts;
-            let (attempt, scavenger) = (AttemptNumber(attempts + 1), false);
+            let (attempt, scavenger) = (cluster.next_attempt(job), false);
             emit(cluster, now, Event::JobPlaced { job, attempt, pool, members, scavenger }, out);
         } else if promise.due <= now {
             let late = in_the_way(cluster, &promise.members);

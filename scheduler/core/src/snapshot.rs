@@ -88,7 +88,8 @@ impl Cluster {
     }
 
     fn snapshot_ledgers(&self) -> impl Iterator<Item = Event> {
-        let counters = Event::CountersRestored { next_job: self.next_job, next_start: self.next_start };
+        let (next_job, next_start, skipped_attempts) = (self.next_job, self.next_start, self.skipped_attempts);
+        let counters = Event::CountersRestored { next_job, next_start, skipped_attempts };
         let tenants = self.tenants.iter().flat_map(|tenant| {
             let (total, excess, budget) = (tenant.total, tenant.excess, tenant.budget);
             let own = Event::TenantRestored { tenant: tenant.index, total, excess, budget };

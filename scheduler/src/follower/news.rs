@@ -2,7 +2,7 @@
 
 use dure_core::Cluster;
 use dure_core::event::Event;
-use dure_core::ids::{AttemptNumber, JobId};
+use dure_core::ids::JobId;
 use dure_core::units::Time;
 use dure_replay::forecast::run_of;
 use dure_replay::learned::Run;
@@ -22,9 +22,9 @@ pub struct News {
 impl News {
     /// Reads an event whose turn has just been applied.
     pub(crate) fn read(&mut self, cluster: &Cluster, now: Time, event: &Event) {
-        if let Event::JobPlaced { job, attempt: AttemptNumber(1), .. } = event
+        if let Event::JobPlaced { job, .. } = event
             && self.starts.len() < MAX_KEPT
-            && let Some(entry) = cluster.job(*job)
+            && let Some(entry) = cluster.job(*job).filter(|entry| entry.attempts == 1)
         {
             self.starts.push((entry.index_of.map_or(*job, |(array, _)| array), now));
         }

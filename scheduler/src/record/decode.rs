@@ -271,7 +271,8 @@ fn planned(wire: Wire) -> Result<Event, Fault> {
 fn restored(wire: Wire) -> Result<Event, Fault> {
     Ok(match wire {
         Wire::CountersRestored(it) => {
-            Event::CountersRestored { next_job: JobId(it.next_job), next_start: it.next_start }
+            let (next_job, skipped_attempts) = (JobId(it.next_job), AttemptNumber(it.skipped_attempts));
+            Event::CountersRestored { next_job, next_start: it.next_start, skipped_attempts }
         }
         Wire::TenantRestored(it) => Event::TenantRestored {
             tenant: tenant("TenantRestored.tenant", it.tenant)?,

@@ -249,8 +249,9 @@ fn attempt(event: &Event) -> Wire {
 
 fn restored(event: &Event) -> Wire {
     match event {
-        Event::CountersRestored { next_job, next_start } => {
-            Wire::CountersRestored(v1::CountersRestored { next_job: next_job.0, next_start: *next_start })
+        Event::CountersRestored { next_job, next_start, skipped_attempts } => {
+            let (next_job, next_start, skipped_attempts) = (next_job.0, *next_start, skipped_attempts.0);
+            Wire::CountersRestored(v1::CountersRestored { next_job, next_start, skipped_attempts })
         }
         Event::TenantRestored { tenant, total, excess, budget } => Wire::TenantRestored(v1::TenantRestored {
             tenant: u32::from(tenant.0),

@@ -31,8 +31,6 @@ const IDLE_MS: Ms = 500;
 const LEASE_MS: Ms = 3_000;
 /// Wall time when the world begins.
 pub(super) const WALL: u64 = 1_800_000_000_000;
-/// As the shell does after a restore.
-const SKIPPED_AFTER_RESTORE: u64 = 1_000_000;
 
 /// One process.
 pub(super) struct Process {
@@ -146,7 +144,7 @@ impl World {
             commits: 0,
         };
         if restored {
-            let input = dure_core::Input::SkipJobIds(SKIPPED_AFTER_RESTORE + floor.0);
+            let input = dure_scheduler::start::skipped_ids(floor);
             let then = Box::new(|_: &_, _| Box::new(|_| ()) as _);
             let by = dure_scheduler::auth::Caller::default();
             let mutation = dure_scheduler::handle::Mutation { by, input, key: None, blobs: Vec::new(), then };

@@ -33,7 +33,7 @@ impl Cluster {
         assert_eq!(job.phase, Phase::Waiting, "only a waiting job is placed");
         job.phase = Phase::Launching;
         job.front = false;
-        job.attempts = number.0;
+        job.attempts += 1;
         let mut attempt = blank.unwrap_or_else(|| Box::new(Attempt::blank(placed.len())));
         attempt.number = number;
         attempt.pool = pool;

@@ -16,7 +16,8 @@ use crate::units::{CpuMilli, MemoryMib, Time};
 impl Cluster {
     pub(super) fn restore(&mut self, now: Time, event: &Event) {
         match event {
-            Event::CountersRestored { next_job, next_start } => {
+            Event::CountersRestored { next_job, next_start, skipped_attempts } => {
+                self.skipped_attempts = *skipped_attempts;
                 self.next_job = *next_job;
                 self.next_start = *next_start;
                 self.restore_dependents();

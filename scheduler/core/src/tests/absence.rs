@@ -70,3 +70,40 @@ fn a_gang_is_late_where_it_still_runs() {
             blocked p: ReclaimPending { gpu, want: 4, free: 0, due +130s }"#]],
     );
 }
+
+#[test]
+fn after_a_restore_no_attempt_has_the_number_of_a_lost_one() {
+    check(
+        "
+        node   n0 gpus=8
+        tenant a quota=8
+        submit a/p 1x4 retries=9
+        cycle
+        exit   p 1
+        restored               # what was given since the backup is not known
+        tick   2s
+        cycle
+        exit   p 1             # its second try
+        tick   5s
+        restored
+        cycle
+        submit a/q 1x4
+        cycle
+        ",
+        expect![[r#"
+            submit a/p
+            place a/p -> n0[0-3]
+            over a/p: Failed
+            again a/p +2s, own fault
+            CountersRestored { next_job: j1002, next_start: 1, skipped_attempts: a1000 }
+            eligible a/p
+            place a/p -> n0[0-3] (attempt 1001)
+            over a/p: Failed
+            again a/p +4s, own fault
+            eligible a/p
+            CountersRestored { next_job: j2002, next_start: 2, skipped_attempts: a2000 }
+            place a/p -> n0[0-3] (attempt 2001)
+            submit a/q
+            place a/q -> n0[4-7] (attempt 2001)"#]],
+    );
+}

@@ -292,7 +292,7 @@ fn restored() -> Vec<Event> {
     let ledger =
         UserLedger { used: Gpus::whole(8), recent: meter(), total: usage(), jobs: 17, ..UserLedger::default() };
     vec![
-        Event::CountersRestored { next_job: JobId(2000), next_start: 42 },
+        Event::CountersRestored { next_job: JobId(2000), next_start: 42, skipped_attempts: AttemptNumber(0) },
         Event::TenantRestored { tenant: TenantIndex(3), total: usage(), excess: meter(), budget: None },
         Event::UserRestored { tenant: TenantIndex(3), user: UserIndex(1), ledger },
         Event::NodeRestored { node: Box::new(node) },
@@ -335,6 +335,7 @@ fn dated() -> Vec<Event> {
         Event::QuotaDated { dated: DatedQuota::new(key, None, quota) },
         Event::QuotaBegan { key },
         Event::QuotaEnded { key },
+        Event::CountersRestored { next_job: JobId(9), next_start: 4, skipped_attempts: AttemptNumber(1000) },
     ]
 }
 

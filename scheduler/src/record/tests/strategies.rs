@@ -657,7 +657,9 @@ fn restored_event() -> impl Strategy<Value = Event> {
         ..UserLedger::default()
     });
     prop_oneof![
-        (job(), any::<u64>()).prop_map(|(next_job, next_start)| Event::CountersRestored { next_job, next_start }),
+        (job(), any::<u64>(), any::<u32>()).prop_map(|(next_job, next_start, skipped)| {
+            Event::CountersRestored { next_job, next_start, skipped_attempts: AttemptNumber(skipped) }
+        }),
         (tenant(), usage(), meter(), of(budget())).prop_map(|(tenant, total, excess, budget)| Event::TenantRestored {
             tenant,
             total,
