@@ -13,7 +13,8 @@ use dure_core::request::Shape;
 use dure_core::units::{Span, Time};
 use dure_core::{Cluster, Input};
 
-use super::work::{self, Constraint, Fill, Line, NOW, Size};
+use super::constraint::Constraint;
+use super::work::{self, Fill, Line, NOW, Size};
 use crate::bench::report::Report;
 use crate::failure::Failure;
 

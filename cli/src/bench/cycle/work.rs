@@ -13,23 +13,20 @@ use dure_core::input::{JobDraft, MemberReport, NodeDraft, QuotaDraft, TenantDraf
 use dure_core::job::{Exit, ExitHow};
 use dure_core::node::{Capacity, Location};
 use dure_core::placement::Placed;
-use dure_core::request::{Level, Shape};
+use dure_core::request::Shape;
 use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 use dure_core::{Cluster, Input, Policy, decide};
 
+use super::constraint::{Constraint, MODEL};
 use crate::bench::failed;
 use crate::failure::Failure;
 
 /// Leaves under one spine.
-const LEAVES_PER_SPINE: u32 = 32;
+pub(super) const LEAVES_PER_SPINE: u32 = 32;
 /// The file is repeated until the demand is above the capacity, but not more often than this.
 const MAX_REPEATS: usize = 1_000;
 /// Everything happens at one moment.
 pub(super) const NOW: Time = Time(1_000_000);
-/// CPU of a node, for jobs that ask for it.
-const NODE_CPU: CpuMilli = CpuMilli(192_000);
-/// Memory of a node, likewise.
-const NODE_MEMORY: MemoryMib = MemoryMib(2_048_000);
 /// Jobs in one call.
 const JOBS_PER_SUBMIT: usize = 10_000;
 
@@ -42,19 +39,6 @@ pub(crate) enum Fill {
     /// Four nodes of five are full, the others in part: about 90 %.
     #[value(name = "90")]
     Nearly,
-}
-
-/// What every job asks beside its GPUs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Constraint {
-    /// Nothing.
-    None,
-    /// CPU and memory, in proportion to the GPUs.
-    CpuAndMemory,
-    /// All members under one leaf, where a leaf can hold them.
-    RequiredLeaf,
-    /// Nodes with two NVLink islands: members should not cross them.
-    Islands,
 }
 
 /// A cluster to be.
@@ -125,7 +109,7 @@ pub(super) fn build(size: &Size, queue: &[Line]) -> Result<Cluster, Failure> {
         ..Policy::standard()
     };
     let mut cluster = Cluster::new(policy);
-    let pool = Input::DefinePool { name: "gpu".into(), model: "GPU".into(), gpus_per_node: size.gpus as u8 };
+    let pool = Input::DefinePool { name: "gpu".into(), model: MODEL.into(), gpus_per_node: size.gpus as u8 };
     input(&mut cluster, pool)?;
     for mission in 0..size.missions.max(1) {
         let quota =
@@ -193,30 +177,25 @@ fn warm(cluster: &mut Cluster, size: &Size) -> Result<(), Failure> {
 
 fn node_draft(size: &Size, node: u32) -> NodeDraft {
     let all = GpuSet::first(size.gpus as usize);
-    let half = GpuSet::first(size.gpus as usize / 2);
-    let islands = (0..size.gpus as usize).map(|gpu| match size.constraint {
-        Constraint::Islands if half.contains(GpuSet::single(gpu)) => half,
-        Constraint::Islands => all.without(half),
-        Constraint::None | Constraint::CpuAndMemory | Constraint::RequiredLeaf => all,
-    });
     let leaf = node / size.leaf.max(1);
-    let is_counted = size.constraint == Constraint::CpuAndMemory;
+    let mut capacity = Capacity {
+        gpus: all,
+        islands: all.iter().map(|_| all).collect(),
+        layouts: Box::default(),
+        cpu: CpuMilli::ZERO,
+        memory: MemoryMib::ZERO,
+        labels: Default::default(),
+    };
+    size.constraint.equip(node, &mut capacity);
     NodeDraft {
         name: format!("n{node}").into(),
-        model: "GPU".into(),
+        model: MODEL.into(),
         location: Location {
             spine: format!("s{}", leaf / LEAVES_PER_SPINE).into(),
             leaf: format!("l{leaf}").into(),
             ..Location::default()
         },
-        capacity: Capacity {
-            gpus: all,
-            islands: islands.collect(),
-            layouts: Box::default(),
-            cpu: if is_counted { NODE_CPU } else { CpuMilli::ZERO },
-            memory: if is_counted { NODE_MEMORY } else { MemoryMib::ZERO },
-            labels: Default::default(),
-        },
+        capacity,
         bad: GpuSet::EMPTY,
         boot_id: "bench".into(),
     }
@@ -224,18 +203,14 @@ fn node_draft(size: &Size, node: u32) -> NodeDraft {
 
 /// A job of the queue.
 pub(super) fn draft(size: &Size, job: usize, line: &Line) -> JobDraft {
-    let share = |all: u64| all * u64::from(line.gpus) / u64::from(size.gpus);
-    let is_counted = size.constraint == Constraint::CpuAndMemory;
-    let fits_leaf = line.members * u32::from(line.gpus) <= size.leaf * size.gpus;
-    JobDraft {
+    let mut draft = JobDraft {
         tenant: size.mission(job),
         shape: Shape::Equal { members: line.members, gpus: line.gpus },
-        cpu: CpuMilli(if is_counted { share(NODE_CPU.0) } else { 0 }),
-        memory: MemoryMib(if is_counted { share(NODE_MEMORY.0) } else { 0 }),
-        required: (size.constraint == Constraint::RequiredLeaf && fits_leaf).then_some(Level::Leaf),
         time_limit: Span::seconds(line.hours * 3600),
         ..plain()
-    }
+    };
+    size.constraint.ask(size, job, line, &mut draft);
+    draft
 }
 
 /// A job of one GPU that asks for nothing special.
