@@ -324,6 +324,18 @@ pub(crate) fn gpus(text: &str) -> Result<(Option<String>, u32), String> {
     Ok((model, count.parse().map_err(|_| wrong())?))
 }
 
+/// The MIG profile that Slurm's name of a GPU's type ends with, and the model before it: `1g.10gb`, `a100_1g.10gb`.
+pub(crate) fn instance(name: &str) -> Option<(Option<String>, String)> {
+    let (model, profile) = match name.rsplit_once('_') {
+        Some((model, profile)) => (Some(model.to_owned()), profile),
+        None => (None, name),
+    };
+    let (compute, memory) = profile.split_once("g.")?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_profile = is_number(compute) && memory.strip_suffix("gb").is_some_and(is_number);
+    is_profile.then(|| (model, profile.to_owned()))
+}
+
 /// Reads a count of GPUs as `gpus` does, or a share of one: `0.5`, `h200:0.25`: then the count is 1, and the third is the
 /// share in thousandths.
 pub(crate) fn gpus_or_share(text: &str) -> Result<(Option<String>, u32, Option<u32>), String> {

@@ -199,6 +199,11 @@ impl Given {
         let on_task = counted("gpus-per-task", self.read_as("gpus-per-task", draft::gpus)?);
         let tasks = self.number("ntasks")?;
         let per_node = self.number("ntasks-per-node")?;
+        if let Some(instance) = models.iter().find_map(|model| draft::instance(model)) {
+            let asked = Instances { instance, nodes, tasks, total, per_node: on_node.or(gres), per_task: on_task };
+            job.cpu_milli = self.number("cpus-per-task")?.map(|cpus| u64::from(cpus) * 1_000);
+            return asked.size(job, warnings);
+        }
         let at_node = on_node.or(gres).map(|(_, count)| count);
         match (on_task.map(|(_, count)| count), at_node) {
             (Some(gpus), None) if per_node.is_none_or(|count| count == 1) => {
@@ -262,6 +267,49 @@ impl Given {
 
 fn mounts(text: &str) -> Result<Vec<dure_proto::v1::Mount>, String> {
     text.split(',').map(container::mount).collect()
+}
+
+/// MIG instances that were asked for as Slurm names them: `gpu:1g.10gb:2`, `gpu:a100_1g.10gb:2`.
+struct Instances {
+    instance: (Option<String>, String),
+    nodes: Option<u32>,
+    tasks: Option<u32>,
+    /// Options that count them, by name.
+    total: Option<(String, u32)>,
+    per_node: Option<(String, u32)>,
+    per_task: Option<(String, u32)>,
+}
+
+impl Instances {
+    /// Each member gets one of them: a program sees no more than one.
+    fn size(self, job: &mut Draft, warnings: &mut Vec<String>) -> Result<(), String> {
+        let (model, profile) = self.instance;
+        let several = |option: &str, count: u32, remedy: &str| {
+            Err(format!("--{option}: {count} MIG instances of {profile}, and a member gets one: {remedy}"))
+        };
+        let nodes = self.nodes.filter(|nodes| *nodes > 1);
+        match (self.per_task, self.per_node, self.total) {
+            (Some((option, count)), ..) if count > 1 => return several(&option, count, "ask for more tasks"),
+            (Some(_), ..) => job.members = self.tasks.or(nodes),
+            (None, Some((_, 1)), _) => job.members = self.tasks.or(nodes),
+            (None, Some((option, count)), _) if nodes.is_some() => {
+                return several(&option, count, "ask for all of them with --gpus, on whatever nodes");
+            }
+            (None, Some((_, count)), _) => {
+                job.members = Some(count);
+                job.required_level = Some(dure_proto::v1::TopologyLevel::Node);
+            }
+            (None, None, Some((_, count))) => job.members = Some(count),
+            (None, None, None) => {}
+        }
+        job.nodes = nodes.filter(|nodes| job.members == Some(*nodes));
+        if job.members.is_some_and(|members| members > 1) {
+            warnings.push(format!("each {profile} is a member of its own: start its task in the script (srun)"));
+        }
+        job.mig = Some(profile);
+        job.gpu_models = model.map(|model| vec![model]);
+        Ok(())
+    }
 }
 
 /// `gpu:8`, `gpu:h200:8`, `gpu`.

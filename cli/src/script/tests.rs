@@ -123,8 +123,29 @@ fn nodes_and_elastic_sizes_are_asked_for_as_in_sbatch() {
 }
 
 #[test]
+fn instances_are_asked_for_as_slurm_names_them() {
+    let of = |lines: &str| {
+        let asked = read(&format!("#!/bin/sh\n#SBATCH {lines}\n")).expect("it is a script");
+        let draft = Draft { tenant: Some("fusion".into()), script: Some(Vec::new()), ..asked.draft };
+        let spec = draft.spec().expect("it is a job");
+        let shape = spec.shape.expect("it has a shape");
+        let level = if spec.required_level == 0 { "" } else { " on one node" };
+        let distinct = if shape.distinct_nodes { " on nodes of their own" } else { "" };
+        let models = spec.gpu_models.join(",");
+        format!("{}x{} {}{level}{distinct} {models}", shape.members, shape.gpus_per_member, shape.mig_profile)
+    };
+    assert_eq!(of("--gres=gpu:1g.10gb:2"), "2x1 1g.10gb on one node ");
+    assert_eq!(of("--gres=gpu:1g.10gb"), "1x1 1g.10gb ");
+    assert_eq!(of("--gres=gpu:a100_3g.20gb:1 -N 3"), "3x1 3g.20gb on nodes of their own a100");
+    assert_eq!(of("--gpus=h100_1g.10gb:5 -c 4"), "5x1 1g.10gb h100");
+    assert_eq!(of("--gpus-per-task=2g.20gb:1 -n 4"), "4x1 2g.20gb ");
+}
+
+#[test]
 fn what_would_make_another_job_is_refused_with_its_line() {
     for (line, why) in [
+        ("#SBATCH --gpus-per-task=1g.10gb:2 -n 4", "--gpus-per-task: 2 MIG instances of 1g.10gb, and a member gets one"),
+        ("#SBATCH --gres=gpu:1g.10gb:2 -N 2", "and a member gets one: ask for all of them with --gpus"),
         ("#SBATCH --nodefile=n1", "line 2: --nodefile: files of nodes are not read: name them with --nodelist"),
         ("#SBATCH -w n[1", "--nodelist=n[1: \"n[1\" is no list of nodes"),
         ("#SBATCH -C a|b", "--constraint=a|b: \"a|b\": write key"),

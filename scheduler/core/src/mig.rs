@@ -4,8 +4,9 @@
 //! GPU is cut into (`Layout`). A GPU
 //! has seven compute and eight memory slices; instances are placed by memory slice, and the legal beginnings are such
 //! that compute slices never run out first. Instances with media extensions (`+me`, `+gfx`) are not offered.
-//! Source: NVIDIA Multi-Instance GPU User Guide (v580), "Supported MIG Profiles", for names, fractions and numbers of
-//! instances (a test counts them) of A100, H100, H200 and B200, and `nvidia-smi mig -lgipp` for the beginnings.
+//! Source: NVIDIA Multi-Instance GPU User Guide, "Supported MIG Profiles" and "Supported GPUs" (v610), for names, fractions and
+//! numbers of instances (a test counts them), and its listing of `nvidia-smi mig -lgipp` for the beginnings (IDs 19, 15, 14, 9,
+//! 5, 0, the same on A100 and H100). A30 and the RTX PRO models are cut into quarters and halves, and are not offered.
 
 use std::fmt;
 
@@ -42,67 +43,48 @@ const STARTS: [(Slice, &[u8]); 6] = [
     (slice(7, 8), &[0]),
 ];
 
-/// The profiles of a model by name.
-type Profiles = &'static [(&'static str, Slice)];
+/// The profiles of a model by name, smallest first.
+type Profiles = [(&'static str, Slice); 6];
+
+/// The names of the six sizes on a model.
+const fn named(names: [&'static str; 6]) -> Profiles {
+    [
+        (names[0], slice(1, 1)),
+        (names[1], slice(1, 2)),
+        (names[2], slice(2, 2)),
+        (names[3], slice(3, 4)),
+        (names[4], slice(4, 4)),
+        (names[5], slice(7, 8)),
+    ]
+}
 
 /// A100 and H100 of 80 GB have the same profiles.
-const OF_80_GB: Profiles = &[
-    ("1g.10gb", slice(1, 1)),
-    ("1g.20gb", slice(1, 2)),
-    ("2g.20gb", slice(2, 2)),
-    ("3g.40gb", slice(3, 4)),
-    ("4g.40gb", slice(4, 4)),
-    ("7g.80gb", slice(7, 8)),
-];
+const OF_80_GB: Profiles = named(["1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb"]);
+const OF_94_GB: Profiles = named(["1g.12gb", "1g.24gb", "2g.24gb", "3g.47gb", "4g.47gb", "7g.94gb"]);
+const OF_96_GB: Profiles = named(["1g.12gb", "1g.24gb", "2g.24gb", "3g.48gb", "4g.48gb", "7g.96gb"]);
 
-/// Models by a part of the name that NVML gives them, with GB of memory where the name leaves it open, and their profiles.
-const MODELS: [(&str, &str, Profiles); 6] = [
-    (
-        "A100",
-        "40GB",
-        &[
-            ("1g.5gb", slice(1, 1)),
-            ("1g.10gb", slice(1, 2)),
-            ("2g.10gb", slice(2, 2)),
-            ("3g.20gb", slice(3, 4)),
-            ("4g.20gb", slice(4, 4)),
-            ("7g.40gb", slice(7, 8)),
-        ],
-    ),
-    ("A100", "80GB", OF_80_GB),
-    ("H100", "80GB", OF_80_GB),
-    // NVML does not say the memory of this one; the others of 94 and 96 GB have other profiles.
-    ("H100 PCIe", "", OF_80_GB),
-    (
-        "H200",
-        "",
-        &[
-            ("1g.18gb", slice(1, 1)),
-            ("1g.35gb", slice(1, 2)),
-            ("2g.35gb", slice(2, 2)),
-            ("3g.71gb", slice(3, 4)),
-            ("4g.71gb", slice(4, 4)),
-            ("7g.141gb", slice(7, 8)),
-        ],
-    ),
-    (
-        "B200",
-        "",
-        &[
-            ("1g.23gb", slice(1, 1)),
-            ("1g.45gb", slice(1, 2)),
-            ("2g.45gb", slice(2, 2)),
-            ("3g.90gb", slice(3, 4)),
-            ("4g.90gb", slice(4, 4)),
-            ("7g.180gb", slice(7, 8)),
-        ],
-    ),
+/// Models by words of the names that NVML gives them, and their profiles; the first that fits counts.
+const MODELS: [(&[&str], Profiles); 12] = [
+    (&["A100", "40GB"], named(["1g.5gb", "1g.10gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"])),
+    (&["A100", "80GB"], OF_80_GB),
+    (&["H100", "80GB"], OF_80_GB),
+    (&["H100", "94GB"], OF_94_GB),
+    // NVML does not say the memory of these: NVL has 94 GB, PCIe 80.
+    (&["H100", "NVL"], OF_94_GB),
+    (&["H100", "PCIe"], OF_80_GB),
+    (&["H100", "96GB"], OF_96_GB),
+    // A Hopper of 96 GB beside a Grace with 480 GB.
+    (&["GH200", "480GB"], OF_96_GB),
+    (&["H20"], OF_96_GB),
+    (&["H200"], named(["1g.18gb", "1g.35gb", "2g.35gb", "3g.71gb", "4g.71gb", "7g.141gb"])),
+    (&["B200"], named(["1g.23gb", "1g.45gb", "2g.45gb", "3g.90gb", "4g.90gb", "7g.180gb"])),
+    (&["GB200"], named(["1g.23gb", "1g.47gb", "2g.47gb", "3g.93gb", "4g.93gb", "7g.186gb"])),
 ];
 
 /// The profiles of a model, smallest first; empty where it has none that are known.
 pub fn profiles(model: &str) -> &'static [(&'static str, Slice)] {
-    let has = |(name, memory, _): &&(&str, &str, &'static [_])| model.contains(name) && model.contains(memory);
-    MODELS.iter().find(has).map_or(&[], |(_, _, profiles)| profiles)
+    let has = |word: &&str| model.split(|c: char| !c.is_ascii_alphanumeric()).any(|part| part.eq_ignore_ascii_case(word));
+    MODELS.iter().find(|(words, _)| words.iter().all(has)).map_or(&[], |(_, profiles)| profiles)
 }
 
 impl Slice {
@@ -212,15 +194,21 @@ mod tests {
         assert_eq!(Slice::named(large, "1g.10gb"), Some(slice(1, 1)));
         assert_eq!(slice(3, 4).name("NVIDIA H200"), Some("3g.71gb"));
         assert_eq!(Slice::named("NVIDIA H100 PCIe", "3g.40gb"), Some(slice(3, 4)));
+        assert_eq!(Slice::named("NVIDIA H100 NVL", "3g.47gb"), Some(slice(3, 4)));
+        assert_eq!(slice(7, 8).name("NVIDIA GH200 480GB"), Some("7g.96gb"));
+        assert_eq!(slice(3, 4).name("NVIDIA GB200"), Some("3g.93gb"));
+        assert_eq!(slice(3, 4).name("b200-sxm"), Some("3g.90gb"));
+        // Not to be taken for an H200.
+        assert!(profiles("NVIDIA GH200 144G HBM3e").is_empty());
         assert_eq!(Slice::named("Tesla T4", "1g.5gb"), None);
     }
 
     /// The column "Number of Instances Available" of NVIDIA's tables, the same for all models here.
     #[test]
     fn as_many_instances_fit_as_the_guide_says() {
-        for (name, memory, profiles) in MODELS {
+        for (words, profiles) in MODELS {
             let counts: Vec<usize> = profiles.iter().map(|(_, slice)| slice.starts().len()).collect();
-            assert_eq!(counts, [7, 4, 3, 2, 1, 1], "{name} {memory}");
+            assert_eq!(counts, [7, 4, 3, 2, 1, 1], "{words:?}");
         }
     }
 
