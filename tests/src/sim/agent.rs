@@ -20,10 +20,18 @@ const LAG_LOOK_MS: Ms = 500;
 const FIRST_BACKOFF_MS: Ms = 100;
 const LONGEST_BACKOFF_MS: Ms = 3_000;
 
+/// The model of all GPUs.
+pub(super) const MODEL: &str = "H100-80GB";
+/// What a GPU that is cut has: profiles and where they begin.
+const INSTANCES: [(&str, u32); 4] = [("1g.10gb", 0), ("1g.10gb", 1), ("2g.20gb", 2), ("3g.40gb", 4)];
+
 /// One node.
 pub(super) struct Node {
     pub(super) name: String,
+    /// Whole GPUs.
     pub(super) gpus: u64,
+    /// It has one GPU more, which is cut into MIG instances.
+    is_cut: bool,
     pub(super) boot: u64,
     pub(super) booted_at: Ms,
     pub(super) up: bool,
@@ -52,10 +60,11 @@ pub(super) struct Process {
 }
 
 impl Node {
-    pub(super) fn new(name: String, gpus: u64) -> Self {
+    pub(super) fn new(name: String, gpus: u64, is_cut: bool) -> Self {
         Self {
             name,
             gpus,
+            is_cut,
             boot: 1,
             booted_at: 0,
             up: true,
@@ -79,16 +88,29 @@ impl Node {
         }
     }
 
+    /// All GPUs, the one that is cut last.
+    fn all_gpus(&self) -> std::ops::Range<u64> {
+        0..self.gpus + u64::from(self.is_cut)
+    }
+
     fn inventory(&self) -> v1::Inventory {
         let gpu = |index: u64| v1::GpuInventory {
             index: index as u32,
             uuid: format!("GPU-{}-{index}", self.name),
-            model: "G".to_owned(),
+            model: MODEL.to_owned(),
+            mig: index >= self.gpus,
             health: self.health(index).verdict.as_str().to_owned(),
             ..Default::default()
         };
+        let instance = |(profile, first_slice): &(&str, u32)| v1::MigInstance {
+            gpu: self.gpus as u32,
+            profile: (*profile).to_owned(),
+            first_slice: *first_slice,
+            uuid: format!("MIG-{}-{first_slice}", self.name),
+        };
         v1::Inventory {
-            gpus: (0..self.gpus).map(gpu).collect(),
+            gpus: self.all_gpus().map(gpu).collect(),
+            mig_instances: INSTANCES.iter().filter(|_| self.is_cut).map(instance).collect(),
             cpu_milli: 64_000,
             memory_mib: 1 << 20,
             ..Default::default()
@@ -99,14 +121,14 @@ impl Node {
         let facts = |index: u64| GpuFacts {
             index: index as u32,
             uuid: format!("GPU-{}-{index}", self.name),
-            model: "G".to_owned(),
+            model: MODEL.to_owned(),
             ..GpuFacts::default()
         };
         let sample = |index: u64| GpuSample {
             telemetry: v1::GpuTelemetry { index: index as u32, ..Default::default() },
             health: self.health(index),
         };
-        ((0..self.gpus).map(facts).collect(), (0..self.gpus).map(sample).collect())
+        (self.all_gpus().map(facts).collect(), self.all_gpus().map(sample).collect())
     }
 }
 

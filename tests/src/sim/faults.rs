@@ -102,6 +102,8 @@ pub struct Wishes {
     pub fixed: u64,
     /// A script on the first member, which has the others at its hand.
     pub scripts: u64,
+    /// A MIG instance; each node has one GPU more, which is cut.
+    pub instances: u64,
     /// An image that is brought to the node first.
     pub images: u64,
     /// Not before a time.
@@ -123,7 +125,9 @@ impl Wishes {
         let (budgets, patience, min_run) = (dice.chance(250), dice.chance(250), dice.chance(250));
         let mut some = |rate: u64| if dice.chance(300) { rate } else { 0 };
         let (scripts, images, later) = (some(400), some(400), some(200));
-        Self { shares, elastic, excluded, exclusive, fixed, scripts, images, later, budgets, patience, min_run }
+        let instances = if dice.chance(300) { 250 } else { 0 };
+        let exclusive = if instances > 0 { 0 } else { exclusive };
+        Self { shares, elastic, excluded, exclusive, fixed, scripts, instances, images, later, budgets, patience, min_run }
     }
 }
 

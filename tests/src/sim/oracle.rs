@@ -1,6 +1,7 @@
 //! What must hold, whatever goes wrong: judged from outside, by what clients were told, what disks hold and what runs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use dure_agent::model::{Exit, How, Launch, MemberId};
 use dure_core::event::Event;
@@ -39,8 +40,10 @@ struct Gang {
 struct Runs {
     node: usize,
     gpus: Vec<u32>,
-    /// Thousandths of its GPU; 0: all of its GPUs.
+    /// Thousandths of its GPU; 0: all of its GPUs, or an instance.
     milli: u32,
+    /// The memory slices of its MIG instance.
+    slices: Option<Range<u32>>,
     /// It ran when the journal lost something: a restored journal may not know it, and nobody kills what is not known.
     is_orphan: bool,
 }
@@ -50,8 +53,21 @@ impl Runs {
     fn excludes(&self, node: usize, launch: &Launch) -> bool {
         let both = self.milli + launch.gpu_milli;
         let is_shared = self.milli > 0 && launch.gpu_milli > 0 && both <= 1_000;
-        self.node == node && !is_shared && self.gpus.iter().any(|gpu| launch.gpus.contains(gpu))
+        let is_beside = |one: &Range<u32>, other: &Range<u32>| one.end <= other.start || other.end <= one.start;
+        let is_apart = self.slices.as_ref().zip(slices(launch)).is_some_and(|(one, other)| is_beside(one, &other));
+        self.node == node && !is_shared && !is_apart && self.gpus.iter().any(|gpu| launch.gpus.contains(gpu))
     }
+}
+
+/// The memory slices of the instance that a member is launched on; as the names of the profiles say them.
+fn slices(launch: &Launch) -> Option<Range<u32>> {
+    let mig = launch.mig.as_ref()?;
+    let slices = match &*mig.profile {
+        "1g.10gb" => 1,
+        "2g.20gb" => 2,
+        _ => 4,
+    };
+    Some(mig.first_slice..mig.first_slice + slices)
 }
 
 /// The judge.
@@ -235,7 +251,13 @@ impl Oracle {
                 return Err(format!("{id} starts before {missing} of the same gang was prepared"));
             }
         }
-        self.alive.insert(id, Runs { node, gpus: launch.gpus.clone(), milli: launch.gpu_milli, is_orphan: false });
+        self.alive.insert(id, Runs {
+            node,
+            gpus: launch.gpus.clone(),
+            milli: launch.gpu_milli,
+            slices: slices(launch),
+            is_orphan: false,
+        });
         let gang = self.gangs.entry((id.job, id.attempt)).or_default();
         gang.size = size;
         gang.is_script = is_script(launch);

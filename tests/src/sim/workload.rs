@@ -17,6 +17,7 @@ use dure_scheduler::handle::{Call, Mutation};
 use dure_scheduler::journal::Blob;
 use prost::Message as _;
 
+use super::agent::MODEL;
 use super::clock::Ms;
 use super::faults::Wishes;
 use super::leader::{WALL, policy};
@@ -94,8 +95,8 @@ impl World {
 
     /// The pool and the missions, one after the other, then the jobs.
     pub(super) fn begin_work(&mut self) {
-        let gpus_per_node = self.swarm.gpus as u8;
-        let pool = Input::DefinePool { name: "main".into(), model: "G".into(), gpus_per_node };
+        let gpus_per_node = self.swarm.gpus as u8 + u8::from(self.swarm.wishes.instances > 0);
+        let pool = Input::DefinePool { name: "main".into(), model: MODEL.into(), gpus_per_node };
         let mut setup = vec![self.request(pool, Vec::new())];
         for mission in 0..MISSIONS.len() {
             let draft = self.quota_of(mission);
@@ -183,7 +184,8 @@ impl World {
 
     /// What some clients wish for beside whole GPUs anywhere; never what could wait for ever.
     fn wish(&mut self, draft: &mut JobDraft, mission: usize) {
-        let Wishes { shares, elastic, excluded, exclusive, fixed, scripts, later, budgets, .. } = self.swarm.wishes;
+        let Wishes { shares, elastic, excluded, exclusive, fixed, scripts, instances, later, budgets, .. } =
+            self.swarm.wishes;
         let Shape::Equal { members, gpus } = draft.shape else { return };
         let now = self.agenda.now();
         let dice = &mut self.shapes;
@@ -192,6 +194,12 @@ impl World {
         if dice.chance(shares) {
             draft.shape = Shape::Equal { members: 1, gpus: 1 };
             draft.part = PartDraft::Milli(*dice.pick(&[250, 500, 700]).unwrap_or(&500));
+            return;
+        }
+        if dice.chance(instances) {
+            draft.shape = Shape::Equal { members: 1, gpus: 1 };
+            let profile = dice.pick(&["1g.10gb", "2g.20gb", "3g.40gb"]).copied().unwrap_or("1g.10gb");
+            draft.part = PartDraft::Profile(profile.into());
             return;
         }
         let total = self.swarm.nodes * self.swarm.gpus;
