@@ -127,10 +127,10 @@ fn pack(nodes: &[Node], pods: &[Request], order: &[usize], judge: Option<&dyn Ju
         let request = &pods[*row];
         let gpus = asked(request).in_milli();
         // The scheduler learns once a cycle; here every so many pods, or a sixteenth of all.
-        index.expect(request, 1);
+        index.expect(request, 1, 0);
         seen += 1;
         if seen - learned_at >= LEARN_EVERY.max(learned_at / 16) {
-            index.learn();
+            index.learn(0);
             learned_at = seen;
         }
         arrived += gpus;

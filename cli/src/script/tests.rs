@@ -144,7 +144,10 @@ fn instances_are_asked_for_as_slurm_names_them() {
 #[test]
 fn what_would_make_another_job_is_refused_with_its_line() {
     for (line, why) in [
-        ("#SBATCH --gpus-per-task=1g.10gb:2 -n 4", "--gpus-per-task: 2 MIG instances of 1g.10gb, and a member gets one"),
+        (
+            "#SBATCH --gpus-per-task=1g.10gb:2 -n 4",
+            "--gpus-per-task: 2 MIG instances of 1g.10gb, and a member gets one",
+        ),
         ("#SBATCH --gres=gpu:1g.10gb:2 -N 2", "and a member gets one: ask for all of them with --gpus"),
         ("#SBATCH --nodefile=n1", "line 2: --nodefile: files of nodes are not read: name them with --nodelist"),
         ("#SBATCH -w n[1", "--nodelist=n[1: \"n[1\" is no list of nodes"),

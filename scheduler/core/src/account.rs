@@ -121,7 +121,8 @@ impl Cluster {
             let is_borrowed = !self.attempt_mut(job).borrowed;
             if is_borrowed {
                 // It leaves room in the quota, which others may have been refused for.
-                self.division_version += 1;
+                let pool = self.attempt_mut(job).pool;
+                self.divided(pool);
             }
             self.set_borrowed(job, is_borrowed);
         }
@@ -169,7 +170,8 @@ impl Cluster {
     fn sub_held(&mut self, holding: &Holding, now: Time) {
         let fewer = |running: u32| running.checked_sub(1).expect("an attempt ends once");
         self.change_held(holding, now, |held, gpus| *held -= gpus, fewer);
-        self.division_version += 1;
+        self.relieved_all(holding.tenant);
+        self.divided(holding.pool);
     }
 
     fn change_held(

@@ -262,20 +262,84 @@ pub enum Blocked {
     },
 }
 
+/// What can lift a refusal: until it comes, the class that was refused is not tried again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Wake {
+    /// Something becomes free in this pool.
+    Room(PoolIndex),
+    /// This tenant holds less, or may have more.
+    Tenant(TenantIndex),
+    /// Anybody holds less of this pool, or may have or lends more of it.
+    Division(PoolIndex),
+    /// Promises or reservations change, or what runs ends earlier than they reckon with.
+    Plan,
+    /// The next cycle.
+    Cycle,
+}
+
 impl Blocked {
+    /// What can lift it.
+    pub fn wake(&self) -> Wake {
+        match *self {
+            Self::NotEnoughGpus { pool, .. }
+            | Self::NotEnoughSlots { pool, .. }
+            | Self::NoShare { pool, .. }
+            | Self::NoDomain { pool, .. }
+            | Self::NotEnoughCpuOrMemory { pool, .. }
+            | Self::NotEnoughMatching { pool, .. }
+            | Self::NotEnoughSegments { pool, .. }
+            | Self::SearchLimit { pool, .. } => Wake::Room(pool),
+            Self::OverLimit { tenant, .. }
+            | Self::OverUserGpus { tenant, .. }
+            | Self::OverUserJobs { tenant, .. }
+            | Self::OverBudget { tenant, .. }
+            | Self::NonPreemptibleOverQuota { tenant, .. }
+            | Self::Paused { tenant } => Wake::Tenant(tenant),
+            Self::OverQuota { pool, .. } | Self::LentTooLong { pool, .. } => Wake::Division(pool),
+            Self::RetryBudget { .. }
+            | Self::Fragmented { .. }
+            | Self::MinimumRun { .. }
+            | Self::TooDear { .. }
+            | Self::ReclaimPending { .. }
+            | Self::Reserved { .. }
+            | Self::BehindReservation { .. } => Wake::Plan,
+            Self::CycleLimit { .. } => Wake::Cycle,
+        }
+    }
+
+    /// When it may be lifted though nothing happens before, where that is known.
+    pub fn until(&self) -> Option<Time> {
+        match *self {
+            Self::OverBudget { until, .. }
+            | Self::Fragmented { until, .. }
+            | Self::MinimumRun { until, .. }
+            | Self::TooDear { until, .. }
+            | Self::ReclaimPending { due: until, .. }
+            | Self::Reserved { from: until, .. }
+            | Self::BehindReservation { until, .. } => Some(until),
+            Self::NotEnoughGpus { .. }
+            | Self::NotEnoughSlots { .. }
+            | Self::NoShare { .. }
+            | Self::NoDomain { .. }
+            | Self::NotEnoughCpuOrMemory { .. }
+            | Self::NotEnoughMatching { .. }
+            | Self::NotEnoughSegments { .. }
+            | Self::SearchLimit { .. }
+            | Self::OverLimit { .. }
+            | Self::OverUserGpus { .. }
+            | Self::OverUserJobs { .. }
+            | Self::NonPreemptibleOverQuota { .. }
+            | Self::OverQuota { .. }
+            | Self::LentTooLong { .. }
+            | Self::RetryBudget { .. }
+            | Self::Paused { .. }
+            | Self::CycleLimit { .. } => None,
+        }
+    }
+
     /// Whether placement said so: it holds whoever asks.
     pub fn is_of_placement(&self) -> bool {
-        matches!(
-            self,
-            Self::NotEnoughGpus { .. }
-                | Self::NotEnoughSlots { .. }
-                | Self::NoDomain { .. }
-                | Self::NoShare { .. }
-                | Self::NotEnoughMatching { .. }
-                | Self::NotEnoughSegments { .. }
-                | Self::NotEnoughCpuOrMemory { .. }
-                | Self::SearchLimit { .. }
-        )
+        matches!(self.wake(), Wake::Room(_))
     }
 }
 

@@ -10,101 +10,23 @@ use crate::classes::{ClassKey, Classes};
 use crate::ids::{AttemptNumber, ClassIndex, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
 use crate::job::{Attempt, DependencyKind, Job, MemberPhase};
 use crate::jobs::Jobs;
-use crate::node::{Contact, Node};
+use crate::news::News;
+use crate::node::Node;
 use crate::order::Order;
-use crate::place::{PlaceIndex, Scratch};
+use crate::place::{PlaceIndex, STEPS_PER_HALF_LIFE, Scratch};
 use crate::plan::{Plans, Reach};
 use crate::policy::Policy;
+use crate::pools::{Counted, Pool, Widest};
 use crate::promise::Promise;
 use crate::queue::{QueueKey, Queued};
 use crate::refused::Refused;
 use crate::reply::Reply;
-use crate::request::Level;
 use crate::reserve::Reserved;
 use crate::tenant::Tenant;
 use crate::timers::Timers;
 use crate::topology::Topology;
-use crate::units::{Gpus, Time};
+use crate::units::Time;
 use crate::wanted::Wanted;
-
-/// GPUs of one model and shape.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Pool {
-    /// Its name, unique.
-    pub name: Box<str>,
-    /// GPU model as NVML names it.
-    pub model: Box<str>,
-    /// GPUs of each of its nodes.
-    pub gpus_per_node: u8,
-    /// GPUs of its nodes that are heard and not fenced: what the root has to divide.
-    pub capacity: Gpus,
-    /// GPUs of all its nodes, lost and fenced ones included.
-    pub installed: Gpus,
-    /// GPUs on which something may start now. Not `capacity` less what is held: what is held on lost nodes and fenced GPUs
-    /// is in one of the two only.
-    pub idle: Gpus,
-}
-
-/// What a node adds to the counters of its pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Counted {
-    pool: PoolIndex,
-    idle: Gpus,
-    capacity: Gpus,
-    installed: Gpus,
-}
-
-impl Counted {
-    /// Nothing yet.
-    pub(crate) fn nothing(pool: PoolIndex) -> Self {
-        Self { pool, idle: Gpus::ZERO, capacity: Gpus::ZERO, installed: Gpus::ZERO }
-    }
-
-    /// After any change of `node`: counts the difference.
-    #[inline]
-    pub(crate) fn follow(&mut self, node: &Node, pools: &mut [Pool]) {
-        let capacity = match node.contact {
-            Contact::Lost => Gpus::ZERO,
-            Contact::Ready | Contact::Suspect => node.capacity.gpus.without(node.bad).count(),
-        };
-        let now = Self { pool: node.pool, idle: node.idle(), capacity, installed: node.capacity.gpus.count() };
-        let before = std::mem::replace(self, now);
-        let pool = &mut pools[before.pool.at()];
-        pool.idle -= before.idle;
-        pool.capacity -= before.capacity;
-        pool.installed -= before.installed;
-        let pool = &mut pools[now.pool.at()];
-        pool.idle += now.idle;
-        pool.capacity += now.capacity;
-        pool.installed += now.installed;
-    }
-}
-
-/// How many nodes of a pool stand together at most, whatever their state.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Widest {
-    /// In the whole pool.
-    pub(crate) pool: u32,
-    /// In one domain of each level, as in `Level::ALL`.
-    domains: [u32; Level::ALL.len()],
-}
-
-impl Widest {
-    pub(crate) fn of(topology: &Topology, pool: PoolIndex) -> Self {
-        let nodes = topology.order(pool).len() as u32;
-        let widest = |level| {
-            let starts = topology.starts(pool, level);
-            // Nodes are domains of their own, and have no starts.
-            starts.windows(2).map(|domain| domain[1] - domain[0]).max().unwrap_or(nodes.min(1))
-        };
-        Self { pool: nodes, domains: Level::ALL.map(widest) }
-    }
-
-    /// In one domain of `level`; without one, in the pool.
-    pub(crate) fn nodes(&self, level: Option<Level>) -> u32 {
-        level.map_or(self.pool, |level| self.domains[level as usize])
-    }
-}
 
 /// A remembered answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -165,10 +87,8 @@ pub struct Cluster {
     pub(crate) has_caps: bool,
     /// Some tenant has a budget.
     pub(crate) has_budgets: bool,
-    /// Counts everything that could let a blocked class be placed.
-    pub(crate) free_version: u64,
-    /// Counts everything that could let a refused class be admitted.
-    pub(crate) division_version: u64,
+    /// What could let a refused class be admitted or placed.
+    pub(crate) news: News,
     /// Counts jobs that came into a queue.
     pub(crate) queue_version: u64,
     pub(crate) refused: Refused,
@@ -218,8 +138,7 @@ impl Cluster {
             has_deadlines: false,
             has_caps: false,
             has_budgets: false,
-            free_version: 0,
-            division_version: 0,
+            news: News::default(),
             queue_version: 0,
             refused: Refused::default(),
             plans: Plans::default(),
@@ -429,11 +348,6 @@ impl Cluster {
         }
     }
 
-    /// After GPUs became free, or a node opened: what found no room may find it now.
-    pub(crate) fn freed(&mut self) {
-        self.free_version += 1;
-    }
-
     /// A copy of the index as it stands now.
     pub(crate) fn fresh_index(&self) -> PlaceIndex {
         if self.index_is_stale { PlaceIndex::build(&self.topology(), &self.nodes) } else { self.index.clone() }
@@ -450,9 +364,15 @@ impl Cluster {
             let learned = std::mem::take(&mut self.index.workload);
             self.index = PlaceIndex::build(&topology, &self.nodes);
             self.index.workload.take_over(learned);
-            self.widest = (0..topology.pools()).map(|pool| Widest::of(&topology, PoolIndex::of(pool))).collect();
+            self.widest =
+                (0..topology.pools()).map(|pool| Widest::of(&topology, PoolIndex::of(pool), &self.nodes)).collect();
             self.index_is_stale = false;
         }
+    }
+
+    /// The step in which what is asked for is remembered, and by which it has faded.
+    pub(crate) fn learning_step(&self, now: Time) -> u64 {
+        now.0 / (self.policy.learn_half_life.0 / STEPS_PER_HALF_LIFE).max(1)
     }
 
     /// The class that a queued job waits in.

@@ -88,7 +88,7 @@ fn check(draft: &NodeDraft) -> Result<(), Refusal> {
 /// The pool of this GPU model and shape; a new one, named after the model, when there is none.
 fn pool_of(cluster: &mut Cluster, draft: &NodeDraft, now: Time, out: &mut Events) -> Result<PoolIndex, Refusal> {
     let gpus = draft.capacity.gpus.len().min(MAX_GPUS_PER_NODE as u32) as u8;
-    let fits = |pool: &crate::cluster::Pool| pool.model == draft.model && pool.gpus_per_node == gpus;
+    let fits = |pool: &crate::pools::Pool| pool.model == draft.model && pool.gpus_per_node == gpus;
     if let Some(known) = cluster.pools.iter().position(fits) {
         return Ok(PoolIndex::of(known));
     }

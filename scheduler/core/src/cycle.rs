@@ -38,15 +38,13 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
         return cycled;
     }
     cluster.refresh_index();
-    cluster.index.learn();
+    cluster.index.learn(cluster.learning_step(now));
     promise::keep(cluster, now, &mut cycled, out);
     if !cluster.policy.remember_refusals {
         cluster.refused = crate::refused::Refused::fresh(cluster.tenants.len());
     }
-    let sees_freed = cluster.policy.flaw != Some(Flaw::LostWakeUp);
-    let free_version = if sees_freed { cluster.free_version } else { 0 };
-    cluster.refused.begin(free_version, cluster.division_version, cluster.tenants.len());
-    let before = (cluster.free_version, cluster.division_version);
+    wake(cluster);
+    let before = (cluster.news.free(), cluster.news.division());
     fill(cluster, Pay::FromBudget, now, &mut cycled, out);
     if !cycled.more {
         plan::make_room(cluster, now, &mut cycled, out);
@@ -67,12 +65,22 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
         reserve::fill(cluster, now, &mut cycled, out);
     }
     // A reservation that was not needed any more, or moved, leaves room for what was refused before.
-    cycled.more |= (cluster.free_version, cluster.division_version) != before;
+    cycled.more |= (cluster.news.free(), cluster.news.division()) != before;
     if cycled.more {
         // The scavengers' turn did not come: the budgets hold nobody back for good.
         cluster.refused.lift_budgets();
     }
     cycled
+}
+
+/// What was refused and may be lifted by what has happened since is tried again.
+pub(crate) fn wake(cluster: &mut Cluster) {
+    let Cluster { refused, news, classes, index, tenants, policy, .. } = cluster;
+    if policy.flaw == Some(Flaw::LostWakeUp) {
+        refused.begin(&news.deaf(), classes, index, tenants.len());
+    } else {
+        refused.begin(news, classes, index, tenants.len());
+    }
 }
 
 /// Nobody waits: what is idle is for gangs that may have more members.

@@ -25,7 +25,7 @@ const fn table() -> [u64; 65] {
 }
 
 /// `2^(-span / half_life)` times 2^48.
-fn factor(span: Span, half_life: Span) -> u64 {
+pub(crate) fn factor(span: Span, half_life: Span) -> u64 {
     let halves = span.0 / half_life.0;
     if halves >= 48 {
         return 0;

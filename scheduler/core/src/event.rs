@@ -12,6 +12,7 @@ use crate::idle::{IdleNotice, IdleRule};
 use crate::ids::{AttemptNumber, ForecastId, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
 use crate::job::{Exit, Job, JobSpec, Outcome, StopReason, Usage};
 use crate::node::{Capacity, Contact, Location, Node};
+use crate::place::{Faded, Need};
 use crate::placement::Members;
 use crate::promise::{DropCause, Promise};
 use crate::reply::Reply;
@@ -431,5 +432,10 @@ pub enum Event {
         job: JobId,
         /// All of it.
         promise: Box<Promise>,
+    },
+    /// Only in snapshots, after the jobs: what was asked for until now, as it fades. Instead of what the jobs ask for.
+    WorkloadRestored {
+        /// Each kind of member once, rising.
+        kinds: Vec<(Need, Faded)>,
     },
 }

@@ -83,7 +83,8 @@ const MODELS: [(&[&str], Profiles); 12] = [
 
 /// The profiles of a model, smallest first; empty where it has none that are known.
 pub fn profiles(model: &str) -> &'static [(&'static str, Slice)] {
-    let has = |word: &&str| model.split(|c: char| !c.is_ascii_alphanumeric()).any(|part| part.eq_ignore_ascii_case(word));
+    let has =
+        |word: &&str| model.split(|c: char| !c.is_ascii_alphanumeric()).any(|part| part.eq_ignore_ascii_case(word));
     MODELS.iter().find(|(words, _)| words.iter().all(has)).map_or(&[], |(_, profiles)| profiles)
 }
 

@@ -58,6 +58,11 @@ impl Capacity {
         self.gpus.without(self.cut(self.gpus))
     }
 
+    /// Whether any of its GPUs is cut into MIG instances.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.layouts.iter().any(|layout| layout.is_cut())
+    }
+
     /// Those of `gpus` that are cut into MIG instances.
     fn cut(&self, gpus: GpuSet) -> GpuSet {
         let cut = self.layouts.iter().enumerate().filter(|(_, layout)| layout.is_cut());

@@ -81,7 +81,7 @@ impl Cut {
     }
 
     /// Whether nobody holds what this portion covers, however the GPU is cut by now.
-    fn is_free(&self, portion: Portion) -> bool {
+    pub(crate) fn is_free(&self, portion: Portion) -> bool {
         match portion {
             Portion::Whole => self.is_empty(),
             Portion::Milli(milli) => self.slices == 0 && self.milli + milli <= WHOLE,

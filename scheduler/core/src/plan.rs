@@ -148,7 +148,7 @@ pub(crate) struct NoPlan {
 /// Makes promises to blocked jobs, and evicts for them.
 pub(crate) fn make_room(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
     let versions =
-        Versions { free: cluster.free_version, division: cluster.division_version, queue: cluster.queue_version };
+        Versions { free: cluster.news.free(), division: cluster.news.division(), queue: cluster.queue_version };
     let plans = &mut cluster.plans;
     let is_ripe = plans.ripe_at.is_some_and(|at| at <= now);
     let is_new = is_ripe || plans.seen != Some(versions);

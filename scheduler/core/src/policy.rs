@@ -72,6 +72,9 @@ pub struct Policy {
     pub max_requests: u32,
     /// Half-life of the usage that orders borrowers and users.
     pub half_life: Span,
+    /// What was asked for is expected again, by half as much after each such span; at least an eighth of it passes before that
+    /// makes a difference. It decides between places that fit, never whether something starts.
+    pub learn_half_life: Span,
     /// Steps of the search for a place for unequal members.
     pub search_steps: u32,
     /// Plans to make room are made at most this often.
@@ -157,6 +160,7 @@ impl Policy {
             max_ended: 200_000,
             max_requests: 100_000,
             half_life: Span::seconds(7 * 86_400),
+            learn_half_life: Span::seconds(14 * 86_400),
             search_steps: 20_000,
             plan_interval: Span(200),
             max_plans_per_cycle: 8,

@@ -62,7 +62,7 @@ pub(crate) fn keep(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
         let Some(promise) = cluster.promises.get(&job) else { continue };
         if let Some(why) = cause_to_drop(cluster, job, promise) {
             emit(cluster, now, Event::PromiseDropped { job, why }, out);
-        } else if promise.members.iter().all(|placed| is_free(cluster, placed)) {
+        } else if (0..promise.members.len()).all(|rank| is_free(cluster, &promise.members, rank)) {
             let (pool, members) = (promise.pool, promise.members.clone());
             cycled.jobs += 1;
             cycled.members += members.len() as u32;
@@ -147,14 +147,19 @@ fn cause_to_drop(cluster: &Cluster, id: JobId, promise: &Promise) -> Option<Drop
     (!promise.members.iter().all(is_usable)).then_some(DropCause::NodeClosed)
 }
 
-fn is_free(cluster: &Cluster, placed: &Placed) -> bool {
+/// Whether a member's GPUs are free; of a GPU that several of the members share, beside those before it.
+fn is_free(cluster: &Cluster, members: &[Placed], rank: usize) -> bool {
+    let placed = &members[rank];
     let node = cluster.node(placed.node);
     if !node.is_open() || !node.taken.and(placed.gpus).is_empty() {
         return false;
     }
     match placed.shared_gpu() {
         None => node.parts.gpus().and(placed.gpus).is_empty(),
-        Some(gpu) => node.parts.of(gpu).admits(placed.portion),
+        Some(gpu) => {
+            let same = members[..rank].iter().filter(|other| (other.node, other.gpus) == (placed.node, placed.gpus));
+            same.fold(node.parts.of(gpu), |cut, other| cut.with(other.portion)).admits(placed.portion)
+        }
     }
 }
 
@@ -171,8 +176,9 @@ impl Cluster {
 
     /// GPUs of a promise that are free already.
     pub fn promised_free(&self, promise: &Promise) -> Gpus {
-        let free = |placed: &&Placed| placed.shared_gpu().is_some() && is_free(self, placed);
-        let parts = promise.members.iter().filter(free).map(Placed::held);
+        let members = &promise.members;
+        let free = |rank: &usize| members[*rank].shared_gpu().is_some() && is_free(self, members, *rank);
+        let parts = (0..members.len()).filter(free).map(|rank| members[rank].held());
         let whole = promise.members.iter().map(|p| {
             let node = self.node(p.node);
             p.whole_gpus().without(node.taken).without(node.parts.gpus()).count()
@@ -191,9 +197,10 @@ impl Cluster {
         if let Some(left) = self.without_overlapped(&promise.members, |_| true) {
             self.set_reservations(left);
         }
+        let pool = promise.pool;
         self.promises.insert(id, promise);
         // What the tenant kept back of its quota is promised now: others may get what is idle.
-        self.division_version += 1;
+        self.divided(pool);
     }
 
     /// `apply`: the promise counts no more. Whoever calls puts the job where it belongs, and classifies its mission anew.
@@ -209,12 +216,16 @@ impl Cluster {
 
     /// `apply`: a promise was not kept.
     pub(crate) fn drop_promise(&mut self, id: JobId, now: Time) {
-        self.take_promise(id, now).expect("an event names a promise that exists");
+        let promise = self.take_promise(id, now).expect("an event names a promise that exists");
         if let Some(mission) = self.mission(self.tenant_of(id)) {
             self.classify(mission, now);
         }
-        self.division_version += 1;
-        self.freed();
+        self.relieved_all(self.tenant_of(id));
+        self.divided(promise.pool);
+        for placed in &promise.members {
+            // The node may have come to another pool.
+            self.freed(self.nodes[placed.node.at()].pool);
+        }
         self.enqueue_if_eligible(id);
     }
 

@@ -56,6 +56,17 @@ impl ClassSet {
         self.words.get(class.at() / 64).is_some_and(|word| word >> (class.at() % 64) & 1 == 1)
     }
 
+    /// Keeps only those for which `keep` says so, asked in rising order.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(ClassIndex) -> bool) {
+        for (at, word) in self.words.iter_mut().enumerate() {
+            for bit in bits(*word) {
+                if !keep(ClassIndex::of(at * 64 + bit)) {
+                    *word &= !(1 << bit);
+                }
+            }
+        }
+    }
+
     /// Makes room for classes below `classes`, so that adding them allocates nothing.
     pub fn reserve(&mut self, classes: usize) {
         let words = classes.div_ceil(64);
@@ -65,6 +76,11 @@ impl ClassSet {
     /// All in here, rising.
     pub fn iter(&self) -> impl Iterator<Item = ClassIndex> + '_ {
         self.words.iter().enumerate().flat_map(|(at, word)| bits(*word).map(move |bit| ClassIndex::of(at * 64 + bit)))
+    }
+
+    /// Whether nothing is in here.
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
     }
 
     /// Takes all out and keeps the memory.

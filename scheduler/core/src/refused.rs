@@ -1,7 +1,8 @@
 //! What was tried and cannot start now: per class for want of room, per tenant and class for want of quota.
 //!
-//! Within a cycle GPUs are only taken, so that a class once refused stays refused until something is freed (placement)
-//! or the division changes (admission). The reasons stay readable until the class is tried again.
+//! Within a cycle GPUs are only taken, so that a class once refused stays refused until there is news that can lift what it
+//! was refused for: `Blocked` says which. Room that became free wakes a class only where the counters of the index leave hope
+//! for it. The reasons stay readable until the class is tried again.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +10,15 @@ use crate::blocked::Blocked;
 use crate::classes::Classes;
 use crate::ids::{ClassIndex, JobId, TenantIndex, UserIndex};
 use crate::job::Job;
+use crate::news::{News, Stamp};
+use crate::place::PlaceIndex;
 use crate::queue::ClassSet;
 
 /// The refusals that still hold.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Refused {
-    free_version: u64,
-    division_version: u64,
+    /// The news that they have heard.
+    heard: Stamp,
     unplaceable: ClassSet,
     /// By class.
     no_room: Vec<Option<Blocked>>,
@@ -30,28 +33,66 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    /// Starts a cycle: forgets the refusals that what was freed or changed since may have lifted.
-    pub(crate) fn begin(&mut self, free_version: u64, division_version: u64, tenants: usize) {
-        let is_freed = self.free_version != free_version;
-        if is_freed {
-            self.free_version = free_version;
-            self.unplaceable.clear();
-            self.no_room.fill(None);
-        }
-        // A class that names several pools may be refused for want of quota in one and of room in another.
-        if is_freed || self.division_version != division_version {
-            self.division_version = division_version;
-            for (_, tenant) in std::mem::take(&mut self.no_quota).into_keys() {
-                self.inadmissible[tenant.at()].clear();
-            }
-            for (_, tenant) in std::mem::take(&mut self.over_budget).into_keys() {
-                self.inadmissible[tenant.at()].clear();
-            }
-            self.capped.clear();
-            self.over_cap.clear();
-        }
+    /// Starts a cycle: forgets the refusals that what has happened since may have lifted. O(refusals).
+    pub(crate) fn begin(&mut self, news: &News, classes: &Classes, index: &PlaceIndex, tenants: usize) {
         self.alone.clear();
         self.inadmissible.resize_with(tenants.max(self.inadmissible.len()), ClassSet::default);
+        let since = std::mem::replace(&mut self.heard, news.now());
+        if since != news.now() {
+            self.wake_for_room(news, classes, index, since);
+            self.wake_for_division(news, classes, since);
+        }
+    }
+
+    /// Classes that found no room are tried again where something was freed in one of their pools, if the counters of that
+    /// pool do not rule them out; if they do, the reason is told with the new numbers.
+    fn wake_for_room(&mut self, news: &News, classes: &Classes, index: &PlaceIndex, since: Stamp) {
+        let Self { unplaceable, no_room, .. } = self;
+        unplaceable.retain(|class| {
+            let request = &classes.get(class).key.request;
+            if !request.pools.iter().any(|pool| news.has_freed(*pool, since)) {
+                return true;
+            }
+            let mut ruled_out = None;
+            for pool in &request.pools {
+                match index.has_hope(request, *pool) {
+                    Ok(()) => {
+                        no_room[class.at()] = None;
+                        return false;
+                    }
+                    Err(why) => ruled_out = ruled_out.or(Some(why)),
+                }
+            }
+            no_room[class.at()] = ruled_out;
+            true
+        });
+    }
+
+    /// Classes that were not admitted are tried again where what refused them may be lifted.
+    fn wake_for_division(&mut self, news: &News, classes: &Classes, since: Stamp) {
+        let Self { inadmissible, no_quota, over_budget, capped, over_cap, .. } = self;
+        let is_lifted = |class: ClassIndex, why: &Blocked| news.may_lift(&classes.get(class).key.request, why, since);
+        no_quota.retain(|(class, tenant), why| {
+            let is_lifted = is_lifted(*class, why);
+            if is_lifted {
+                inadmissible[tenant.at()].remove(*class);
+            }
+            !is_lifted
+        });
+        over_budget.retain(|(class, tenant), why| {
+            let is_lifted = is_lifted(*class, why);
+            if is_lifted && !no_quota.contains_key(&(*class, *tenant)) {
+                inadmissible[tenant.at()].remove(*class);
+            }
+            !is_lifted
+        });
+        over_cap.retain(|(class, tenant, user), why| {
+            let is_lifted = is_lifted(*class, why);
+            if is_lifted && let Some(classes) = capped.get_mut(&(*tenant, *user)) {
+                classes.remove(*class);
+            }
+            !is_lifted
+        });
     }
 
     /// Nothing refused yet.
@@ -59,6 +100,14 @@ impl Refused {
         let mut fresh = Self::default();
         fresh.inadmissible.resize_with(tenants, ClassSet::default);
         fresh
+    }
+
+    /// Whether no class is refused to anybody.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.unplaceable.is_empty()
+            && self.no_quota.is_empty()
+            && self.over_cap.is_empty()
+            && self.over_budget.is_empty()
     }
 
     /// The class is passed over in this tenant, without a reason to tell.
@@ -168,11 +217,6 @@ impl Refused {
     /// Classes refused in this tenant. Only inside a cycle.
     pub(crate) fn inadmissible(&self, tenant: TenantIndex) -> &ClassSet {
         &self.inadmissible[tenant.at()]
-    }
-
-    /// Whether nothing was freed or changed since these refusals were noted.
-    pub(crate) fn still_hold(&self, free_version: u64, division_version: u64) -> bool {
-        (self.free_version, self.division_version) == (free_version, division_version)
     }
 
     /// Whether a job of this class and tenant is not tried.

@@ -38,6 +38,13 @@ pub enum Refusal {
         /// The attempt that was to move.
         attempt: u32,
     },
+    /// Whole GPUs, or shares of one, are asked for where every GPU is cut into MIG instances.
+    OnlyInstances {
+        /// Where.
+        pool: Box<str>,
+        /// The profiles of the instances that are there.
+        known: Vec<Box<str>>,
+    },
     /// A share is not between 1 and 999 thousandths.
     BadShare {
         /// As asked for.

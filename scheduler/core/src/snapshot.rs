@@ -84,7 +84,10 @@ impl Cluster {
         let planned = (!reservations.is_empty()).then(|| Event::Planned { reservations: reservations.to_vec() });
         let wanted: Vec<_> = self.wanted_back().collect();
         let wanted = (!wanted.is_empty()).then(|| Event::WantedBack { begun: wanted, over: Vec::new() });
-        nodes.chain(ended).chain(live).chain(promises).chain(planned).chain(wanted)
+        let kinds: Vec<_> = self.index.workload.remembered().collect();
+        let learned =
+            (self.jobs.iter().next().is_some() || !kinds.is_empty()).then(|| Event::WorkloadRestored { kinds });
+        nodes.chain(ended).chain(live).chain(learned).chain(promises).chain(planned).chain(wanted)
     }
 
     fn snapshot_ledgers(&self) -> impl Iterator<Item = Event> {

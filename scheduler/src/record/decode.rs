@@ -20,7 +20,7 @@ use super::parts::{
 };
 use super::restored::{
     job_from_wire, ledger_from_wire, meter_from_wire, node_from_wire, promise_from_wire, reservation_from_wire,
-    usage_from_wire, wanted_from_wire,
+    usage_from_wire, wanted_from_wire, workload_from_wire,
 };
 use super::words::Word;
 
@@ -77,7 +77,8 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::UserRestored(_)
         | Wire::NodeRestored(_)
         | Wire::JobRestored(_)
-        | Wire::PromiseRestored(_) => restored(wire),
+        | Wire::PromiseRestored(_)
+        | Wire::WorkloadRestored(_) => restored(wire),
     }
 }
 
@@ -287,6 +288,7 @@ fn restored(wire: Wire) -> Result<Event, Fault> {
         },
         Wire::NodeRestored(it) => Event::NodeRestored { node: Box::new(node_from_wire(*it)?) },
         Wire::JobRestored(it) => Event::JobRestored { job: Box::new(job_from_wire(*it)?) },
+        Wire::WorkloadRestored(it) => Event::WorkloadRestored { kinds: workload_from_wire(&it)? },
         Wire::PromiseRestored(it) => {
             Event::PromiseRestored { job: JobId(it.job), promise: Box::new(promise_from_wire(it)?) }
         }

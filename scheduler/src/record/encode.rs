@@ -14,6 +14,7 @@ use super::parts::{
 };
 use super::restored::{
     job_to_wire, meter_to_wire, node_to_wire, promise_to_wire, reservation_to_wire, usage_to_wire, wanted_to_wire,
+    workload_to_wire,
 };
 use super::words::Word;
 
@@ -67,7 +68,8 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::UserRestored { .. }
         | Event::NodeRestored { .. }
         | Event::JobRestored { .. }
-        | Event::PromiseRestored { .. } => restored(event),
+        | Event::PromiseRestored { .. }
+        | Event::WorkloadRestored { .. } => restored(event),
     };
     v1::Record { event: Some(wire) }
 }
@@ -270,6 +272,7 @@ fn restored(event: &Event) -> Wire {
         }),
         Event::NodeRestored { node } => Wire::NodeRestored(Box::new(node_to_wire(node))),
         Event::JobRestored { job } => Wire::JobRestored(Box::new(job_to_wire(job))),
+        Event::WorkloadRestored { kinds } => Wire::WorkloadRestored(workload_to_wire(kinds)),
         Event::PromiseRestored { job, promise } => Wire::PromiseRestored(promise_to_wire(*job, promise)),
         _ => unreachable!("only events of snapshots come here"),
     }

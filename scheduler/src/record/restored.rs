@@ -3,10 +3,11 @@
 //! What `apply` derives anyway (what members hold on a node, a job's place in the queue) is not written.
 
 use dure_core::decay::Meter;
-use dure_core::gpu::GpuSet;
+use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
 use dure_core::ids::{AttemptNumber, JobId, MemberIndex, NodeIndex};
 use dure_core::job::{ArrayProgress, Attempt, Checkpoint, Job, Member, MemberPhase, Outcome, Phase, StopReason, Usage};
 use dure_core::node::{Contact, Node, SetAside};
+use dure_core::place::{Faded, Need};
 use dure_core::promise::Promise;
 use dure_core::reserve::Reservation;
 use dure_core::tenant::UserLedger;
@@ -15,7 +16,7 @@ use dure_core::wanted::Wanted;
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::phase;
 
-use super::fault::{Fault, needed};
+use super::fault::{Fault, needed, within};
 use super::parts::{
     capacity_from_wire, capacity_to_wire, exit_from_wire, exit_to_wire, idle_notice_from_wire, idle_notice_to_wire,
     location_from_wire, location_to_wire, members_from_wire, placed_from_wire, placed_to_wire, pool, spec_from_wire,
@@ -283,6 +284,35 @@ pub(super) fn promise_from_wire(wire: v1::PromiseRestored) -> Result<Promise, Fa
         start_order: wire.start_order,
         due: Time(wire.due_ms),
     })
+}
+
+pub(super) fn workload_to_wire(kinds: &[(Need, Faded)]) -> v1::WorkloadRestored {
+    let kind = |(need, count): &(Need, Faded)| v1::ExpectedMembers {
+        gpus: need.gpus.into(),
+        milli: need.milli.into(),
+        cpu_milli: need.cpu,
+        memory_mib: need.memory,
+        pools: need.pools,
+        amount: count.amount,
+        step: count.step,
+    };
+    v1::WorkloadRestored { kinds: kinds.iter().map(kind).collect() }
+}
+
+pub(super) fn workload_from_wire(wire: &v1::WorkloadRestored) -> Result<Vec<(Need, Faded)>, Fault> {
+    let kind = |wire: &v1::ExpectedMembers| {
+        let gpus = within("ExpectedMembers.gpus", wire.gpus.into(), 0, MAX_GPUS_PER_NODE as u64)?;
+        let milli = within("ExpectedMembers.milli", wire.milli.into(), 0, Gpus::MILLI)?;
+        let need = Need {
+            gpus: gpus as u8,
+            milli: milli as u16,
+            cpu: wire.cpu_milli,
+            memory: wire.memory_mib,
+            pools: wire.pools,
+        };
+        Ok((need, Faded { amount: wire.amount, step: wire.step }))
+    };
+    wire.kinds.iter().map(kind).collect()
 }
 
 pub(super) fn reservation_to_wire(reservation: &Reservation) -> v1::Reservation {

@@ -127,7 +127,20 @@ impl Wishes {
         let (scripts, images, later) = (some(400), some(400), some(200));
         let instances = if dice.chance(300) { 250 } else { 0 };
         let exclusive = if instances > 0 { 0 } else { exclusive };
-        Self { shares, elastic, excluded, exclusive, fixed, scripts, instances, images, later, budgets, patience, min_run }
+        Self {
+            shares,
+            elastic,
+            excluded,
+            exclusive,
+            fixed,
+            scripts,
+            instances,
+            images,
+            later,
+            budgets,
+            patience,
+            min_run,
+        }
     }
 }
 

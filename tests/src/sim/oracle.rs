@@ -251,13 +251,10 @@ impl Oracle {
                 return Err(format!("{id} starts before {missing} of the same gang was prepared"));
             }
         }
-        self.alive.insert(id, Runs {
-            node,
-            gpus: launch.gpus.clone(),
-            milli: launch.gpu_milli,
-            slices: slices(launch),
-            is_orphan: false,
-        });
+        self.alive.insert(
+            id,
+            Runs { node, gpus: launch.gpus.clone(), milli: launch.gpu_milli, slices: slices(launch), is_orphan: false },
+        );
         let gang = self.gangs.entry((id.job, id.attempt)).or_default();
         gang.size = size;
         gang.is_script = is_script(launch);

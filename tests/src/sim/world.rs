@@ -140,7 +140,9 @@ impl World {
         let mut dice = Dice::new(seed);
         let mut shapes = Dice::new(!seed);
         let swarm = Swarm::roll(&mut dice, &mut shapes);
-        let nodes = (0..swarm.nodes).map(|node| Node::new(format!("n{node}"), swarm.gpus, swarm.wishes.instances > 0)).collect();
+        let nodes = (0..swarm.nodes)
+            .map(|node| Node::new(format!("n{node}"), swarm.gpus, swarm.wishes.instances > 0))
+            .collect();
         Self {
             agenda: Agenda::new(),
             dice,

@@ -80,7 +80,8 @@ impl Constraint {
             Self::Labels => {
                 let disk = if node.is_multiple_of(2) { "hdd" } else { "nvme" };
                 let zone = ZONES[node as usize / 2 % ZONES.len()];
-                capacity.labels = [("disk", disk), ("zone", zone)].map(|(key, value)| (key.into(), value.into())).into();
+                capacity.labels =
+                    [("disk", disk), ("zone", zone)].map(|(key, value)| (key.into(), value.into())).into();
             }
             Self::CpuMemory => (capacity.cpu, capacity.memory) = (NODE_CPU, NODE_MEMORY),
             Self::Islands => {

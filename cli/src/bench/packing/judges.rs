@@ -41,7 +41,10 @@ impl Fgd {
             *counts.entry((gpus, milli, pod.cpu.0, pools)).or_default() += 1;
         }
         let mut sorted: Vec<_> = counts.into_iter().collect();
-        sorted.sort_by_key(|(kind, count)| (std::cmp::Reverse(*count), *kind));
+        // Which of those that are as frequent still count as typical decides more than it seems: the published code takes
+        // those with most CPU first, then by thousandths and number of GPUs.
+        sorted
+            .sort_by_key(|((gpus, milli, cpu, pools), count)| std::cmp::Reverse((*count, *cpu, *milli, *gpus, *pools)));
         let want = pods.len() as f64 * TYPICAL;
         let mut seen = 0.0;
         let mut typical = Vec::new();

@@ -355,7 +355,7 @@ fn resolve_pools(cluster: &Cluster, names: &[Box<str>]) -> Result<Box<[PoolIndex
     }
     let mut pools = Vec::with_capacity(names.len());
     for name in names {
-        let matches = |pool: &&crate::cluster::Pool| pool.name == *name || pool.model == *name;
+        let matches = |pool: &&crate::pools::Pool| pool.name == *name || pool.model == *name;
         let found = cluster.pools.iter().enumerate().filter(|(_, pool)| matches(pool)).map(|(at, _)| PoolIndex::of(at));
         let before = pools.len();
         pools.extend(found);

@@ -114,7 +114,7 @@ impl Cluster {
 
     pub(super) fn stop_attempt(&mut self, id: JobId, reason: StopReason, keeps: u32) {
         // What is being stopped is lent no longer and will be free: both may let others start, or be promised it.
-        self.division_version += 1;
+        self.divided(self.pool_of(id));
         self.drop_attempt_timers(id);
         let job = self.job_mut(id);
         if reason == StopReason::LaunchDeadline

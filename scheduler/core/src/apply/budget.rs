@@ -33,7 +33,7 @@ impl Cluster {
             budget.carried = GpuTime(budget.carried.0.saturating_add(gpu_time.0));
             budget.unspent = budget.unspent.less(gpu_time);
         }
-        self.division_version += 1;
+        self.relieved(tenant);
     }
 
     pub(super) fn begin_period(&mut self, tenant: TenantIndex) {
@@ -102,7 +102,7 @@ impl Cluster {
         };
         self.tenants[tenant.at()].committed = committed;
         self.has_budgets = self.tenants.iter().any(|tenant| tenant.budget.is_some());
-        self.division_version += 1;
+        self.relieved(tenant);
     }
 
     /// A job's new attempt commits what it could use.

@@ -2,9 +2,10 @@
 
 use crate::admit::lending;
 use crate::calendar::{DatedKey, DatedQuota};
-use crate::cluster::{Cluster, Pool};
+use crate::cluster::Cluster;
 use crate::event::TenantChange;
 use crate::ids::{PoolIndex, TenantIndex};
+use crate::pools::Pool;
 use crate::tenant::{Held, Quota, Tenant};
 use crate::timers::Timer;
 use crate::units::{Gpus, Time};
@@ -81,7 +82,7 @@ impl Cluster {
         if tenant.depth == 1 {
             self.classify(index, now);
         }
-        self.division_version += 1;
+        self.divided_anew();
     }
 
     pub(super) fn add_dated(&mut self, dated: DatedQuota) {

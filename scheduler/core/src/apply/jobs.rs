@@ -8,7 +8,7 @@ use crate::units::Time;
 use smallvec::SmallVec;
 
 impl Cluster {
-    pub(super) fn add_job(&mut self, mut job: Job) {
+    pub(super) fn add_job(&mut self, mut job: Job, now: Time) {
         let id = job.id;
         assert_eq!(id, self.next_job, "job ids are given in order");
         self.next_job = JobId(id.0 + 1);
@@ -25,15 +25,17 @@ impl Cluster {
         ledger.jobs += 1;
         ledger.submitted += 1;
         self.waiting += 1;
-        self.expect_more_of(&job);
+        self.expect_more_of(&job, now);
         self.jobs.insert(job);
         self.enqueue_if_eligible(id);
     }
 
-    /// What was asked for is expected again, while the job is in memory.
-    pub(super) fn expect_more_of(&mut self, job: &Job) {
-        if let Some(members) = expected_of(job) {
-            self.index.expect(&job.spec.request, members);
+    /// What was asked for is expected again; what an array starts is counted with the array.
+    pub(super) fn expect_more_of(&mut self, job: &Job, now: Time) {
+        if job.index_of.is_none() {
+            let count = job.spec.array.map_or(1, |array| array.size);
+            let members = job.spec.request.shape.members().saturating_mul(count);
+            self.index.expect(&job.spec.request, members, self.learning_step(now));
         }
     }
 
@@ -142,9 +144,6 @@ impl Cluster {
 
     pub(super) fn forget_job(&mut self, id: JobId) {
         let job = self.jobs.remove(id).expect("an event names a job that exists");
-        if let Some(members) = expected_of(&job) {
-            self.index.expect_no_more(&job.spec.request, members);
-        }
         let ended_at = job.ended_at.expect("only ended jobs are forgotten");
         self.timers.remove(ended_at + self.policy.keep_ended, Timer::Forget(id));
         if self.ended.front() == Some(&id) {
@@ -169,12 +168,6 @@ impl Cluster {
     fn is_open(&self, on: JobId, id: JobId) -> bool {
         self.jobs.get(on).map_or(on > id, |on| !matches!(on.phase, Phase::Ended(_)))
     }
-}
-
-/// How many members are expected of work like this job: what an array starts is counted with the array.
-fn expected_of(job: &Job) -> Option<u32> {
-    let count = job.spec.array.map_or(1, |array| array.size);
-    job.index_of.is_none().then(|| job.spec.request.shape.members().saturating_mul(count))
 }
 
 pub(super) fn new_job(id: JobId, spec: &JobSpec, now: Time) -> Job {

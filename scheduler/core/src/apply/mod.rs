@@ -31,7 +31,7 @@ impl Cluster {
             Event::TenantChanged { tenant, change } => self.change_tenant(*tenant, change, now),
             Event::Paused { tenant, paused } => {
                 self.tenants[tenant.at()].paused = *paused;
-                self.division_version += 1;
+                self.divided_anew();
             }
             Event::BudgetPeriodBegan { tenant } => self.begin_period(*tenant),
             Event::BudgetCarried { tenant, gpu_time } => self.carry_budget(*tenant, *gpu_time),
@@ -49,7 +49,7 @@ impl Cluster {
             | Event::NodeCordoned { .. }
             | Event::GpusFenced { .. } => self.apply_to_node(now, event),
             Event::JobSubmitted { job, spec, held, not_before } => {
-                self.add_job(Job { held: *held, not_before: *not_before, ..jobs::new_job(*job, spec, now) });
+                self.add_job(Job { held: *held, not_before: *not_before, ..jobs::new_job(*job, spec, now) }, now);
             }
             Event::JobHeld { job } => {
                 self.dequeue(*job);
@@ -93,7 +93,8 @@ impl Cluster {
             | Event::UserRestored { .. }
             | Event::NodeRestored { .. }
             | Event::JobRestored { .. }
-            | Event::PromiseRestored { .. } => self.restore(now, event),
+            | Event::PromiseRestored { .. }
+            | Event::WorkloadRestored { .. } => self.restore(now, event),
         }
     }
 

@@ -1,12 +1,13 @@
 //! Nodes, and what members hold on them.
 
-use crate::cluster::{Cluster, Counted};
+use crate::cluster::Cluster;
 use crate::event::Event;
 use crate::gpu::GpuSet;
-use crate::ids::{JobId, MemberIndex};
+use crate::ids::{JobId, MemberIndex, PoolIndex};
 use crate::node::{Node, Resident, Residents};
 use crate::parts::Parts;
 use crate::placement::Placed;
+use crate::pools::Counted;
 use crate::units::{CpuMilli, MemoryMib, Time};
 
 impl Cluster {
@@ -36,6 +37,8 @@ impl Cluster {
                 return;
             }
             Event::NodeChanged { node, pool, location, capacity } => {
+                // What it leaves may be another pool's.
+                self.freed(self.nodes[node.at()].pool);
                 let entry = &mut self.nodes[node.at()];
                 entry.pool = *pool;
                 entry.location = location.clone();
@@ -68,8 +71,8 @@ impl Cluster {
             _ => unreachable!("only events of nodes come here"),
         };
         self.node_changed(index);
-        self.freed();
-        self.division_version += 1;
+        self.freed(self.nodes[index.at()].pool);
+        self.divided_anew();
     }
 
     pub(super) fn add_node(&mut self, node: Node) {
@@ -82,8 +85,8 @@ impl Cluster {
         self.reach.add(&self.nodes[index.at()]);
         self.index_is_stale = true;
         self.node_changed(index);
-        self.freed();
-        self.division_version += 1;
+        self.freed(pool);
+        self.divided_anew();
     }
 
     /// These members of a job's attempt take their GPUs, CPU and memory on their nodes.
@@ -103,7 +106,7 @@ impl Cluster {
 
     /// These members of a job's attempt give back what they took.
     pub(super) fn vacate(&mut self, id: JobId, members: impl Iterator<Item = MemberIndex> + Clone) {
-        self.change_members(id, members, |node, resident, placed, cpu, memory| {
+        self.change_members(id, members.clone(), |node, resident, placed, cpu, memory| {
             node.taken = node.taken.without(placed.whole_gpus());
             node.parts.give_back(&placed);
             node.cpu_taken -= cpu;
@@ -111,7 +114,17 @@ impl Cluster {
             let at = node.residents.binary_search(&resident).expect("it is there");
             node.residents.remove(at);
         });
-        self.freed();
+        for member in members {
+            // The node may have come to another pool since the attempt was placed.
+            let node = self.member_mut(id, member).placed.node;
+            self.freed(self.nodes[node.at()].pool);
+        }
+    }
+
+    /// The pool in which the attempt of a job lies.
+    pub(super) fn pool_of(&self, id: JobId) -> PoolIndex {
+        let attempt = self.jobs.get(id).and_then(|job| job.attempt.as_deref());
+        attempt.expect("what holds GPUs has an attempt").pool
     }
 
     /// Changes the nodes of members; what is counted of nodes follows once for all of them.

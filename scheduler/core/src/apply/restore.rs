@@ -51,6 +51,7 @@ impl Cluster {
             }
             Event::JobRestored { job } => self.restore_job(job, now),
             Event::PromiseRestored { job, promise } => self.hold_promise(*job, (**promise).clone(), now),
+            Event::WorkloadRestored { kinds } => self.index.workload.restore(kinds),
             _ => unreachable!("only events of snapshots come here"),
         }
     }
@@ -95,7 +96,8 @@ impl Cluster {
             }
             _ => {}
         }
-        self.expect_more_of(&job);
+        // Snapshots of older versions do not say what else was asked for.
+        self.expect_more_of(&job, now);
         self.jobs.insert(job);
         self.occupy(id, still_holds.iter().copied());
         if is_charged {

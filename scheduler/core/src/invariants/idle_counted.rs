@@ -4,12 +4,13 @@
 //! Source: the definitions of the fields.
 
 use super::{Check, ensure};
-use crate::cluster::{Cluster, Widest};
+use crate::cluster::Cluster;
 use crate::ids::PoolIndex;
 use crate::job::Phase;
 use crate::node::{Contact, Node};
 use crate::place::check_index;
 use crate::plan::Reach;
+use crate::pools::Widest;
 use crate::topology::Topology;
 use crate::units::Gpus;
 
@@ -48,7 +49,8 @@ pub(super) fn check(cluster: &Cluster) -> Check {
     ensure(reach == counted, || format!("within reach {reach:?}, counted {counted:?}"))?;
     if !cluster.index_is_stale {
         let topology = Topology::compile(&cluster.nodes).map_err(|why| why.to_string())?;
-        let widest: Vec<Widest> = (0..topology.pools()).map(|at| Widest::of(&topology, PoolIndex::of(at))).collect();
+        let of = |at| Widest::of(&topology, PoolIndex::of(at), &cluster.nodes);
+        let widest: Vec<Widest> = (0..topology.pools()).map(of).collect();
         ensure(cluster.widest == widest, || format!("widest domains {:?}, counted {widest:?}", cluster.widest))?;
         check_index(&cluster.index, &cluster.nodes);
     }

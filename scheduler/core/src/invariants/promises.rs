@@ -1,5 +1,5 @@
 //! A promise is for a job that waits and could be tried; it names one set of GPUs for each member, of the size that the
-//! member asks for; no GPU is promised twice; what nodes hold back is what the promises say.
+//! member asks for; no GPU is promised twice, but to members of one gang that share it; what nodes hold back is what the promises say.
 //!
 //! Source: design 5.2, "freed GPUs are held for the beneficiary".
 
@@ -10,6 +10,7 @@ use crate::cluster::Cluster;
 use crate::gpu::GpuSet;
 use crate::ids::NodeIndex;
 use crate::node::SetAside;
+use crate::parts::Cut;
 
 pub(super) fn check(cluster: &Cluster) -> Check {
     let mut sums: BTreeMap<NodeIndex, SetAside> = BTreeMap::new();
@@ -22,14 +23,21 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         let shape = &job.spec.request.shape;
         let (least, most) = (job.spec.request.least_members() as usize, shape.members() as usize);
         ensure((least..=most).contains(&promise.members.len()), || format!("job {id} is promised other members"))?;
+        let mut shared: BTreeMap<(NodeIndex, GpuSet), Cut> = BTreeMap::new();
         for (rank, placed) in promise.members.iter().enumerate() {
             ensure(placed.gpus.len() == u32::from(shape.gpus_of(rank)), || {
                 format!("member {rank} of job {id} is promised {:?}", placed.gpus)
             })?;
+            let of_gang = shared.get(&(placed.node, placed.gpus)).copied();
             let sum = sums.entry(placed.node).or_default();
-            ensure(sum.gpus.and(placed.gpus) == GpuSet::EMPTY, || {
-                format!("{placed:?} is promised twice, once to {id}")
-            })?;
+            let is_free = match (of_gang, placed.shared_gpu()) {
+                (Some(cut), Some(_)) => cut.is_free(placed.portion),
+                (None, _) | (_, None) => sum.gpus.and(placed.gpus) == GpuSet::EMPTY,
+            };
+            ensure(is_free, || format!("{placed:?} is promised twice, once to {id}"))?;
+            if let Some(gpu) = placed.shared_gpu() {
+                shared.insert((placed.node, placed.gpus), of_gang.unwrap_or(Cut::none(gpu)).with(placed.portion));
+            }
             sum.gpus = sum.gpus.with(placed.gpus);
             sum.cpu += job.spec.request.cpu;
             sum.memory += job.spec.request.memory;

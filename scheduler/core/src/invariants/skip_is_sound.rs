@@ -5,21 +5,25 @@
 
 use super::{Check, ensure};
 use crate::cluster::Cluster;
-use crate::cycle::{Cycled, could_start};
+use crate::cycle::{Cycled, could_start, wake};
 use crate::ids::JobId;
 
-/// Retries what the refusals that still hold would pass over.
+/// Retries what the next cycle would pass over, once the refusals have heard what has happened since the last one.
 ///
 /// # Errors
 /// The first job that is passed over and could start.
 pub fn check(cluster: &Cluster) -> Check {
-    if !cluster.refused.still_hold(cluster.free_version, cluster.division_version) {
+    if cluster.refused.is_empty() {
         return Ok(());
     }
-    let skipped = cluster.jobs.iter().filter(|job| {
-        job.queued.is_some_and(|queued| cluster.refused.rules_out(queued.class, job.spec.tenant, job.spec.user))
+    let mut copy = cluster.clone();
+    copy.refresh_index();
+    wake(&mut copy);
+    let skipped = copy.jobs.iter().filter(|job| {
+        job.queued.is_some_and(|queued| copy.refused.rules_out(queued.class, job.spec.tenant, job.spec.user))
     });
-    retry(cluster, skipped.map(|job| job.id))
+    let skipped: Vec<JobId> = skipped.map(|job| job.id).collect();
+    retry(&mut copy, skipped.into_iter())
 }
 
 /// Tries all that is left in the queue right after a cycle that did not stop at its limit.
@@ -30,14 +34,18 @@ pub fn check_cycle(cluster: &Cluster, cycled: Cycled) -> Check {
     if cycled.more {
         return Ok(());
     }
-    retry(cluster, cluster.jobs.iter().filter(|job| job.queued.is_some()).map(|job| job.id))
-}
-
-fn retry(cluster: &Cluster, mut jobs: impl Iterator<Item = JobId>) -> Check {
-    let Some(first) = jobs.next() else { return Ok(()) };
+    let queued: Vec<JobId> = cluster.jobs.iter().filter(|job| job.queued.is_some()).map(|job| job.id).collect();
+    if queued.is_empty() {
+        return Ok(());
+    }
     let mut copy = cluster.clone();
     copy.refresh_index();
-    std::iter::once(first)
-        .chain(jobs)
-        .try_for_each(|job| ensure(!could_start(&mut copy, job), || format!("job {job} waits, and could start")))
+    retry(&mut copy, queued.into_iter())
+}
+
+fn retry(copy: &mut Cluster, mut jobs: impl Iterator<Item = JobId>) -> Check {
+    jobs.try_for_each(|id| {
+        let why = copy.job(id).and_then(|job| copy.refused.why(job, job.queued?.class));
+        ensure(!could_start(copy, id), || format!("job {id} waits, refused for {why:?}, and could start"))
+    })
 }

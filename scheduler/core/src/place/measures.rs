@@ -2,16 +2,28 @@
 //!
 //! In: the counters. Out: numbers of GPUs, nodes and places. It must never look at single nodes.
 
-use super::PlaceIndex;
+use super::ask::Ask;
 use super::pool::Pool;
+use super::{PlaceIndex, explain};
+use crate::blocked::Blocked;
 use crate::ids::PoolIndex;
-use crate::request::Level;
+use crate::request::{Level, Part, Request};
 use crate::units::Gpus;
 
 impl PlaceIndex {
     /// The free GPUs of a pool.
     pub fn free(&self, pool: PoolIndex) -> Gpus {
         Gpus::whole(self.pools.get(pool.at()).map_or(0, Pool::free))
+    }
+
+    /// Whether the counters of a pool leave hope for the least of a request; of parts of GPUs they know nothing. O(1).
+    ///
+    /// # Errors
+    /// `NotEnoughGpus`, `NotEnoughSlots`: it has surely no place.
+    pub(crate) fn has_hope(&self, request: &Request, index: PoolIndex) -> Result<(), Blocked> {
+        let Some(pool) = self.pools.get(index.at()).filter(|_| request.part == Part::Whole) else { return Ok(()) };
+        let ask = Ask::of(request, request.least_members(), pool.counted, None);
+        explain::check_counters(pool, index, &ask, request)
     }
 
     /// The nodes of a pool with at least `gpus` free GPUs.

@@ -53,7 +53,8 @@ pub use self::check::check_index;
 pub use self::judged::{MAX_JUDGED, Memo};
 pub use self::space::{Judge, Space};
 pub use self::trial::Mark;
-pub use self::workload::Workload;
+pub(crate) use self::workload::STEPS_PER_HALF_LIFE;
+pub use self::workload::{Faded, Need, Workload};
 
 /// Where a node is in the index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -200,8 +200,8 @@ proptest! {
         let mut index = index_of(&nodes);
         let mut scratch = Scratch::default();
         for (request, avoid) in &requests {
-            index.expect(request, 1);
-            index.learn();
+            index.expect(request, 1, 0);
+            index.learn(0);
             let avoid: Vec<NodeIndex> = avoid.iter().copied().filter(|at| (*at as usize) < nodes.len()).map(NodeIndex).collect();
             let found = index.place(request, POOL, &avoid, 0, &mut scratch);
             check_index(&index, &nodes);
@@ -237,8 +237,8 @@ proptest! {
         let mut index = index_of(&nodes);
         let mut scratch = Scratch::default();
         for request in &requests {
-            index.expect(request, 1);
-            index.learn();
+            index.expect(request, 1, 0);
+            index.learn(0);
             let found = index.place(request, POOL, &[], 0, &mut scratch);
             prop_assert_eq!(&found, &index.place(request, POOL, &[], 0, &mut Scratch::default()));
             for placed in found.into_iter().flatten() {

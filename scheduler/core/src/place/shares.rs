@@ -47,7 +47,7 @@ impl PlaceIndex {
     }
 
     /// Puts down what is held of one GPU, so that it can be taken back.
-    fn set_cut(&mut self, node: NodeIndex, cut: Cut) {
+    pub(super) fn set_cut(&mut self, node: NodeIndex, cut: Cut) {
         if self.open > 0 {
             self.cut_log.push(UndoCut { node, cut: self.parts[node.at()].of(cut.gpu as usize) });
         }
@@ -272,19 +272,14 @@ impl PlaceIndex {
         best.map(|(_, _, pool, placed)| (pool, placed))
     }
 
-    /// So many members of `request` are asked for: they are expected again.
-    pub fn expect(&mut self, request: &Request, members: u32) {
-        self.workload.note(request, members);
+    /// So many members of `request` are asked for in `step`: they are expected again.
+    pub fn expect(&mut self, request: &Request, members: u32, step: u64) {
+        self.workload.note(request, members, step);
     }
 
-    /// They are expected no more; they were before.
-    pub fn expect_no_more(&mut self, request: &Request, members: u32) {
-        self.workload.forget(request, members);
-    }
-
-    /// From now on places are judged by all that is expected.
-    pub fn learn(&mut self) {
-        self.workload.refresh();
+    /// From now on places are judged by all that is expected in `step`.
+    pub fn learn(&mut self, step: u64) {
+        self.workload.refresh(step);
     }
 
     /// Takes one member of a request that asks for no GPU: CPU and memory alone.

@@ -11,6 +11,7 @@ use super::{Home, PlaceIndex};
 use crate::gpu::GpuSet;
 use crate::ids::{NodeIndex, PoolIndex};
 use crate::node::{Node, SetAside};
+use crate::parts::Parts;
 use crate::placement::Placed;
 use crate::request::{Part, Request};
 
@@ -75,9 +76,23 @@ impl PlaceIndex {
         self.pools[home.pool.at()].rooms[home.at as usize].free
     }
 
-    /// Exactly these GPUs are free on `node` at some time to come, parts are left on none but the usable ones, and there is so
-    /// much more CPU and memory than now. For trial changes.
-    pub fn foresee(&mut self, node: NodeIndex, free: GpuSet, usable: GpuSet, cpu: i64, memory: i64) {
+    /// Exactly these GPUs are free on `node` at some time to come, `parts` is what is held of others, of which what is left is
+    /// left only on usable ones, and there is so much more CPU and memory than now. For trial changes.
+    pub(crate) fn foresee(
+        &mut self,
+        node: NodeIndex,
+        free: GpuSet,
+        usable: GpuSet,
+        parts: &Parts,
+        cpu: i64,
+        memory: i64,
+    ) {
+        for gpu in self.parts[node.at()].gpus().with(parts.gpus()).iter() {
+            let then = parts.of(gpu);
+            if self.parts[node.at()].of(gpu) != then {
+                self.set_cut(node, then);
+            }
+        }
         let home = self.homes[node.at()];
         let now = self.pools[home.pool.at()].rooms[home.at as usize];
         let (cpu, memory) = (given_back(now.cpu, cpu), given_back(now.memory, memory));

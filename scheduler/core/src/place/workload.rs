@@ -1,7 +1,8 @@
 //! The work that is expected, learned from the requests seen: what a place costs those who come later.
 //!
 //! In: requests as they are submitted, and what nodes there are. Out: for a node before and after a member, how much of
-//! what is left of it becomes useless for the expected work.
+//! what is left of it becomes useless for the expected work. What was asked for fades by half in each half-life, in steps, so
+//! that the work of the last weeks counts, and of older one only what there was much of.
 //!
 //! After FGD (Weng et al., "Beware of Fragmentation", ATC'23), which counts for each kind of expected member what is left on
 //! a node that the member cannot use. Here three counts are added, in thousandths of a GPU and exactly:
@@ -13,12 +14,29 @@
 use std::collections::BTreeMap;
 
 use super::space::{Judge, Space};
+use crate::decay;
 use crate::ids::PoolIndex;
 use crate::parts::WHOLE;
 use crate::request::{Part, Request};
+use crate::units::Span;
 
 /// Kinds of members that are judged by; of more those that are asked for most.
 const MAX_EXPECTED: usize = 512;
+
+/// Kinds of members that are remembered; of more those that are asked for most.
+const MAX_REMEMBERED: usize = 4_096;
+
+/// Steps in which what was asked for fades by half.
+pub(crate) const STEPS_PER_HALF_LIFE: u64 = 8;
+
+/// One member, in the fixed point of `Faded`.
+const MEMBER: u64 = 1 << 16;
+
+/// What has faded below this is forgotten when there is no room: a sixteenth of a member.
+const FORGOTTEN: u64 = MEMBER / 16;
+
+/// Bits of `Faded` that make no difference for what is expected.
+const SPARE_BITS: u32 = 8;
 
 /// Counts are read to so many leading bits, so that what is expected changes seldom.
 const EXACT_BITS: u32 = 3;
@@ -33,15 +51,42 @@ const BEST_OF: u64 = 10;
 const FINE: i64 = 64;
 
 /// What a kind of member needs.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Need {
-    gpus: u8,
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Need {
+    /// GPUs.
+    pub gpus: u8,
     /// Of each of them, in thousandths.
-    milli: u16,
-    cpu: i64,
-    memory: i64,
+    pub milli: u16,
+    /// Thousandths of a CPU.
+    pub cpu: i64,
+    /// MiB.
+    pub memory: i64,
     /// Bit p: pool p will do.
-    pools: u64,
+    pub pools: u64,
+}
+
+/// Members of a kind that were asked for, fading.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Faded {
+    /// In 2^-16ths of a member, as of `step`.
+    pub amount: u64,
+    /// Eighths of a half-life since the beginning of time.
+    pub step: u64,
+}
+
+impl Faded {
+    /// What is left of it in a later step.
+    fn at(self, step: u64) -> u64 {
+        let steps = Span(step.saturating_sub(self.step));
+        let kept = decay::factor(steps, Span(STEPS_PER_HALF_LIFE));
+        ((u128::from(self.amount) * u128::from(kept)) >> 48) as u64
+    }
+
+    /// With so many members more, asked for in `step`.
+    fn and(self, members: u32, step: u64) -> Self {
+        let step = step.max(self.step);
+        Self { amount: self.at(step).saturating_add(u64::from(members) * MEMBER), step }
+    }
 }
 
 /// A kind of member, and what it costs when it finds no room.
@@ -62,12 +107,12 @@ pub struct Kind {
     pub nodes: u32,
 }
 
-/// What is expected: as much of everything as is asked for by the jobs in memory, those that wait, run or ended lately.
-/// Derived from them, and learned anew at fixed points (the start of a cycle), so that the same jobs lead to the same choice.
+/// What is expected: as much of everything as was asked for lately. What was asked for is part of the state; what is made of it
+/// is derived, and made anew at fixed points (the start of a cycle), so that the same state leads to the same choice.
 #[derive(Clone, Debug)]
 pub struct Workload {
     /// Members of each kind.
-    counts: BTreeMap<Need, u64>,
+    counts: BTreeMap<Need, Faded>,
     /// What was made of the counts when they were last looked at.
     expected: Vec<Expected>,
     /// For 0 to 1000 thousandths left of a cut GPU what is lost of them in the end, in `FINE`ths.
@@ -77,6 +122,8 @@ pub struct Workload {
     kinds: Vec<Kind>,
     /// Counts or nodes have changed since.
     is_stale: bool,
+    /// The step as of which the counts were last looked at.
+    looked_at: u64,
 }
 
 impl Default for Workload {
@@ -89,32 +136,49 @@ impl Default for Workload {
             has_parts: false,
             kinds: Vec::new(),
             is_stale: false,
+            looked_at: 0,
         }
     }
 }
 
 impl Workload {
-    /// So many members of `request` are asked for.
-    pub fn note(&mut self, request: &Request, members: u32) {
+    /// So many members of `request` are asked for, in a step.
+    pub fn note(&mut self, request: &Request, members: u32, step: u64) {
         // Instances are of no use to anybody else, so that nothing is lost by any choice among them.
         if matches!(request.part, Part::Slice(_)) {
             return;
         }
-        *self.counts.entry(Need::of(request)).or_default() += u64::from(members);
+        let count = self.counts.entry(Need::of(request)).or_default();
+        *count = count.and(members, step);
         self.is_stale = true;
+        if self.counts.len() > MAX_REMEMBERED {
+            self.make_room(step);
+        }
     }
 
-    /// So many members of `request`, which were noted, are expected no more.
-    pub fn forget(&mut self, request: &Request, members: u32) {
-        if matches!(request.part, Part::Slice(_)) {
-            return;
+    /// Forgets what has faded; of what is left, the rarest down to three quarters of the limit.
+    fn make_room(&mut self, step: u64) {
+        self.counts.retain(|_, count| count.at(step) >= FORGOTTEN);
+        let most = MAX_REMEMBERED / 4 * 3;
+        if self.counts.len() > most {
+            let mut by_count: Vec<(u64, Need)> =
+                self.counts.iter().map(|(need, count)| (count.at(step), *need)).collect();
+            by_count.sort_unstable();
+            by_count.truncate(self.counts.len() - most);
+            for (_, need) in by_count {
+                self.counts.remove(&need);
+            }
         }
-        let need = Need::of(request);
-        let count = self.counts.get_mut(&need).expect("what is forgotten was noted");
-        *count -= u64::from(members);
-        if *count == 0 {
-            self.counts.remove(&need);
-        }
+    }
+
+    /// What is remembered, for snapshots.
+    pub(crate) fn remembered(&self) -> impl Iterator<Item = (Need, Faded)> {
+        self.counts.iter().map(|(need, count)| (*need, *count))
+    }
+
+    /// Remembers exactly this.
+    pub(crate) fn restore(&mut self, remembered: &[(Need, Faded)]) {
+        self.counts = remembered.iter().copied().collect();
         self.is_stale = true;
     }
 
@@ -138,17 +202,25 @@ impl Workload {
         self.is_stale = true;
     }
 
-    /// Learns from the counts as they are now. Costs nothing where they have not changed, and little where no parts of GPUs
-    /// are asked for.
-    pub fn refresh(&mut self) {
-        if !std::mem::take(&mut self.is_stale) {
+    /// Learns from the counts as they are in `step`. Costs nothing where they have not changed, and little where no parts of
+    /// GPUs are asked for.
+    pub fn refresh(&mut self, step: u64) {
+        let is_later = std::mem::replace(&mut self.looked_at, step) != step;
+        if !std::mem::take(&mut self.is_stale) && !is_later {
             return;
         }
-        let has_parts = self.counts.keys().any(|need| need.milli < WHOLE && need.gpus > 0);
-        if !has_parts && !self.has_parts {
+        let weight = |count: &Faded| rough(count.at(step) >> SPARE_BITS);
+        let is_part = |(need, count): (&Need, &Faded)| need.milli < WHOLE && need.gpus > 0 && weight(count) > 0;
+        if !self.counts.iter().any(is_part) {
+            if std::mem::take(&mut self.has_parts) {
+                self.expected.clear();
+                self.set_prices();
+            }
             return;
         }
-        let mut kinds: Vec<(u64, Need)> = self.counts.iter().map(|(need, count)| (rough(*count), *need)).collect();
+        self.has_parts = true;
+        let mut kinds: Vec<(u64, Need)> = self.counts.iter().map(|(need, count)| (weight(count), *need)).collect();
+        kinds.retain(|(weight, _)| *weight > 0);
         if kinds.len() > MAX_EXPECTED {
             kinds.sort_unstable_by(|one, other| other.cmp(one));
             kinds.truncate(MAX_EXPECTED);
@@ -160,7 +232,6 @@ impl Workload {
         }
         self.expected =
             kinds.iter().map(|(weight, need)| Expected { need: *need, weight: *weight, price: 0 }).collect();
-        self.has_parts = has_parts;
         self.set_prices();
     }
 

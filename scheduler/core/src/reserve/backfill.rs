@@ -33,7 +33,7 @@ pub(super) type Seen = (u64, u64, u64);
 
 /// Starts what may start beside the reservations.
 pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
-    let seen = (cluster.free_version, cluster.division_version, cluster.queue_version);
+    let seen = (cluster.news.free(), cluster.news.division(), cluster.queue_version);
     if cluster.reserved.filled == Some(seen) || cluster.reservations().is_empty() {
         return;
     }
@@ -50,7 +50,7 @@ pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
         cluster.plans.look_again();
         cycled.more = true;
     }
-    cluster.reserved.filled = Some((cluster.free_version, cluster.division_version, cluster.queue_version));
+    cluster.reserved.filled = Some((cluster.news.free(), cluster.news.division(), cluster.queue_version));
 }
 
 /// The jobs behind the first ones, in their order.

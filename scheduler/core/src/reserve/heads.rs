@@ -35,7 +35,7 @@ struct Versions {
 /// Plans the reservations anew if something changed and it is time to.
 pub(crate) fn replan(cluster: &mut Cluster, now: Time, out: &mut Events) {
     let versions =
-        Versions { free: cluster.free_version, division: cluster.division_version, queue: cluster.queue_version };
+        Versions { free: cluster.news.free(), division: cluster.news.division(), queue: cluster.queue_version };
     cluster.reserved.plan.wake = None;
     if let Some((made_of, at)) = cluster.reserved.plan.made {
         let (interval, refresh) = (cluster.policy.reserve_interval, cluster.policy.reserve_refresh);
@@ -51,7 +51,7 @@ pub(crate) fn replan(cluster: &mut Cluster, now: Time, out: &mut Events) {
         emit(cluster, now, Event::Planned { reservations }, out);
     }
     // What the plan itself lifted is no reason to plan again.
-    cluster.reserved.plan.made = Some((Versions { free: cluster.free_version, ..versions }, now));
+    cluster.reserved.plan.made = Some((Versions { free: cluster.news.free(), ..versions }, now));
     let refresh = Some(cluster.policy.reserve_refresh).filter(|refresh| *refresh > Span::ZERO);
     cluster.reserved.plan.wake = refresh.filter(|_| !cluster.reserved.list.is_empty()).map(|refresh| now + refresh);
 }

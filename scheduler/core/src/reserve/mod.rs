@@ -174,7 +174,7 @@ impl Cluster {
             }
         }
         if is_lifted {
-            self.freed();
+            self.freed_everywhere();
         }
         self.reserved.filled = None;
     }

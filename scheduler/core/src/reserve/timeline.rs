@@ -17,6 +17,7 @@ use crate::parts::Parts;
 use crate::place::Mark;
 use crate::placement::{Members, Portion};
 use crate::plan::latest_end;
+use crate::request::Part;
 use crate::reserve::{Reservation, is_inside_quota};
 use crate::tenant::Held;
 use crate::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
@@ -214,7 +215,7 @@ impl Walk<'_> {
         let (whole, parts) = &self.held[node.at()];
         let usable = entry.usable().without(blocked);
         let free = usable.without(*whole).without(parts.gpus());
-        self.cluster.index.foresee(node, free, usable, cpu, memory);
+        self.cluster.index.foresee(node, free, usable, parts, cpu, memory);
     }
 
     fn change_held(&mut self, tenant: TenantIndex, change: impl Fn(&mut Held)) {
@@ -234,7 +235,7 @@ impl Walk<'_> {
         let cluster = &mut *self.cluster;
         let entry = cluster.jobs.get(job)?;
         let (request, steps) = (entry.spec.request.clone(), cluster.policy.search_steps);
-        if cluster.index.free(pool) < request.least_gpus() {
+        if request.part == Part::Whole && cluster.index.free(pool) < request.least_gpus() {
             return None;
         }
         if !cluster.index.fits(&request, pool, &entry.avoid, steps, &mut cluster.scratch) {

@@ -69,6 +69,34 @@ fn what_is_held_stays_held_when_a_gpu_is_cut_anew() {
 }
 
 #[test]
+fn whole_gpus_are_refused_where_all_are_cut() {
+    check(
+        "
+        node   n0 gpus=2 model=H100-80GB mig=0/0/3g.40gb,0/4/1g.10gb,1/0/7g.80gb
+        node   n1 gpus=2 model=H100-80GB mig=0/0/7g.80gb,1/0/7g.80gb
+        tenant t quota=4
+        submit t/a 1x1
+        submit t/b 1x1 share=500
+        submit t/c 1x1 mig=3g.40gb
+        node   n2 gpus=2 model=H100-80GB mig=0/0/7g.80gb
+        submit t/d 1x1
+        submit t/e 1x2
+        submit t/f 2x1
+        cycle
+        ",
+        expect![[r#"
+            refused job 0: OnlyInstances { pool: "H100-80GB x2", known: ["1g.10gb", "3g.40gb", "7g.80gb"] }
+            refused job 0: OnlyInstances { pool: "H100-80GB x2", known: ["1g.10gb", "3g.40gb", "7g.80gb"] }
+            submit t/c
+            submit t/d
+            refused job 0: GangNeverFits { want: 1, best: 0, level: None }
+            refused job 0: GangNeverFits { want: 2, best: 1, level: None }
+            place t/c -> n0[0]
+            place t/d -> n2[1]"#]],
+    );
+}
+
+#[test]
 fn instances_that_no_node_has_are_refused() {
     let nodes = "
         node   n0 gpus=1 model=H100-80GB mig=0/4/1g.10gb,0/5/1g.10gb

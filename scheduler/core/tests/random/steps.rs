@@ -9,8 +9,8 @@ use proptest::prelude::*;
 /// A cluster to begin with.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
-    /// GPUs of each node, and which leaf it stands under.
-    pub(crate) nodes: Vec<(u8, u8)>,
+    /// GPUs of each node, which leaf it stands under, and how the last of its GPUs is cut.
+    pub(crate) nodes: Vec<(u8, u8, u8)>,
     /// Nodes of the second half are of another model.
     pub(crate) two_models: bool,
     /// For each mission its division, and those of its projects.
@@ -106,11 +106,12 @@ pub(crate) enum Step {
         node: u8,
         gpus: u8,
     },
-    /// It comes back with fewer GPUs, under another leaf.
+    /// It comes back with fewer GPUs, under another leaf, and with the last of them cut anew.
     Rebuilt {
         node: u8,
         gpus: u8,
         leaf: u8,
+        cut: u8,
     },
     Divide {
         tenant: u8,
@@ -142,8 +143,13 @@ fn division() -> impl Strategy<Value = Division> {
 
 pub(crate) fn setup() -> impl Strategy<Value = Setup> {
     let mission = (division(), vec(division(), 0..3));
-    (vec((1..9u8, 0..2u8), 1..6), any::<bool>(), vec(mission, 1..4), prop_oneof![Just(1000u32), 1..4u32])
+    (vec((1..9u8, 0..2u8, cut()), 1..6), any::<bool>(), vec(mission, 1..4), prop_oneof![Just(1000u32), 1..4u32])
         .prop_map(|(nodes, two_models, missions, placements)| Setup { nodes, two_models, missions, placements })
+}
+
+/// Three nodes of four have no GPU that is cut.
+fn cut() -> impl Strategy<Value = u8> {
+    prop_oneof![3 => Just(0u8), 1 => 1..5u8]
 }
 
 fn ask() -> impl Strategy<Value = Ask> {
@@ -203,7 +209,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (n(), any::<bool>()).prop_map(|(node, evict)| Step::Drain { node, evict }),
         2 => n().prop_map(Step::Resume),
         2 => (n(), prop_oneof![Just(0u8), n()]).prop_map(|(node, gpus)| Step::Bad { node, gpus }),
-        1 => (n(), 0..9u8, 0..2u8).prop_map(|(node, gpus, leaf)| Step::Rebuilt { node, gpus, leaf }),
+        1 => (n(), 0..9u8, 0..2u8, cut()).prop_map(|(node, gpus, leaf, cut)| Step::Rebuilt { node, gpus, leaf, cut }),
         3 => (n(), division()).prop_map(|(tenant, division)| Step::Divide { tenant, division }),
         1 => (n(), n()).prop_map(|(tenant, which)| Step::Undate { tenant, which }),
         2 => (n(), any::<bool>()).prop_map(|(tenant, paused)| Step::Pause { tenant, paused }),

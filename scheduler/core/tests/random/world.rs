@@ -14,6 +14,7 @@ use dure_core::input::{
 };
 use dure_core::invariants;
 use dure_core::job::{ArraySpec, DependencyKind, Exit, ExitHow, Phase};
+use dure_core::mig::{Layout, Slice};
 use dure_core::node::{Capacity, Contact, Location};
 use dure_core::rejected::Rejected;
 use dure_core::reply::Reply;
@@ -26,6 +27,8 @@ use crate::fits::fits_alone;
 use crate::steps::{Ask, Division, Setup, Step};
 
 const USERS: [&str; 3] = ["kim", "lee", "park"];
+/// With the same MIG profiles.
+const MODELS: [&str; 2] = ["H100-80GB", "A100-80GB"];
 const PRIORITIES: [&str; 4] = ["", "low", "high", "urgent"];
 /// Rounds in which agents obey and time passes until the last job must have ended.
 const MOST_ROUNDS: usize = 2000;
@@ -71,7 +74,24 @@ fn policy(placements: u32, plan_in_time: bool) -> Policy {
     }
 }
 
-fn node(at: usize, gpus: u8, leaf: u8, model: &str) -> NodeDraft {
+/// How a GPU is cut: not at all, into one of several sets of instances, or into none.
+fn layout(cut: u8) -> Layout {
+    let instances: &[(&str, u8)] = match cut {
+        0 => return Layout::WHOLE,
+        1 => &[("1g.10gb", 0), ("1g.10gb", 1), ("1g.10gb", 2), ("1g.10gb", 6)],
+        2 => &[("3g.40gb", 0), ("3g.40gb", 4)],
+        3 => &[("1g.10gb", 0), ("3g.40gb", 4), ("2g.20gb", 2)],
+        _ => &[],
+    };
+    instances.iter().fold(Layout::BARE, |layout, (profile, start)| {
+        let slice = Slice::named(MODELS[0], profile).expect("the model has this profile");
+        layout.with(slice, *start).expect("it may begin there")
+    })
+}
+
+fn node(at: usize, gpus: u8, leaf: u8, cut: u8, model: &str) -> NodeDraft {
+    let mut layouts = vec![Layout::WHOLE; gpus as usize];
+    layouts.iter_mut().last().into_iter().for_each(|last| *last = layout(cut));
     let all = GpuSet::first(gpus as usize);
     NodeDraft {
         name: format!("n{at}").into(),
@@ -80,7 +100,7 @@ fn node(at: usize, gpus: u8, leaf: u8, model: &str) -> NodeDraft {
         capacity: Capacity {
             gpus: all,
             islands: all.iter().map(|_| all).collect(),
-            layouts: Box::default(),
+            layouts: if cut == 0 { Box::default() } else { layouts.into() },
             cpu: CpuMilli::ZERO,
             memory: MemoryMib::ZERO,
             labels: Default::default(),
@@ -109,9 +129,9 @@ impl World {
             events: 0,
             steps: 0,
         };
-        for (at, (gpus, leaf)) in setup.nodes.iter().enumerate() {
+        for (at, (gpus, leaf, cut)) in setup.nodes.iter().enumerate() {
             let second = setup.two_models && at >= setup.nodes.len() / 2;
-            world.nodes.push(node(at, *gpus, *leaf, if second { "B" } else { "A" }));
+            world.nodes.push(node(at, *gpus, *leaf, *cut, MODELS[usize::from(second)]));
             world.hello(at);
         }
         for (at, (division, projects)) in setup.missions.iter().enumerate() {
@@ -171,7 +191,7 @@ impl World {
             Step::Bad { node, gpus } => {
                 drop(self.input(Input::NodeHealth { node: self.index(*node), bad: GpuSet(u32::from(*gpus)) }));
             }
-            Step::Rebuilt { node, gpus, leaf } => self.rebuilt(self.at(*node), *gpus, *leaf),
+            Step::Rebuilt { node, gpus, leaf, cut } => self.rebuilt(self.at(*node), *gpus, *leaf, *cut),
             Step::Divide { tenant, division } => {
                 let name = self.tenant(*tenant);
                 self.divide(&name, *division);
@@ -337,11 +357,12 @@ impl World {
             tenant: leaves[ask.tenant as usize % leaves.len()].name.clone(),
             user: USERS[ask.user as usize].into(),
             name: "".into(),
-            shape: match ask.sizes[..] {
-                [gpus] => Shape::Equal { members: 1, gpus },
-                _ => Shape::Unequal(ask.sizes.clone().into()),
+            shape: match (&ask.sizes[..], part(ask)) {
+                ([gpus], _) => Shape::Equal { members: 1, gpus: *gpus },
+                (_, PartDraft::Whole) => Shape::Unequal(ask.sizes.clone().into()),
+                (all, _) => Shape::Equal { members: all.len() as u32, gpus: 1 },
             },
-            gpu_models: if ask.any_pool { Vec::new() } else { vec!["A".into()] },
+            gpu_models: if ask.any_pool { Vec::new() } else { vec![MODELS[0].into()] },
             cpu: CpuMilli::ZERO,
             memory: MemoryMib::ZERO,
             required: ask.inside_leaf.then_some(Level::Leaf),
@@ -424,10 +445,10 @@ impl World {
     }
 
     /// The node restarts with other hardware; the draft of the beginning stays what it is.
-    fn rebuilt(&mut self, at: usize, gpus: u8, leaf: u8) {
+    fn rebuilt(&mut self, at: usize, gpus: u8, leaf: u8, cut: u8) {
         let first = self.nodes[at].clone();
         let gpus = gpus.min(first.capacity.gpus.len() as u8);
-        let rebuilt = node(at, gpus, leaf, &first.model);
+        let rebuilt = node(at, gpus, leaf, cut, &first.model);
         self.nodes[at] = rebuilt;
         self.reboot(at);
         self.nodes[at] = first;
@@ -552,11 +573,14 @@ impl World {
     }
 }
 
-/// One of the users shares GPUs: single members of one GPU take a part of it.
+/// One of the users shares GPUs, another takes MIG instances: members of one GPU get a part of it.
 fn part(ask: &Ask) -> PartDraft {
-    match (&ask.sizes[..], ask.user, ask.priority) {
-        ([1], 1, 0) => PartDraft::Milli(300),
-        ([1], 1, _) => PartDraft::Milli(700),
+    let is_of_one = ask.sizes.iter().all(|gpus| *gpus == 1);
+    match (ask.user, ask.priority) {
+        (1, 0) if is_of_one => PartDraft::Milli(300),
+        (1, _) if is_of_one => PartDraft::Milli(700),
+        (2, 0) if is_of_one => PartDraft::Profile("3g.40gb".into()),
+        (2, 1 | 2) if is_of_one => PartDraft::Profile("1g.10gb".into()),
         _ => PartDraft::Whole,
     }
 }

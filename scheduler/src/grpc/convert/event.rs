@@ -119,6 +119,7 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         | Event::NodeRestored { .. }
         | Event::JobRestored { .. }
         | Event::PromiseRestored { .. }
+        | Event::WorkloadRestored { .. }
         | Event::Planned { .. }
         | Event::WantedBack { .. }
         | Event::AvoidanceLifted { .. } => None,

@@ -33,6 +33,7 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::NoPool
         | Refusal::GangTooLarge { .. }
         | Refusal::GangNeverFits { .. }
+        | Refusal::OnlyInstances { .. }
         | Refusal::OverLimitForEver { .. }
         | Refusal::NonPreemptibleOverQuota { .. }
         | Refusal::DependencyNeverSatisfied { .. }
@@ -97,7 +98,7 @@ pub(super) fn field(why: &Refusal) -> &'static str {
         Refusal::TooManyUsers { .. } => "user",
         Refusal::NoMembers | Refusal::TooManyMembers { .. } => "shape.members",
         Refusal::PartOfSeveralGpus { .. } | Refusal::PartWith { .. } | Refusal::BadShare { .. } => "shape.gpu_milli",
-        Refusal::UnknownProfile { .. } => "shape.mig_profile",
+        Refusal::UnknownProfile { .. } | Refusal::OnlyInstances { .. } => "shape.mig_profile",
         Refusal::NoGpus { .. } | Refusal::MemberTooLarge { .. } => "shape.gpus_per_member",
         Refusal::GangTooLarge { .. }
         | Refusal::GangNeverFits { .. }
@@ -159,6 +160,7 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::PartWith { what } => format!("a part of a GPU together with {what}"),
         Refusal::BadShare { milli } => format!("{milli} thousandths of a GPU"),
         Refusal::UnknownProfile { name, known } => unknown_profile(name, known),
+        Refusal::OnlyInstances { pool, known } => only_instances(pool, known),
         Refusal::MemberTooLarge { gpus, largest } => member_too_large(*gpus, *largest),
         Refusal::GangTooLarge { want, capacity } => gang_too_large(*want, *capacity),
         Refusal::GangNeverFits { want, best, level } => never_fits(*want, *best, *level),
@@ -231,6 +233,12 @@ fn unknown_profile(name: &str, known: &[Box<str>]) -> String {
     format!("no GPU model here has the slice {name:?}, there is {}", list(known))
 }
 
+fn only_instances(pool: &str, known: &[Box<str>]) -> String {
+    let of =
+        if known.is_empty() { "in MIG mode".to_owned() } else { format!("cut into MIG instances ({})", list(known)) };
+    format!("every GPU of pool {pool:?} that the job may use is {of}")
+}
+
 fn member_too_large(asked: u32, largest: u32) -> String {
     format!("a member asks for {}, the largest node has {largest}", gpus(Gpus::whole(asked)))
 }
@@ -284,6 +292,9 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         Refusal::PartWith { .. } => "ask for whole GPUs, or leave it out",
         Refusal::BadShare { .. } => "use 1 to 999; for a whole GPU leave the share out",
         Refusal::UnknownProfile { .. } => "name a profile of the GPU models that the job may use",
+        Refusal::OnlyInstances { .. } => {
+            "ask for an instance for each member (--gpus-mig PROFILE), allow other GPU models, or have MIG switched off on some GPUs"
+        }
         Refusal::MemberTooLarge { .. } => "spread the GPUs over more members",
         Refusal::GangTooLarge { .. } => "ask for fewer GPUs, or allow other GPU models",
         Refusal::GangNeverFits { .. } => "ask for fewer or smaller members, or require a wider level",

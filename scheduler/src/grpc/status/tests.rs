@@ -22,6 +22,7 @@ fn of_jobs() -> Vec<Refusal> {
         Refusal::GangTooLarge { want: Gpus::whole(24), capacity: Gpus::whole(16) },
         Refusal::GangNeverFits { want: 4, best: 2, level: Some(Level::Leaf) },
         Refusal::GangNeverFits { want: 4, best: 2, level: None },
+        Refusal::OnlyInstances { pool: "h100".into(), known: vec!["1g.10gb".into(), "3g.40gb".into()] },
         Refusal::OverLimitForEver { tenant: tenant.clone(), want: Gpus::whole(24), limit: Gpus::whole(16) },
         Refusal::NonPreemptibleOverQuota { tenant: tenant.clone(), want: Gpus::whole(1), quota: Gpus::whole(0) },
         Refusal::UnknownModel { name: "x".into(), known: known.clone() },
@@ -105,6 +106,7 @@ fn refusals_of_jobs() {
         FailedPrecondition shape: the gang asks for 24 GPUs, the pools that it may use have 16; ask for fewer GPUs, or allow other GPU models
         FailedPrecondition shape: 4 members, but even when empty no leaf has room for more than 2; ask for fewer or smaller members, or require a wider level
         FailedPrecondition shape: 4 members, but even when empty the cluster has room for 2 only; ask for fewer or smaller members, or require a wider level
+        FailedPrecondition shape.mig_profile: every GPU of pool "h100" that the job may use is cut into MIG instances ("1g.10gb", "3g.40gb"); ask for an instance for each member (--gpus-mig PROFILE), allow other GPU models, or have MIG switched off on some GPUs
         FailedPrecondition tenant: the gang asks for 24 GPUs, the limit of "fusion" is 16; ask for fewer GPUs, or have the limit raised: dure quota set
         FailedPrecondition non_preemptible: a non-preemptible gang of 1 GPU, the quota of "fusion" is 0; submit it as preemptible, ask for fewer GPUs, or have the quota raised
         InvalidArgument gpu_models: no pool has GPU model "x", there is "m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9", "m10", "m11" and 2 more; use one of these

@@ -23,6 +23,7 @@ use dure_core::job::{
 };
 use dure_core::mig::{Layout, Slice};
 use dure_core::node::{Capacity, Contact, Location, Node, SetAside};
+use dure_core::place::{Faded, Need};
 use dure_core::placement::Placed;
 use dure_core::promise::{DropCause, Promise};
 use dure_core::reply::Reply;
@@ -323,6 +324,7 @@ fn samples() -> Vec<Event> {
     samples.extend(wanted_back());
     samples.extend(cut());
     samples.extend(dated());
+    samples.push(learned());
     samples
 }
 
@@ -403,6 +405,14 @@ fn wanted_back() -> Vec<Event> {
     let wanted = Wanted { tenant: TenantIndex(3), pool: PoolIndex(1), gpus: Gpus::whole(16), preemptible: true };
     let begun = vec![(wanted, Time(1_700_000_000_000))];
     vec![Event::WantedBack { begun, over: vec![Wanted { preemptible: false, ..wanted }] }]
+}
+
+/// Shares of 300 thousandths, and members of eight GPUs.
+fn learned() -> Event {
+    let need = Need { gpus: 1, milli: 300, cpu: 4_000, memory: 16_384, pools: 0b11 };
+    let whole = Need { gpus: 8, milli: 1_000, cpu: 0, memory: 0, pools: 1 };
+    let faded = Faded { amount: 3 << 16, step: 11_244 };
+    Event::WorkloadRestored { kinds: vec![(need, faded), (whole, Faded { amount: 77_777, ..faded })] }
 }
 
 /// A node whose GPUs are cut anew, and a job that keeps away from it no longer.

@@ -71,11 +71,12 @@ fn kind(event: &Event) -> &'static str {
         NodeRestored,
         JobRestored,
         PromiseRestored,
+        WorkloadRestored,
     )
 }
 
 /// How many kinds there are: the length of the list in `kind`.
-const KINDS: usize = 48;
+const KINDS: usize = 49;
 
 #[test]
 fn random_events_are_of_every_kind() {

@@ -18,6 +18,7 @@ use dure_core::job::{
 };
 use dure_core::mig::Layout;
 use dure_core::node::{Capacity, Contact, Location, Node, SetAside};
+use dure_core::place::{Faded, Need};
 use dure_core::placement::{Placed, Portion};
 use dure_core::promise::{DropCause, Promise};
 use dure_core::reply::Reply;
@@ -648,6 +649,21 @@ fn attempt_event() -> impl Strategy<Value = Event> {
     ]
 }
 
+fn need() -> impl Strategy<Value = Need> {
+    let beside = (0..i64::MAX, 0..i64::MAX);
+    (0..33u8, 0..1001u16, beside, any::<u64>()).prop_map(|(gpus, milli, (cpu, memory), pools)| Need {
+        gpus,
+        milli,
+        cpu,
+        memory,
+        pools,
+    })
+}
+
+fn faded() -> impl Strategy<Value = Faded> {
+    (any::<u64>(), any::<u64>()).prop_map(|(amount, step)| Faded { amount, step })
+}
+
 fn restored_event() -> impl Strategy<Value = Event> {
     let ledger = (gpus(), meter(), usage(), any::<u64>()).prop_map(|(used, recent, total, jobs)| UserLedger {
         used,
@@ -670,6 +686,7 @@ fn restored_event() -> impl Strategy<Value = Event> {
         restored_node().prop_map(|node| Event::NodeRestored { node: Box::new(node) }),
         restored_job().prop_map(|job| Event::JobRestored { job: Box::new(job) }),
         (job(), promise()).prop_map(|(job, promise)| Event::PromiseRestored { job, promise: Box::new(promise) }),
+        vec((need(), faded()), 0..4).prop_map(|kinds| Event::WorkloadRestored { kinds }),
     ]
 }
 

@@ -1,0 +1,141 @@
+//! What has changed that can lift a refusal, and when: in which pool something was freed, whose share of what was divided anew.
+//!
+//! Comes in: every change that can help somebody, told by `apply`. Goes out: whether one has come since a class was refused.
+//! Derived: no fact depends on it, and a core that has just been restored knows of nothing and has refused nobody.
+
+use crate::blocked::{Blocked, Wake};
+use crate::cluster::Cluster;
+use crate::ids::{PoolIndex, TenantIndex};
+use crate::request::Request;
+
+/// A point in the order of changes.
+pub(crate) type Stamp = u64;
+
+/// When what last changed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct News {
+    /// The last change of any kind.
+    now: Stamp,
+    free: Stamp,
+    division: Stamp,
+    /// The last change of the division that may concern every pool and tenant.
+    everybody: Stamp,
+    /// By pool: GPUs became free, a node opened, what was set aside is for others.
+    freed: Vec<Stamp>,
+    /// By pool: somebody holds less of it, or may have more.
+    divided: Vec<Stamp>,
+    /// By tenant: it holds less itself, or may have more.
+    tenants: Vec<Stamp>,
+}
+
+impl News {
+    /// The last change.
+    #[inline]
+    pub(crate) fn now(&self) -> Stamp {
+        self.now
+    }
+
+    /// Changes whenever something was freed.
+    #[inline]
+    pub(crate) fn free(&self) -> Stamp {
+        self.free
+    }
+
+    /// Changes whenever somebody may have more.
+    #[inline]
+    pub(crate) fn division(&self) -> Stamp {
+        self.division
+    }
+
+    /// As if nobody had told that something was freed.
+    pub(crate) fn deaf(&self) -> Self {
+        Self { freed: Vec::new(), ..self.clone() }
+    }
+
+    /// Whether something was freed in `pool` since.
+    #[inline]
+    pub(crate) fn has_freed(&self, pool: PoolIndex, since: Stamp) -> bool {
+        at(&self.freed, pool.at()) > since
+    }
+
+    /// Whether what refused a class in a tenant may be lifted since; `why` is what it was refused for.
+    pub(crate) fn may_lift(&self, request: &Request, why: &Blocked, since: Stamp) -> bool {
+        if self.now <= since {
+            return false;
+        }
+        if self.everybody > since {
+            return true;
+        }
+        let in_pool = |pool: PoolIndex| self.has_freed(pool, since) || at(&self.divided, pool.at()) > since;
+        if request.pools.len() > 1 {
+            // It was refused in each of them, for whatever reason.
+            return request.pools.iter().any(|pool| in_pool(*pool));
+        }
+        match why.wake() {
+            Wake::Room(pool) => self.has_freed(pool, since),
+            Wake::Tenant(tenant) => at(&self.tenants, tenant.at()) > since,
+            Wake::Division(pool) => in_pool(pool),
+            Wake::Plan | Wake::Cycle => true,
+        }
+    }
+}
+
+#[inline]
+fn at(stamps: &[Stamp], at: usize) -> Stamp {
+    stamps.get(at).copied().unwrap_or(0)
+}
+
+fn set(stamps: &mut Vec<Stamp>, at: usize, stamp: Stamp) {
+    if at >= stamps.len() {
+        stamps.resize(at + 1, 0);
+    }
+    stamps[at] = stamp;
+}
+
+impl Cluster {
+    /// After GPUs of a pool became free, or a node of it opened: what found no room may find it now.
+    pub(crate) fn freed(&mut self, pool: PoolIndex) {
+        let news = &mut self.news;
+        news.now += 1;
+        news.free = news.now;
+        set(&mut news.freed, pool.at(), news.now);
+    }
+
+    /// As `freed`, in every pool.
+    pub(crate) fn freed_everywhere(&mut self) {
+        (0..self.pools.len()).for_each(|pool| self.freed(PoolIndex::of(pool)));
+    }
+
+    /// After somebody holds less of a pool, or less of it is lent, or it can lend more: what the division refused there may be
+    /// admitted now.
+    pub(crate) fn divided(&mut self, pool: PoolIndex) {
+        let news = &mut self.news;
+        news.now += 1;
+        news.division = news.now;
+        set(&mut news.divided, pool.at(), news.now);
+    }
+
+    /// After `tenant` itself holds less, or may have more: what its own bounds refused may be admitted now.
+    pub(crate) fn relieved(&mut self, tenant: TenantIndex) {
+        let news = &mut self.news;
+        news.now += 1;
+        news.division = news.now;
+        set(&mut news.tenants, tenant.at(), news.now);
+    }
+
+    /// As `relieved`, for the tenant and all above it.
+    pub(crate) fn relieved_all(&mut self, tenant: TenantIndex) {
+        let mut next = Some(tenant);
+        while let Some(tenant) = next {
+            self.relieved(tenant);
+            next = self.tenants[tenant.at()].parent;
+        }
+    }
+
+    /// After a change of the division that may concern everybody.
+    pub(crate) fn divided_anew(&mut self) {
+        let news = &mut self.news;
+        news.now += 1;
+        (news.division, news.everybody) = (news.now, news.now);
+    }
+}
