@@ -90,19 +90,22 @@ pub fn decide(
             promise::renew(cluster, |_| true, now, out);
             Reply::Done
         }
-        Input::SkipIds { jobs, attempts } => {
-            let next_job = JobId(cluster.next_job.0.saturating_add(jobs));
-            let skipped_attempts = AttemptNumber(cluster.skipped_attempts.0.saturating_add(attempts));
-            let next_start = cluster.next_start;
-            emit(cluster, now, Event::CountersRestored { next_job, next_start, skipped_attempts }, out);
-            Reply::Done
-        }
+        Input::SkipIds { jobs, attempts } => skip_ids(cluster, jobs, attempts, now, out),
     };
     if let Some(RequestKey { user, id, digest }) = key {
         let (user, id, digest) = (user.clone(), id.clone(), *digest);
         emit(cluster, now, Event::RequestAnswered { user, id, digest, reply }, out);
     }
     Ok(reply)
+}
+
+/// No job and no attempt gets one of so many numbers.
+fn skip_ids(cluster: &mut Cluster, jobs: u64, attempts: u32, now: Time, out: &mut Events) -> Reply {
+    let next_job = JobId(cluster.next_job.0.saturating_add(jobs));
+    let skipped_attempts = AttemptNumber(cluster.skipped_attempts.0.saturating_add(attempts));
+    let next_start = cluster.next_start;
+    emit(cluster, now, Event::CountersRestored { next_job, next_start, skipped_attempts }, out);
+    Reply::Done
 }
 
 /// The answer to an earlier request of this id; refused when that was another request.

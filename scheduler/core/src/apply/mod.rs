@@ -12,7 +12,7 @@ mod restore;
 
 use crate::cluster::{Answer, Cluster};
 use crate::event::Event;
-use crate::ids::{JobId, PoolIndex};
+use crate::ids::{JobId, PoolIndex, TenantIndex};
 use crate::job::{Job, MemberPhase};
 use crate::placement::Members;
 use crate::promise::Promise;
@@ -29,10 +29,7 @@ impl Cluster {
             Event::PoolDefined { name, model, gpus_per_node, .. } => self.add_pool(name, model, *gpus_per_node),
             Event::TenantDefined { tenant, parent, name } => self.add_tenant(*tenant, *parent, name),
             Event::TenantChanged { tenant, change } => self.change_tenant(*tenant, change, now),
-            Event::Paused { tenant, paused } => {
-                self.tenants[tenant.at()].paused = *paused;
-                self.divided_anew();
-            }
+            Event::Paused { tenant, paused } => self.pause(*tenant, *paused),
             Event::BudgetPeriodBegan { tenant } => self.begin_period(*tenant),
             Event::BudgetCarried { tenant, gpu_time } => self.carry_budget(*tenant, *gpu_time),
             Event::QuotaDated { dated } => self.add_dated(*dated),
@@ -96,6 +93,11 @@ impl Cluster {
             | Event::PromiseRestored { .. }
             | Event::WorkloadRestored { .. } => self.restore(now, event),
         }
+    }
+
+    fn pause(&mut self, tenant: TenantIndex, paused: bool) {
+        self.tenants[tenant.at()].paused = paused;
+        self.divided_anew();
     }
 
     fn make_eligible(&mut self, job: JobId) {

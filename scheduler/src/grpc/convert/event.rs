@@ -60,10 +60,11 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         Some(Shown { job: *job, kind, phase, attempt: *attempt, detail })
     };
     let waits = |job: &JobId, kind, detail: String| of(job, kind, JobPhase::Pending, &before, detail);
+    let word = |outcome: &Outcome| outcome_word(*outcome).to_owned();
     match event {
         Event::JobSubmitted { job, held, .. } => of(job, "submitted", submitted(*held), &before, String::new()),
         Event::ArrayIndexStarted { array, index, job } => {
-            of(job, "submitted", JobPhase::Pending, &before, format!("index {index} of array {array}"))
+            waits(job, "submitted", format!("index {index} of array {array}"))
         }
         Event::JobHeld { job } => of(job, "held", JobPhase::Held, &before, String::new()),
         Event::JobReleased { job } => waits(job, "released", String::new()),
@@ -83,12 +84,10 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
             of(job, "stopping", JobPhase::Stopping, attempt, stopping(*reason, *beneficiary, *keeps))
         }
         Event::AttemptEnded { job, attempt, outcome } => {
-            of(job, "attempt_ended", after_attempt(*outcome), attempt, outcome_word(*outcome).to_owned())
+            of(job, "attempt_ended", after_attempt(*outcome), attempt, word(outcome))
         }
         Event::JobRequeued { job, not_before, .. } => waits(job, "requeued", wait_text(*not_before)),
-        Event::JobEnded { job, outcome } => {
-            of(job, "ended", ended_phase(*outcome), &before, outcome_word(*outcome).to_owned())
-        }
+        Event::JobEnded { job, outcome } => of(job, "ended", ended_phase(*outcome), &before, word(outcome)),
         Event::PoolDefined { .. }
         | Event::BudgetPeriodBegan { .. }
         | Event::BudgetCarried { .. }

@@ -144,12 +144,8 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::TooManyJobs { count, limit } => format!("{count} jobs in one call, at most {limit}"),
         Refusal::QueueFull { limit } => format!("{limit} jobs wait already, which is the limit"),
         Refusal::UnknownTenant { name } => format!("there is no tenant {name:?}"),
-        Refusal::TenantHasChildren { name } => {
-            format!("tenant {name:?} has tenants below it, and jobs belong to leaves")
-        }
-        Refusal::TenantHasJobs { name } => {
-            format!("tenant {name:?} has jobs of its own, so nothing can be defined below it")
-        }
+        Refusal::TenantHasChildren { name } => format!("tenant {name:?} has tenants below it; jobs belong to leaves"),
+        Refusal::TenantHasJobs { name } => format!("tenant {name:?} has jobs: nothing can be defined below it"),
         Refusal::BadTenantName { name, why } => format!("{name:?} is no name for a tenant: {why}"),
         Refusal::TooManyTenants { limit } => format!("there are {limit} tenants, which is the limit"),
         Refusal::TooManyUsers { limit } => format!("{limit} users have been seen, which is the limit"),
@@ -176,14 +172,10 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::UnknownDependency { job } => format!("there is no job {job}"),
         Refusal::DependencyOutsideCall { index, count } => format!("job {index} of a call that holds {count}"),
         Refusal::DependencyCycle { jobs } => cyclic(jobs),
-        Refusal::DependencyNeverSatisfied { job } => {
-            format!("job {job} has ended in the other way: this one could never start")
-        }
+        Refusal::DependencyNeverSatisfied { job } => format!("job {job} has ended otherwise: this could never start"),
         Refusal::BadConstraint { value, why, .. } => format!("{value:?}: {why}"),
         Refusal::PreferredAboveRequired => "the preferred level is wider than the required one".to_owned(),
-        Refusal::TooManyClasses { limit } => {
-            format!("{limit} different kinds of requests wait already, which is the limit")
-        }
+        Refusal::TooManyClasses { limit } => format!("{limit} kinds of requests wait already, which is the limit"),
         Refusal::NameTooLong { length, limit, .. } => format!("{length} bytes, at most {limit}"),
         Refusal::UnknownJob { job } => unknown_job(*job),
         Refusal::WrongPhase { job, phase, verb } => format!("job {job} is {phase}: {verb} is for jobs that wait"),
@@ -292,16 +284,12 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         Refusal::PartWith { .. } => "ask for whole GPUs, or leave it out",
         Refusal::BadShare { .. } => "use 1 to 999; for a whole GPU leave the share out",
         Refusal::UnknownProfile { .. } => "name a profile of the GPU models that the job may use",
-        Refusal::OnlyInstances { .. } => {
-            "ask for an instance for each member (--gpus-mig PROFILE), allow other GPU models, or have MIG switched off on some GPUs"
-        }
+        Refusal::OnlyInstances { .. } => "ask for instances (--gpus-mig PROFILE), or allow other GPU models",
         Refusal::MemberTooLarge { .. } => "spread the GPUs over more members",
         Refusal::GangTooLarge { .. } => "ask for fewer GPUs, or allow other GPU models",
         Refusal::GangNeverFits { .. } => "ask for fewer or smaller members, or require a wider level",
         Refusal::OverLimitForEver { .. } => "ask for fewer GPUs, or have the limit raised: dure quota set",
-        Refusal::NonPreemptibleOverQuota { .. } => {
-            "submit it as preemptible, ask for fewer GPUs, or have the quota raised"
-        }
+        Refusal::NonPreemptibleOverQuota { .. } => "submit it as preemptible or smaller, or have the quota raised",
         Refusal::UnknownModel { .. } | Refusal::UnknownPool { .. } | Refusal::UnknownPriority { .. } => {
             "use one of these"
         }

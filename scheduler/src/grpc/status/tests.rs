@@ -106,9 +106,9 @@ fn refusals_of_jobs() {
         FailedPrecondition shape: the gang asks for 24 GPUs, the pools that it may use have 16; ask for fewer GPUs, or allow other GPU models
         FailedPrecondition shape: 4 members, but even when empty no leaf has room for more than 2; ask for fewer or smaller members, or require a wider level
         FailedPrecondition shape: 4 members, but even when empty the cluster has room for 2 only; ask for fewer or smaller members, or require a wider level
-        FailedPrecondition shape.mig_profile: every GPU of pool "h100" that the job may use is cut into MIG instances ("1g.10gb", "3g.40gb"); ask for an instance for each member (--gpus-mig PROFILE), allow other GPU models, or have MIG switched off on some GPUs
+        FailedPrecondition shape.mig_profile: every GPU of pool "h100" that the job may use is cut into MIG instances ("1g.10gb", "3g.40gb"); ask for instances (--gpus-mig PROFILE), or allow other GPU models
         FailedPrecondition tenant: the gang asks for 24 GPUs, the limit of "fusion" is 16; ask for fewer GPUs, or have the limit raised: dure quota set
-        FailedPrecondition non_preemptible: a non-preemptible gang of 1 GPU, the quota of "fusion" is 0; submit it as preemptible, ask for fewer GPUs, or have the quota raised
+        FailedPrecondition non_preemptible: a non-preemptible gang of 1 GPU, the quota of "fusion" is 0; submit it as preemptible or smaller, or have the quota raised
         InvalidArgument gpu_models: no pool has GPU model "x", there is "m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9", "m10", "m11" and 2 more; use one of these
         FailedPrecondition gpu_models: the cluster has no pool yet; define a [[pool]] in the scheduler's configuration, or let the first node join
         InvalidArgument priority: no priority class "top", there is none; use one of these
@@ -120,10 +120,10 @@ fn refusals_of_jobs() {
         NotFound dependencies: there is no job 7; check the id: a job that ended long ago is forgotten
         InvalidArgument dependencies: job 3 of a call that holds 2; count the jobs of the call from 0
         InvalidArgument dependencies: jobs 0 > 2 > 1 > 0 of the call wait for each other in a circle; take one of the dependencies out
-        FailedPrecondition dependencies: job 7 has ended in the other way: this one could never start; take the dependency out, or depend on its end in any way: afterany
+        FailedPrecondition dependencies: job 7 has ended otherwise: this could never start; take the dependency out, or depend on its end in any way: afterany
         InvalidArgument preferred_level: the preferred level is wider than the required one; prefer a level at or below the required one
         InvalidArgument constraint: "rack=r9": no node of the pool matches it; see the labels and places of the nodes: dure nodes NODE
-        ResourceExhausted shape: 4096 different kinds of requests wait already, which is the limit; wait for jobs to start, or cancel some
+        ResourceExhausted shape: 4096 kinds of requests wait already, which is the limit; wait for jobs to start, or cancel some
         InvalidArgument name: 200 bytes, at most 128; shorten it
         NotFound job_id: there is no job 7; check the id: a job that ended long ago is forgotten
         FailedPrecondition job_id: job 7 is running: hold is for jobs that wait; cancel it instead: dure cancel
@@ -142,8 +142,8 @@ fn refusals_of_jobs() {
 fn refusals_of_tenants_and_nodes() {
     expect![[r#"
         NotFound tenant: there is no tenant "fusion"; see the tenants: dure quota show; an operator defines a new one: dure quota set --create
-        FailedPrecondition tenant: tenant "fusion" has tenants below it, and jobs belong to leaves; name one of the tenants below it
-        FailedPrecondition tenant: tenant "fusion" has jobs of its own, so nothing can be defined below it; cancel them or let them end first
+        FailedPrecondition tenant: tenant "fusion" has tenants below it; jobs belong to leaves; name one of the tenants below it
+        FailedPrecondition tenant: tenant "fusion" has jobs: nothing can be defined below it; cancel them or let them end first
         InvalidArgument tenant: "a//b" is no name for a tenant: each part of the path has 1 to 128 characters; use a path as in fusion/plasma
         ResourceExhausted tenant: there are 10000 tenants, which is the limit; raise the limit in [policy] of the scheduler's configuration
         InvalidArgument quotas.pool: there is no pool "x", there is "h200"; use one of these
