@@ -125,12 +125,19 @@ impl Session {
     }
 
     /// Keeps a stream for ever; ends when the loop does.
-    pub(crate) async fn keep(mut self, config: AgentConfig) {
+    pub(crate) async fn keep(self, config: AgentConfig) {
+        tokio::select! {
+            () = self.keep_connected(&config) => {}
+            () = join::keep_renewed(&config) => {}
+        }
+    }
+
+    async fn keep_connected(mut self, config: &AgentConfig) {
         let mut backoff = BACKOFF_FIRST;
         let (mut at, mut led) = (0, Instant::now());
         loop {
             let endpoint = self.endpoints[at].clone();
-            let ended = self.once(&config, &endpoint).await;
+            let ended = self.once(config, &endpoint).await;
             if ended.welcomed {
                 led = Instant::now();
                 backoff = BACKOFF_FIRST;

@@ -5,7 +5,7 @@
 use std::{fs, io::Write, path::PathBuf};
 
 use clap::{Args, Subcommand};
-use dure_scheduler::auth::token::{self, TokenEntry};
+use dure_scheduler::auth::token::{self, RevokedEntry, TokenEntry};
 use jiff::Timestamp;
 
 use crate::{failure::Failure, show::Out, span::UserSpan, when};
@@ -15,6 +15,19 @@ use crate::{failure::Failure, show::Out, span::UserSpan, when};
 pub(crate) enum TokenCommand {
     /// Make a token
     Create(CreateArgs),
+    /// Refuse a node's certificate from now on: it was stolen, or the node is another's
+    Revoke(RevokeArgs),
+}
+
+/// Whose certificate.
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    /// The node
+    #[arg(value_name = "NODE")]
+    node: String,
+    /// Add the entry to this token file; without it the entry is printed
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
 }
 
 /// Whose token it is.
@@ -49,9 +62,30 @@ pub(crate) struct CreateArgs {
 
 /// Runs the command.
 pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
-    let TokenCommand::Create(args) = command;
+    match command {
+        TokenCommand::Create(args) => create(&args, out),
+        TokenCommand::Revoke(args) => revoke(args, out),
+    }
+}
+
+/// Certificates that are signed in the second after this are good again.
+fn revoke(args: RevokeArgs, out: Out) -> Result<(), Failure> {
+    let now =
+        Timestamp::from_second(Timestamp::now().as_second() + 1).map_err(|err| Failure::Failed(err.to_string()))?;
+    let before = now.to_string().parse().map_err(|err| Failure::Failed(format!("{now}: {err}")))?;
+    let entry = RevokedEntry { node: args.node.clone(), before }.to_toml();
+    let entry = entry.map_err(|err| Failure::Usage(err.to_string()))?;
+    let Some(path) = &args.file else { return out.text(&entry) };
+    append(path, &entry)?;
+    out.line(&format!(
+        "certificates of {} from before {now} are refused; its session ends with its next word",
+        args.node
+    ))
+}
+
+fn create(args: &CreateArgs, out: Out) -> Result<(), Failure> {
     let created = token::create().map_err(|err| Failure::Failed(err.to_string()))?;
-    let entry = entry(&args, &created.digest.to_string(), when::now_ms())?;
+    let entry = entry(args, &created.digest.to_string(), when::now_ms())?;
     match &args.file {
         Some(path) => append(path, &entry)?,
         None => eprint!("add this to the scheduler's token file:\n\n{entry}\n"),
@@ -120,6 +154,20 @@ mod tests {
         let roles: Vec<_> =
             secrets.iter().map(|secret| tokens.find(secret).map(|identity| identity.role.name())).collect();
         assert_eq!(roles, [Ok("member"), Ok("agent")]);
+    }
+
+    #[test]
+    fn a_revoked_certificate_is_refused_and_a_later_one_is_not() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("tokens.toml");
+        let before = dure_core::units::Time(when::now_ms());
+        let revoke = |node: &str| revoke(RevokeArgs { node: node.to_owned(), file: Some(path.clone()) }, Out::plain());
+        revoke("gpu-1").expect("writes");
+        assert!(revoke("gpu-*").expect_err("one node").text().contains("revoked[0].node"));
+        let tokens = Tokens::load(&path, &dir.path().join("spent")).expect("reads");
+        let later = dure_core::units::Time(before.0 + 5_000);
+        assert!(tokens.check_node("gpu-1", before).is_err() && tokens.check_node("gpu-1", later).is_ok());
+        assert!(tokens.check_node("gpu-2", before).is_ok());
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! TLS: nodes join once by a token and then speak with a certificate of their own, for themselves alone.
 
 use std::error::Error as _;
+use std::path::Path;
 
 use dure_proto::v1::agents_client::AgentsClient;
 use dure_proto::v1::{
-    AgentMessage, GpuInventory, Hello, Inventory, JobPhase, ListNodesRequest, SchedulerMessage, agent_message,
-    scheduler_message,
+    AgentMessage, GpuInventory, Hello, Inventory, JobPhase, JoinRequest, ListNodesRequest, SchedulerMessage,
+    agent_message, scheduler_message,
 };
 use dure_tests::client::{Authed, Bearer, Caller};
 use dure_tests::cluster::Cluster;
 use dure_tests::drafts::script;
 use dure_tests::setup::{Setup, Who, join_token};
 use dure_tests::wait::{soon, until};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use tonic::transport::{Channel, Identity};
 use tonic::{Code, Status};
 
@@ -99,6 +101,66 @@ async fn a_nodes_certificate_speaks_for_that_node_and_nothing_else() {
     let status = session(cluster.channel(), Bearer::of(&token), "n0").await.expect_err("a token joins, no more");
     assert!(status.message().contains("the node's own certificate"), "{status:?}");
     assert_eq!(cluster.nodes().await.expect("listed").len(), 1, "no node was made up");
+}
+
+fn request_of(key: &KeyPair) -> Vec<u8> {
+    CertificateParams::new(vec!["n0".to_owned()])
+        .and_then(|params| params.serialize_request(key))
+        .expect("it is made")
+        .der()
+        .to_vec()
+}
+
+#[tokio::test]
+async fn a_node_renews_its_own_certificate_and_no_other() {
+    let (mut cluster, _) = start().await;
+    let key = KeyPair::generate().expect("a key");
+    let join = async |node: &str| {
+        let mut client = AgentsClient::new(cluster.endpoint(Some(certificate(&cluster))).connect_lazy());
+        let request = JoinRequest { node: node.to_owned(), certificate_request: request_of(&key) };
+        client.join(request).await
+    };
+    assert!(join("n0").await.expect("its own").into_inner().certificate_pem.contains("BEGIN CERTIFICATE"));
+    assert_eq!(join("n1").await.expect_err("another's").code(), Code::PermissionDenied);
+    // Its certificate grows old: the agent has another one by itself.
+    cluster.kill_agent(0);
+    let identity = cluster.path("agents/n0/identity");
+    let read = |path: &Path| std::fs::read_to_string(path).expect("it is there");
+    let own = KeyPair::from_pem(&read(&identity.join("node.key"))).expect("a key");
+    let authority = cluster.authority();
+    let signing = KeyPair::from_pem(&read(&authority.with_file_name("ca.key"))).expect("a key");
+    let issuer = Issuer::from_ca_cert_pem(&read(&authority), signing).expect("the authority");
+    let mut params = CertificateParams::default();
+    let uri = "spiffe://dure/node/n0".try_into().expect("a name");
+    params.subject_alt_names = vec![SanType::URI(uri)];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    // Of some 2,200 days 300 are left.
+    let now = std::time::SystemTime::now();
+    let days = |count: u64| std::time::Duration::from_secs(count * 86_400);
+    (params.not_before, params.not_after) = ((now - days(1_900)).into(), (now + days(300)).into());
+    let old = params.signed_by(&own, &issuer).expect("signed").pem();
+    std::fs::write(identity.join("node.crt"), &old).expect("writes");
+    cluster.start_agent(0);
+    until("another certificate is there", || read(&identity.join("node.crt")) != old).await;
+    cluster.node_is("n0", "is back", |node| node.connected).await;
+}
+
+#[tokio::test]
+async fn a_revoked_node_is_cut_off_and_joins_anew() {
+    let (mut cluster, _) = start().await;
+    let tokens = cluster.path("tokens.toml");
+    let said = cluster.dure(Who::Op, &["token", "revoke", "n0", "--file", &tokens.display().to_string()]).await;
+    assert_eq!(said.code, 0, "{}", said.err);
+    cluster.node_is("n0", "is cut off", |node| !node.connected).await;
+    let agent = cluster.agent_process(0);
+    until("the agent says why", || agent.log().contains("was revoked")).await;
+    let refused = session(cluster.endpoint(Some(certificate(&cluster))).connect_lazy(), Bearer::default(), "n0").await;
+    assert_eq!(refused.expect_err("with that certificate nobody").code(), Code::Unauthenticated);
+    cluster.kill_agent(0);
+    std::fs::remove_dir_all(cluster.path("agents/n0/identity")).expect("removes");
+    std::fs::write(cluster.path("join.token"), join_token(&tokens, "n0")).expect("writes");
+    cluster.start_agent(0);
+    cluster.node_is("n0", "is back", |node| node.connected).await;
 }
 
 #[tokio::test]

@@ -168,12 +168,13 @@ impl Agents for AgentService {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let identity = auth::node_of(&request)?;
+        let credential = auth::of(&request)?.credential;
         let mut incoming = request.into_inner();
         let (outgoing, stream) = Outgoing::new();
         let service = self.clone();
         // The answer's headers must leave before the agent's first message can be waited for.
         tokio::spawn(async move {
-            if let Err(why) = service.pump(&identity, &mut incoming, &outgoing).await {
+            if let Err(why) = service.pump(&identity, credential, &mut incoming, &outgoing).await {
                 outgoing.cut(why);
             }
         });
@@ -185,6 +186,7 @@ impl AgentService {
     async fn pump(
         &self,
         identity: &auth::NodeName,
+        credential: auth::Credential,
         incoming: &mut Streaming<v1::AgentMessage>,
         outgoing: &Outgoing,
     ) -> Result<(), Status> {
@@ -206,14 +208,19 @@ impl AgentService {
         self.desk.opened(&node, session, outgoing.clone());
         let opened = FromAgent::Opened { session, hello: Box::new(hello), outgoing: outgoing.clone() };
         let mut going = self.messages.send(opened).await.is_ok();
+        let mut ended = Status::unavailable("the session is over; connect again");
         while going {
             let Ok(Some(message)) = incoming.message().await else { break };
+            if let Err(revoked) = self.joiner.check(&node, credential) {
+                ended = revoked;
+                break;
+            }
             going = self.pass_on(message, session, &node).await;
         }
         self.desk.closed(&node, session);
         // The owner may be gone already; then there is nobody to tell.
         drop(self.messages.send(FromAgent::Closed { session, node }).await);
-        outgoing.cut(Status::unavailable("the session is over; connect again"));
+        outgoing.cut(ended);
         Ok(())
     }
 

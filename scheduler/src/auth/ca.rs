@@ -22,7 +22,7 @@ use crate::clock::Clock;
 
 /// How the name of a node stands in its certificate.
 const NODE_URI: &str = "spiffe://dure/node/";
-/// A day, in which clocks may differ.
+/// How far clocks may differ: a certificate holds from so long before it was signed.
 const DAY: Span = Span::seconds(86_400);
 /// How long the certificate of a node or of a server holds.
 const LEAF_VALIDITY: Span = Span::seconds(366 * 86_400);
@@ -213,12 +213,22 @@ fn valid_for(params: &mut CertificateParams, span: Span) {
         let number = |part: i8| u8::try_from(part).expect("months and days are positive");
         rcgen::date_time_ymd(i32::from(date.year()), number(date.month()), number(date.day()))
     };
-    params.not_before = day_of(Time(now.0.saturating_sub(DAY.0)));
+    let of_day = std::time::Duration::from_secs(now.0 % DAY.0 / 1_000);
+    params.not_before = day_of(Time(now.0.saturating_sub(DAY.0))) + of_day;
     params.not_after = day_of(now + span);
 }
 
+/// Whom a certificate speaks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeCertificate {
+    /// The node.
+    pub node: String,
+    /// When it was signed, to the second.
+    pub issued: Time,
+}
+
 /// The node that a certificate of this authority speaks for. Its signature was proven when the connection was made.
-pub fn node_of_certificate(certificate: &CertificateDer<'_>) -> Option<String> {
+pub fn node_of_certificate(certificate: &CertificateDer<'_>) -> Option<NodeCertificate> {
     let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
     let mut names = certificate.extensions().iter().filter_map(|extension| match extension.parsed_extension() {
         ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
@@ -228,7 +238,8 @@ pub fn node_of_certificate(certificate: &CertificateDer<'_>) -> Option<String> {
         GeneralName::URI(uri) => uri.strip_prefix(NODE_URI),
         _ => None,
     })?;
-    (!node.is_empty()).then(|| node.to_owned())
+    let seconds = u64::try_from(certificate.validity().not_before.timestamp()).ok()?;
+    (!node.is_empty()).then(|| NodeCertificate { node: node.to_owned(), issued: Time(seconds * 1_000) + DAY })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use dure_core::units::Time;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Request, Status};
 
@@ -93,7 +94,10 @@ pub enum Credential {
         one_time: bool,
     },
     /// A client certificate that the cluster's authority signed.
-    Certificate,
+    Certificate {
+        /// When it was signed.
+        issued: Time,
+    },
     /// Nothing but that the call comes from this very node, where that was configured to be enough.
     Local,
 }

@@ -69,14 +69,15 @@ impl Authenticator {
         if let Some(certificate) =
             connection.and_then(|info| info.peer_certs()).and_then(|chain| chain.first().cloned())
         {
-            let node = ca::node_of_certificate(&certificate)
+            let ca::NodeCertificate { node, issued } = ca::node_of_certificate(&certificate)
                 .ok_or_else(|| Status::unauthenticated("the client certificate names no node; join the node again"))?;
+            self.tokens.check_node(&node, issued).map_err(|revoked| Status::unauthenticated(revoked.to_string()))?;
             return Ok(Some(Identity {
                 user: node.as_str().into(),
                 role: Role::Agent,
                 missions: Vec::new(),
                 node: Some(NodeName::exactly(&node)),
-                credential: Credential::Certificate,
+                credential: Credential::Certificate { issued },
             }));
         }
         Ok(match &self.policy {

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use super::identity::{Credential, Identity};
 use crate::clock::Clock;
 
-pub use file::{MAX_TOKENS, TokenEntry};
+pub use file::{MAX_TOKENS, RevokedEntry, TokenEntry};
 pub use spent::Spend;
 use spent::Spent;
 
@@ -82,8 +82,10 @@ pub enum TokenError {
         why: String,
     },
     /// An entry that cannot be.
-    #[error("token[{index}].{field} = {value}: {remedy}")]
+    #[error("{list}[{index}].{field} = {value}: {remedy}")]
     Value {
+        /// token or revoked.
+        list: &'static str,
         /// Which entry, from 0.
         index: usize,
         /// Which of its fields.
@@ -123,6 +125,24 @@ struct Known {
 
 type Table = BTreeMap<TokenDigest, Known>;
 
+/// What a token file says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Listed {
+    tokens: Table,
+    /// By node: certificates that were signed before are refused.
+    revoked: BTreeMap<Box<str>, Time>,
+}
+
+/// The certificate of a node is refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "the certificate of node {node:?} was revoked: to let the node in again, remove its folder state_dir/identity and give it \
+     a new join token"
+)]
+pub struct Revoked {
+    node: String,
+}
+
 /// How a file looked when it was read.
 type Stamp = (SystemTime, u64);
 
@@ -134,7 +154,7 @@ struct OnDisk {
 
 struct Inner {
     clock: Clock,
-    from_file: RwLock<Arc<Table>>,
+    from_file: RwLock<Arc<Listed>>,
     in_memory: RwLock<Table>,
     on_disk: Mutex<Option<OnDisk>>,
     spent: Mutex<Spent>,
@@ -180,7 +200,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Tokens {
     /// No token yet, and none on disk.
     pub fn in_memory() -> Self {
-        Self::with(Table::new(), None, Spent::in_memory())
+        Self::with(Listed::default(), None, Spent::in_memory())
     }
 
     /// The tokens of a file. `spent` is where spent one-time tokens are written down.
@@ -205,10 +225,10 @@ impl Tokens {
         Ok(Self::with(table, Some(on_disk), Spent::shared(spend)))
     }
 
-    fn with(table: Table, on_disk: Option<OnDisk>, spent: Spent) -> Self {
+    fn with(listed: Listed, on_disk: Option<OnDisk>, spent: Spent) -> Self {
         let inner = Inner {
             clock: Clock::start(Time(0)),
-            from_file: RwLock::new(Arc::new(table)),
+            from_file: RwLock::new(Arc::new(listed)),
             in_memory: RwLock::default(),
             on_disk: Mutex::new(on_disk),
             spent: Mutex::new(spent),
@@ -246,10 +266,23 @@ impl Tokens {
         let digest = TokenDigest::of(token);
         let from_file = self.inner.from_file.read().unwrap_or_else(PoisonError::into_inner).clone();
         let in_memory = self.inner.in_memory.read().unwrap_or_else(PoisonError::into_inner);
-        let known = in_memory.get(&digest).or_else(|| from_file.get(&digest)).ok_or(BadToken::Unknown)?;
+        let known = in_memory.get(&digest).or_else(|| from_file.tokens.get(&digest)).ok_or(BadToken::Unknown)?;
         match known.expires {
             Some(expires) if expires <= now => Err(BadToken::Expired),
             Some(_) | None => Ok(known.identity.clone()),
+        }
+    }
+
+    /// Whether a node's certificate, signed at `issued`, still counts.
+    ///
+    /// # Errors
+    /// [`Revoked`].
+    pub fn check_node(&self, node: &str, issued: Time) -> Result<(), Revoked> {
+        self.look_again(self.inner.clock.now());
+        let listed = self.inner.from_file.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match listed.revoked.get(node) {
+            Some(before) if issued < *before => Err(Revoked { node: node.to_owned() }),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -276,9 +309,9 @@ impl Tokens {
         }
         file.stamp = stamp;
         match file::read(&file.path) {
-            Ok(table) => {
-                tracing::info!(tokens = table.len(), "token file read again");
-                *self.inner.from_file.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+            Ok(listed) => {
+                tracing::info!(tokens = listed.tokens.len(), revoked = listed.revoked.len(), "token file read again");
+                *self.inner.from_file.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(listed);
             }
             Err(err) => {
                 tracing::error!(error = %err, "the changed token file cannot be used; the old tokens stay in force")

@@ -1,4 +1,4 @@
-//! Join: a join token and a signing request in, the node's own certificate out.
+//! Join: a join token and a signing request in, the node's own certificate out. A node that has one renews it by that.
 //!
 //! A one-time token is spent on disk before the certificate is given. The certificate names the node that the token
 //! allows, whatever the request asks for.
@@ -46,6 +46,15 @@ impl Joiner {
         signed.map_err(|err| Status::internal(format!("joining failed: {err}")))?.map(Response::new)
     }
 
+    /// Whether a node's certificate was revoked since the session with it began.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`, with the way back.
+    pub fn check(&self, node: &str, credential: Credential) -> Result<(), Status> {
+        let Credential::Certificate { issued } = credential else { return Ok(()) };
+        self.tokens.check_node(node, issued).map_err(|revoked| Status::unauthenticated(revoked.to_string()))
+    }
+
     fn sign(&self, identity: &Identity, request: &v1::JoinRequest) -> Result<v1::JoinResponse, Status> {
         let node = request.node.as_str();
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
@@ -54,17 +63,23 @@ impl Joiner {
             return Err(Violation::new("node", problem).into());
         }
         identity.may(Verb::Join, Target::Node(node))?;
-        let Credential::Token { digest, one_time } = identity.credential else {
-            return Err(Status::permission_denied("a node joins with a join token; this call carries none"));
-        };
         let asked = NodeRequest::parse(&request.certificate_request)?;
-        let is_spent_elsewhere = || self.tokens.spend(digest, node, asked.key()).map(|spent| !spent);
-        if one_time && is_spent_elsewhere().map_err(|err| Status::unavailable(err.to_string()))? {
-            let why = "this join token was spent already, on another node or key; ask an operator for a new one";
-            return Err(Status::permission_denied(why));
+        match identity.credential {
+            Credential::Token { digest, one_time } => {
+                let spend = || self.tokens.spend(digest, node, asked.key());
+                if one_time && !spend().map_err(|err| Status::unavailable(err.to_string()))? {
+                    let why =
+                        "this join token was spent already, on another node or key; ask an operator for a new one";
+                    return Err(Status::permission_denied(why));
+                }
+                tracing::info!(node, token = ?digest, "a node has joined");
+            }
+            Credential::Certificate { .. } => tracing::info!(node, "a node has renewed its certificate"),
+            Credential::Local => {
+                return Err(Status::permission_denied("a node joins with a join token; this call carries none"));
+            }
         }
         let certificate_pem = self.authority.node(node, &asked)?.certificate_pem;
-        tracing::info!(node, token = ?digest, "a node has joined");
         Ok(v1::JoinResponse { certificate_pem, authority_pem: self.authority.pem().to_owned() })
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use dure_core::units::Time;
 use serde::{Deserialize, Serialize};
 
-use super::{Known, Table, TokenDigest, TokenError};
+use super::{Known, Listed, TokenDigest, TokenError};
 use crate::auth::identity::{Credential, Identity, NodeName, Role};
 
 /// Tokens of one file.
@@ -40,8 +40,32 @@ pub struct TokenEntry {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TokenFile {
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     token: Vec<TokenEntry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    revoked: Vec<RevokedEntry>,
+}
+
+/// One `[[revoked]]`: a node's certificates from before a moment are refused.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokedEntry {
+    /// The node.
+    pub node: String,
+    /// With its zone.
+    pub before: toml::value::Datetime,
+}
+
+impl RevokedEntry {
+    /// The entry as text to be appended to a token file, once it is proven to be a good one.
+    ///
+    /// # Errors
+    /// `Value` names the field.
+    pub fn to_toml(&self) -> Result<String, TokenError> {
+        revoked(0, self)?;
+        let file = TokenFile { token: Vec::new(), revoked: vec![self.clone()] };
+        toml::to_string(&file).map_err(|err| TokenError::Malformed { path: "tokens.toml".into(), why: err.to_string() })
+    }
 }
 
 impl TokenEntry {
@@ -51,29 +75,30 @@ impl TokenEntry {
     /// `Value` names the field.
     pub fn to_toml(&self) -> Result<String, TokenError> {
         known(0, self)?;
-        let file = TokenFile { token: vec![self.clone()] };
+        let file = TokenFile { token: vec![self.clone()], revoked: Vec::new() };
         toml::to_string(&file).map_err(|err| TokenError::Malformed { path: "tokens.toml".into(), why: err.to_string() })
     }
 }
 
 /// Reads a file.
-pub(super) fn read(path: &Path) -> Result<Table, TokenError> {
+pub(super) fn read(path: &Path) -> Result<Listed, TokenError> {
     let text = std::fs::read_to_string(path).map_err(|source| TokenError::Io { path: path.to_owned(), source })?;
     parse(path, &text)
 }
 
-pub(super) fn parse(path: &Path, text: &str) -> Result<Table, TokenError> {
+pub(super) fn parse(path: &Path, text: &str) -> Result<Listed, TokenError> {
     let malformed = |why: String| TokenError::Malformed { path: path.to_owned(), why };
     let file: TokenFile = toml::from_str(text).map_err(|err| malformed(err.to_string()))?;
     if file.token.len() > MAX_TOKENS {
         return Err(malformed(format!("{} tokens; at most {MAX_TOKENS}: remove expired ones", file.token.len())));
     }
-    let mut table = Table::new();
+    let mut listed = Listed::default();
     for (index, entry) in file.token.iter().enumerate() {
         let (digest, known) = known(index, entry)?;
-        if table.insert(digest, known).is_some() {
+        if listed.tokens.insert(digest, known).is_some() {
             let value = format!("{:?}", entry.sha256);
             return Err(TokenError::Value {
+                list: "token",
                 index,
                 field: "sha256",
                 value,
@@ -81,11 +106,26 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Table, TokenError> {
             });
         }
     }
-    Ok(table)
+    for (index, entry) in file.revoked.iter().enumerate() {
+        let before = revoked(index, entry)?;
+        let latest = listed.revoked.entry(entry.node.as_str().into()).or_insert(before);
+        *latest = before.max(*latest);
+    }
+    Ok(listed)
+}
+
+fn revoked(index: usize, entry: &RevokedEntry) -> Result<Time, TokenError> {
+    let bad = |field, value: String, remedy| TokenError::Value { list: "revoked", index, field, value, remedy };
+    if entry.node.is_empty() || entry.node.contains('*') {
+        return Err(bad("node", format!("{:?}", entry.node), "name one node"));
+    }
+    moment(&entry.before)
+        .ok_or_else(|| bad("before", entry.before.to_string(), "write the zone as well: 2027-01-31T00:00:00Z"))
 }
 
 fn known(index: usize, entry: &TokenEntry) -> Result<(TokenDigest, Known), TokenError> {
     let bad = |field: &'static str, value: &dyn std::fmt::Debug, remedy: &'static str| TokenError::Value {
+        list: "token",
         index,
         field,
         value: format!("{value:?}"),
