@@ -146,8 +146,7 @@ impl Session {
                 return;
             }
             // Only addresses of the configuration are gone to, whoever names another.
-            let named = ended.leader.and_then(|leader| self.endpoints.iter().position(|known| *known == leader));
-            at = named.unwrap_or((at + 1) % self.endpoints.len());
+            at = next(at, ended.leader.as_deref(), &self.endpoints);
             let wait = jittered(backoff);
             sleep(ended.retry_after.map_or(wait, |asked| asked + wait)).await;
             let longest = if led.elapsed() < SOON { BACKOFF_LEADERLESS } else { BACKOFF_LONGEST };
@@ -243,6 +242,12 @@ impl Session {
     }
 }
 
+/// Where to go from `at`: to the scheduler that was named, if it is known and not the one that refused; else to the next.
+fn next(at: usize, named: Option<&str>, known: &[String]) -> usize {
+    let named = named.and_then(|named| known.iter().position(|known| known == named));
+    named.filter(|named| *named != at).unwrap_or((at + 1) % known.len())
+}
+
 /// Somewhere between half and all of it: neighbours that lost the scheduler together do not come back together.
 fn jittered(wait: Duration) -> Duration {
     let mut bytes = [0; 2];
@@ -254,6 +259,15 @@ fn jittered(wait: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_scheduler_that_names_itself_and_refuses_is_left() {
+        let known = ["http://a:1", "http://b:1", "http://c:1"].map(str::to_owned);
+        assert_eq!(next(0, Some("http://c:1"), &known), 2);
+        assert_eq!(next(0, Some("http://a:1"), &known), 1, "it does not lead, whatever it says");
+        assert_eq!(next(2, Some("http://elsewhere:1"), &known), 0, "an address that was not configured");
+        assert_eq!(next(2, None, &known), 0);
+    }
 
     #[test]
     fn waits_lie_between_half_and_all_and_differ() {

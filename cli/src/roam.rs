@@ -62,7 +62,8 @@ impl Roam {
             return;
         }
         let known = named.and_then(|named| self.ways.iter().position(|(address, _)| address == named));
-        let next = known.unwrap_or((from + 1) % self.ways.len());
+        // One that names itself and refuses does not lead.
+        let next = known.filter(|known| *known != from).unwrap_or((from + 1) % self.ways.len());
         *current = (next, self.ways[next].1.connect_lazy());
     }
 

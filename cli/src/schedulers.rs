@@ -36,7 +36,7 @@ pub(crate) async fn run(command: SchedulerCommand, context: &Context, out: Out) 
             let leader = client.leader(LeaderRequest {}).await.map_err(refused)?.into_inner();
             let text = match (leader.here, leader.address.as_str()) {
                 (true, "") => "one scheduler, which leads".to_owned(),
-                (false, "") => "nobody leads at the moment".to_owned(),
+                (false, "") => "this scheduler sees nobody lead at the moment".to_owned(),
                 (_, address) => address.to_owned(),
             };
             out.line(&text)

@@ -12,6 +12,7 @@ mod gang;
 mod health;
 mod history;
 mod input;
+mod netns;
 mod nodes;
 mod parts;
 mod replay;

@@ -3,6 +3,7 @@
 use dure_proto::v1::history_client::HistoryClient;
 use dure_proto::v1::jobs_client::JobsClient;
 use dure_proto::v1::nodes_client::NodesClient;
+use dure_proto::v1::schedulers_client::SchedulersClient;
 use dure_proto::v1::tenants_client::TenantsClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -71,6 +72,11 @@ impl Caller {
     /// Nodes.
     pub fn nodes(&self) -> NodesClient<Authed> {
         NodesClient::with_interceptor(self.channel.clone(), self.bearer.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// Schedulers.
+    pub fn schedulers(&self) -> SchedulersClient<Authed> {
+        SchedulersClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
     /// Tenants.

@@ -19,6 +19,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::client::{Bearer, Caller};
+use crate::netns::Namespace;
 use crate::process::{self, Process};
 use crate::setup::{self, MODEL, Setup, Who};
 use crate::wait::{LOOK_EVERY, PATIENCE, until_some};
@@ -31,6 +32,8 @@ static CLUSTERS: AtomicU32 = AtomicU32::new(0);
 pub struct Agent {
     /// Its settings; what is changed here holds from the next start on.
     pub config: AgentConfig,
+    /// What goes before its command: into a network namespace, say.
+    enter: Vec<String>,
     process: Option<Process>,
 }
 
@@ -72,7 +75,7 @@ impl Cluster {
     /// When the files cannot be written.
     pub fn prepare(binary: &str, setup: Setup) -> Self {
         let dir = tempfile::Builder::new().prefix("dure-it-").tempdir().expect("a temporary folder");
-        let address = own_address();
+        let address = setup.address.clone().unwrap_or_else(own_address);
         let tokens = setup::tokens(&dir.path().join("tokens.toml"));
         for (who, token) in &tokens {
             std::fs::write(dir.path().join(format!("{who:?}.token")), token).expect("a token file is written");
@@ -92,7 +95,7 @@ impl Cluster {
             config.gpus = GpuSource::Fake { conf };
             config.boot_id = Some("boot-1".to_owned());
             (config.cpu_milli, config.memory_mib) = (Some(64_000), Some(512 << 10));
-            Agent { config, process: None }
+            Agent { config, enter: Vec::new(), process: None }
         };
         let agents = (0..setup.nodes).map(agent).collect();
         let cluster = Self { binary: binary.into(), dir, address, setup, tokens, scheduler: None, agents };
@@ -154,7 +157,15 @@ impl Cluster {
     /// # Panics
     /// Over TLS, when the scheduler has not yet made its authority.
     pub fn endpoint(&self, identity: Option<tonic::transport::Identity>) -> Endpoint {
-        let endpoint = Endpoint::from_shared(self.server()).expect("a good address");
+        self.endpoint_of(&self.server(), identity)
+    }
+
+    /// The same, to another scheduler of the same authority.
+    ///
+    /// # Panics
+    /// Over TLS, when the scheduler has not yet made its authority.
+    pub fn endpoint_of(&self, server: &str, identity: Option<tonic::transport::Identity>) -> Endpoint {
+        let endpoint = Endpoint::from_shared(server.to_owned()).expect("a good address");
         let endpoint = endpoint.connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(30));
         if !self.setup.tls {
             return endpoint;
@@ -227,7 +238,12 @@ impl Cluster {
         let agent = &mut self.agents[number];
         std::fs::write(&file, toml::to_string(&agent.config).expect("settings are TOML")).expect("it is written");
         let file = file.to_str().expect("a UTF-8 path");
-        agent.process = Some(Process::start(&self.binary, &["agent", "--config", file], &log));
+        agent.process = Some(Process::start_in(&agent.enter, &self.binary, &["agent", "--config", file], &log));
+    }
+
+    /// From its next start on an agent, with all that it starts, is in a network namespace.
+    pub fn put_inside(&mut self, number: usize, namespace: &Namespace) {
+        self.agents[number].enter = namespace.enter();
     }
 
     /// An agent's settings.

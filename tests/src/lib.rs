@@ -11,6 +11,7 @@ pub mod client;
 pub mod cluster;
 pub mod disk;
 pub mod drafts;
+pub mod netns;
 pub mod process;
 pub mod proxy;
 pub mod setup;

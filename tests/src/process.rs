@@ -3,6 +3,7 @@
 //! Shims and members are in sessions of their own and outlive their agent by design: they are found by the temporary
 //! folder that their command line or environment names.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -28,10 +29,20 @@ impl Process {
     /// # Panics
     /// When it cannot be started.
     pub fn start(program: &Path, args: &[&str], log: &Path) -> Self {
+        Self::start_in(&[], program, args, log)
+    }
+
+    /// The same, with a command before it that puts it somewhere and becomes it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_in(enter: &[String], program: &Path, args: &[&str], log: &Path) -> Self {
         let file = File::options().create(true).append(true).open(log).expect("the log can be opened");
         let again = file.try_clone().expect("a file can be shared");
-        let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(file).stderr(again);
+        let mut words: Vec<&OsStr> = enter.iter().map(OsStr::new).collect();
+        words.push(program.as_os_str());
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args(args).stdin(Stdio::null()).stdout(file).stderr(again);
         let child = command.spawn().unwrap_or_else(|err| panic!("{} does not start: {err}", program.display()));
         Self { child, log: log.to_owned() }
     }

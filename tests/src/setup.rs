@@ -42,6 +42,8 @@ pub struct Setup {
     pub more: &'static str,
     /// Speak TLS; nodes then join by one-time tokens.
     pub tls: bool,
+    /// The scheduler's address; one of its own on loopback when absent.
+    pub address: Option<String>,
     /// Where the scheduler keeps its journal; in the cluster's folder when absent.
     pub data_dir: Option<std::path::PathBuf>,
 }
@@ -56,6 +58,7 @@ impl Default for Setup {
             policy: "default_grace = \"2s\"\nbackoff = \"100ms\"\nreclaim_patience = \"0s\"",
             more: "",
             tls: false,
+            address: None,
             data_dir: None,
         }
     }

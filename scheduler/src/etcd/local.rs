@@ -50,12 +50,20 @@ impl LocalEtcd {
     /// # Errors
     /// [`LocalError`].
     pub fn start(dir: &Path, members: usize) -> Result<Self, LocalError> {
+        Self::start_on("127.0.0.1", dir, members)
+    }
+
+    /// The same on another address of this machine.
+    ///
+    /// # Errors
+    /// [`LocalError`].
+    pub fn start_on(address: &str, dir: &Path, members: usize) -> Result<Self, LocalError> {
         if Command::new("etcd").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
             return Err(LocalError::NotInstalled);
         }
-        let ports = free_ports(2 * members)?;
-        let client = |at: usize| format!("http://127.0.0.1:{}", ports[2 * at]);
-        let peer = |at: usize| format!("http://127.0.0.1:{}", ports[2 * at + 1]);
+        let ports = free_ports(address, 2 * members)?;
+        let client = |at: usize| format!("http://{address}:{}", ports[2 * at]);
+        let peer = |at: usize| format!("http://{address}:{}", ports[2 * at + 1]);
         let all = (0..members).map(|at| format!("m{at}={}", peer(at))).collect::<Vec<_>>().join(",");
         let member = |at: usize| {
             let data = dir.join(format!("m{at}"));
@@ -181,8 +189,7 @@ impl Drop for LocalEtcd {
 }
 
 /// Ports that were free a moment ago.
-fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
-    let held: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
+fn free_ports(address: &str, count: usize) -> std::io::Result<Vec<u16>> {
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind((address, 0))).collect::<std::io::Result<_>>()?;
     held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }

@@ -48,7 +48,7 @@ impl Seat {
             Seat::Alone { .. } | Seat::Leading { .. } => String::new(),
         };
         let message = if leader.is_empty() {
-            "this scheduler stands by, and nobody leads at the moment: try again".to_owned()
+            "this scheduler stands by and sees nobody lead at the moment: try again, or another scheduler".to_owned()
         } else {
             format!("this scheduler stands by; {leader} leads: repeat the call there")
         };

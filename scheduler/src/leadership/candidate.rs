@@ -18,7 +18,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Who leads, as far as a scheduler knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeenLeader {
-    /// Where it is reached; empty while nobody leads.
+    /// Where it is reached; empty while nobody leads, or nobody knows.
     pub address: String,
     /// The revision that created its key.
     pub revision: i64,
@@ -50,6 +50,8 @@ impl Candidate {
 
     /// Waits until this process leads. It does not try before `not_before`, unless nobody leads then.
     pub async fn stand(&self, not_before: Option<Instant>) -> HeldKey {
+        // If it has led itself until now, it must send nobody to itself.
+        self.seen.send_replace(SeenLeader::default());
         loop {
             let looked = match self.look().await {
                 Ok(None) if not_before.is_some_and(|time| Instant::now() < time) => {
@@ -70,6 +72,8 @@ impl Candidate {
                 },
                 Ok(Some(wait)) => wait,
                 Err(err) => {
+                    // Whoever was seen last may be long gone, and callers would be sent there for ever.
+                    self.seen.send_replace(SeenLeader::default());
                     tracing::warn!(error = %err, "who leads cannot be seen");
                     AGAIN
                 }

@@ -165,10 +165,22 @@ impl Oracle {
             return Err(format!("at {} history builds {ours:016x}, recovery {theirs:016x}", self.head));
         }
         if std::mem::take(&mut self.restored) {
-            let (shadow, ended) = (&self.shadow, &self.ended);
-            self.acknowledged.retain(|_, reply| lost_job(shadow, ended, reply).is_none());
+            self.restored_to();
         }
         self.nothing_lost()
+    }
+
+    /// What the loss excuses, now that it is known to where the journal was restored: jobs that it does not know, members
+    /// that it does not know and nobody therefore ends, and the second start of members whose end it has forgotten.
+    fn restored_to(&mut self) {
+        let (shadow, ended) = (&self.shadow, &self.ended);
+        self.acknowledged.retain(|_, reply| lost_job(shadow, ended, reply).is_none());
+        self.started.retain(|(_, id)| !expects(shadow, *id));
+        self.alive.iter_mut().for_each(|(id, runs)| runs.is_orphan |= !expects(shadow, *id));
+        for (&(job, attempt), gang) in &mut self.gangs {
+            let known = shadow.job(JobId(job)).and_then(|job| job.attempt.as_deref());
+            gang.is_orphan |= known.is_none_or(|known| known.number.0 != attempt || known.ended_at.is_some());
+        }
     }
 
     /// Every acknowledged job is known, or has ended.
@@ -186,10 +198,6 @@ impl Oracle {
         self.head = Seq(0);
         self.ended.clear();
         self.over.clear();
-        // Ids of attempts that are given up are given again.
-        self.started.clear();
-        self.alive.values_mut().for_each(|runs| runs.is_orphan = true);
-        self.gangs.values_mut().for_each(|gang| gang.is_orphan = true);
         self.given_up = self.highest;
         self.restored = true;
     }
@@ -296,8 +304,7 @@ impl Oracle {
 
     /// Whether the durable state waits for this member, and would notice its end.
     pub(super) fn expects(&self, id: MemberId) -> bool {
-        let attempt = self.shadow.job(JobId(id.job)).and_then(|job| job.attempt.as_deref());
-        attempt.is_some_and(|attempt| attempt.number.0 == id.attempt && attempt.alive().any(|(m, _)| m.0 == id.member))
+        expects(&self.shadow, id)
     }
 
     /// Processes that live.
@@ -311,6 +318,11 @@ impl Gang {
         let is_half = self.size > 1 && !self.alive.is_empty() && (self.started.len() < self.size || self.broken);
         self.half_since = if is_half { self.half_since.or(Some(now)) } else { None };
     }
+}
+
+fn expects(state: &Cluster, id: MemberId) -> bool {
+    let attempt = state.job(JobId(id.job)).and_then(|job| job.attempt.as_deref());
+    attempt.is_some_and(|attempt| attempt.number.0 == id.attempt && attempt.alive().any(|(m, _)| m.0 == id.member))
 }
 
 fn lost_job(state: &Cluster, ended: &BTreeSet<JobId>, reply: &Reply) -> Option<JobId> {
