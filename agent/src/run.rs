@@ -13,10 +13,10 @@ use std::{
     fs, io,
     path::PathBuf,
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tracing::{info, warn};
 
 use self::{pump::Pump, store::Writer};
@@ -37,6 +37,12 @@ use crate::{
 
 /// Between heartbeats, until the scheduler says otherwise, in milliseconds.
 pub const DEFAULT_HEARTBEAT_MS: u64 = 1_000;
+
+/// How long an agent waits for the one before it to let go of the state folder: one that was killed is gone before its
+/// children have started their programs, and a restart comes at once.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Pause between two tries.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +86,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     config.check()?;
     let mut config = config;
     let on_disk = config.launcher == LauncherKind::Process;
-    let lock = if on_disk { Some(take_state_dir(&mut config)?) } else { None };
+    let lock = if on_disk { Some(take_state_dir(&mut config).await?) } else { None };
     let boot_id = boot_id(&config)?;
     let gpus = Gpus::find(&config, &boot_id).await?;
     if on_disk {
@@ -168,22 +174,38 @@ fn process_settings(
 }
 
 /// Makes the state folder, names it by its true path, and locks it.
-fn take_state_dir(config: &mut AgentConfig) -> Result<fs::File, AgentError> {
+async fn take_state_dir(config: &mut AgentConfig) -> Result<StateLock, AgentError> {
     let dir = config.state_dir.clone();
     durable::create_dir(&dir).map_err(node_error(dir.display().to_string()))?;
     config.state_dir = fs::canonicalize(&dir).map_err(node_error(dir.display().to_string()))?;
-    lock_state_dir(config)
+    lock_state_dir(config).await
 }
 
-/// Held as long as the agent lives; the kernel lets go of it however it ends.
-fn lock_state_dir(config: &AgentConfig) -> Result<fs::File, AgentError> {
+/// The state folder is this agent's. Held as long as it lives; the kernel lets go of it however it ends.
+struct StateLock(fs::File);
+
+impl Drop for StateLock {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a child between fork and exec still has the file, and with it the lock.
+        if let Err(error) = self.0.unlock() {
+            warn!(%error, "the state folder is unlocked only when every child has started its program");
+        }
+    }
+}
+
+/// Waits for an agent that is on its way out.
+async fn lock_state_dir(config: &AgentConfig) -> Result<StateLock, AgentError> {
     let path = config.state_dir.join("agent.lock");
     let file = fs::File::options().create(true).append(true).open(&path);
     let file = file.map_err(node_error(path.display().to_string()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(AgentError::InUse(config.state_dir.clone())),
-        Err(fs::TryLockError::Error(err)) => Err(node_error(path.display().to_string())(err)),
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(StateLock(file)),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < give_up => sleep(LOCK_RETRY).await,
+            Err(fs::TryLockError::WouldBlock) => return Err(AgentError::InUse(config.state_dir.clone())),
+            Err(fs::TryLockError::Error(err)) => return Err(node_error(path.display().to_string())(err)),
+        }
     }
 }
 
