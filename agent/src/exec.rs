@@ -225,7 +225,7 @@ fn obey(kind: exec_input::Kind, typing: &mut Option<Typing>, terminal: Option<&F
             }
         }
         exec_input::Kind::Shown(bytes) => teller.window.add_permits(usize::try_from(bytes).unwrap_or(0).min(WINDOW)),
-        exec_input::Kind::Start(_) => {}
+        exec_input::Kind::Start(_) | exec_input::Kind::Ended(_) => {}
     }
     true
 }

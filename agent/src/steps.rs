@@ -135,7 +135,7 @@ async fn run(
 
 /// Whether the user that connects is that of the running member it speaks for.
 fn allowed(settings: &ProcessSettings, start: &ExecStart, peer: io::Result<u32>) -> Result<(), String> {
-    let step = start.step.ok_or("no step: srun asks for it, not you")?;
+    let step = start.step.as_ref().ok_or("no step: srun asks for it, not you")?;
     let id = MemberId { job: start.job_id, attempt: step.attempt, member: step.member };
     let files = MemberFiles::new(&settings.state_dir.join("members").join(id.to_string()));
     let (Ok(spec), Some(_), None) = (files.read_spec(), files.read_started(), files.read_exit()) else {

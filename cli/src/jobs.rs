@@ -1,5 +1,7 @@
 //! `dure queue | job | cancel | hold | release`.
 
+mod steps;
+
 use clap::Args;
 use dure_proto::v1::{self, Job, JobPhase, ListJobsRequest, PageRequest};
 
@@ -53,6 +55,9 @@ pub(crate) struct JobArgs {
     /// What its place in the order follows from
     #[arg(long)]
     pub(crate) why_here: bool,
+    /// What srun, exec and shell run or have run beside its members
+    #[arg(long, conflicts_with = "why_here")]
+    pub(crate) steps: bool,
 }
 
 /// What to do with jobs.
@@ -178,6 +183,9 @@ pub(crate) async fn job(args: JobArgs, context: &Context, out: Out) -> Result<()
     }
     let mut client = context.jobs().await?;
     let job_id = jobid::resolve(context, &mut client, args.id).await?;
+    if args.steps {
+        return steps::show(&mut client, job_id, context, out).await;
+    }
     let get = v1::GetJobRequest { job_id, with_payload: false };
     let job = client.get(get).await.map_err(|status| context.refused(status))?.into_inner();
     out.answer("Job", &job, || job_text(&job, when::now_ms(), out))

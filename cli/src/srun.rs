@@ -79,7 +79,8 @@ fn spread(words: &[String], options: &Options, allocation: &Allocation) -> Resul
         env: ["SLURM_STEP_ID", "SLURM_STEPID"].map(|name| (name, number.to_string())).into(),
     };
     let members = step::members(options, allocation)?;
-    remote::run((0..members).map(program).collect(), options.all_or_none)
+    let name = options.name.clone().unwrap_or_else(|| remote::name_of(&options.command));
+    remote::run(remote::Step { number, name }, (0..members).map(program).collect(), options.all_or_none)
 }
 
 fn run(words: &[String]) -> Result<u8, String> {
@@ -89,9 +90,20 @@ fn run(words: &[String]) -> Result<u8, String> {
         return spread(words, &options, &allocation);
     }
     let tasks = step::tasks(&options, &allocation)?;
+    if tasks.is_empty() {
+        return Ok(0);
+    }
+    let own = remote::Own::begins(&options.command, options.name.as_deref());
+    let code = run_here(&options, &tasks);
+    own.ended(code.as_ref().copied().unwrap_or(WRONG));
+    code
+}
+
+/// Runs the tasks of this member and gives the highest of their codes.
+fn run_here(options: &Options, tasks: &[Task]) -> Result<u8, String> {
     let mut running = Vec::with_capacity(tasks.len());
-    for task in &tasks {
-        running.push(start(&options, task)?);
+    for task in tasks {
+        running.push(start(options, task)?);
     }
     let mut worst = 0;
     let mut over = Vec::new();

@@ -34,6 +34,7 @@ use crate::forecast::Estimator;
 use crate::grpc::join::Joiner;
 use crate::grpc::seat::Seat;
 use crate::grpc::server::{self, Services};
+use crate::grpc::steps::Steps;
 use crate::grpc::watch::Watchers;
 use crate::handle::{CallError, Handle, Position};
 use crate::history::Refusals;
@@ -268,8 +269,9 @@ impl Ground {
         let estimator = estimator(&self.config, &forecasts)?;
         let (logs, seat) = (Arc::new(desk.clone()), seat(epoch.0));
         let history = self.config.data_dir.clone();
+        let (handle_of, steps) = (handle.clone(), Steps::default());
         let services =
-            Services { handle: handle.clone(), clock, watchers, past, history, blobs, logs, forecasts, seat };
+            Services { handle: handle_of, clock, watchers, past, history, blobs, logs, steps, forecasts, seat };
         let joiner = Arc::new(Joiner::new(self.authority.clone(), self.tokens.clone()));
         let agents = AgentService { messages, desk, joiner, next_session: Arc::new(AtomicU64::new(0)) };
         if self.config.etcd.is_none() && self.config.journal.reserve_mib > 0 {

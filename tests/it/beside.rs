@@ -210,3 +210,63 @@ async fn a_step_is_refused_to_whom_the_member_is_not() {
     let said = std::fs::read_to_string(&said).expect("it was refused");
     assert_eq!(said.matches("does not run on node n0").count(), 2, "{said}");
 }
+
+#[tokio::test]
+async fn steps_are_listed_with_who_started_them_and_how_they_ended() {
+    let cluster = Cluster::start(crate::DURE, Setup { nodes: 2, ..Setup::default() }).await;
+    let caller = cluster.caller(Who::Ana);
+    let go = cluster.path("go");
+    let text = format!(
+        "srun -J warm-up -n2 true\nsrun -n2 sh -c 'exit $((SLURM_PROCID * 5))'\nsrun -n1 -N1 sleep 600 &\n{}",
+        await_file(&go)
+    );
+    let mut spec = script("fusion", 2, 4, &text);
+    spec.payload.as_mut().expect("it has one").batch = true;
+    let batch = caller.submit(spec).await;
+    // Where every member runs the script, each runs its own part of the step.
+    let own = caller.submit(script("fusion", 2, 1, "srun -J part sh -c 'exit $SLURM_PROCID'")).await;
+    caller.ended(own).await;
+    let steps = |id: u64| {
+        let cluster = &cluster;
+        async move {
+            let said = cluster.dure(Who::Ana, &["--output", "json", "job", &id.to_string(), "--steps"]).await;
+            let answer: serde_json::Value =
+                serde_json::from_str(&said.out).unwrap_or_else(|err| panic!("{err}: {said:?}"));
+            answer["steps"].as_array().cloned().unwrap_or_default()
+        }
+    };
+    let running = until_some("the third step runs", || async {
+        Some(steps(batch).await).filter(|steps| steps.len() == 3 && steps[1]["phase"] == "STEP_PHASE_FAILED")
+    });
+    let running = running.await;
+    let brief = |step: &serde_json::Value| {
+        let words = ["name", "user", "phase"].map(|word| step[word].as_str().unwrap_or_default().to_owned());
+        (words, step["exit_code"].as_i64(), step["programs"].as_array().map_or(0, Vec::len))
+    };
+    let step = |words: [&str; 3], code, programs| (words.map(str::to_owned), code, programs);
+    assert_eq!(brief(&running[0]), step(["warm-up", "ana", "STEP_PHASE_COMPLETED"], Some(0), 2));
+    assert_eq!(brief(&running[1]), step(["sh", "ana", "STEP_PHASE_FAILED"], Some(5), 2));
+    assert_eq!(brief(&running[2]), step(["sleep", "ana", "STEP_PHASE_RUNNING"], None, 1));
+    // A program of an operator is told from the steps of the job's user.
+    let id = batch.to_string();
+    let said = cluster.dure(Who::Op, &["exec", &id, "--", "sh", "-c", "exit 3"]).await;
+    assert_eq!(said.code, 3, "{said:?}");
+    let fourth = steps(batch).await.pop().expect("it is there");
+    assert_eq!(
+        (brief(&fourth), fourth["number"].is_null()),
+        (step(["sh", "op", "STEP_PHASE_FAILED"], Some(3), 1), true)
+    );
+    std::fs::write(&go, "").expect("writes");
+    caller.ended(batch).await;
+    let cut = until_some("the third step is over", || async {
+        steps(batch).await.into_iter().nth(2).filter(|step| step["phase"] != "STEP_PHASE_RUNNING")
+    });
+    assert_eq!(brief(&cut.await).0[2], "STEP_PHASE_CUT_OFF");
+    let parts = steps(own).await;
+    assert_eq!(parts.len(), 1, "one step of two members: {parts:#?}");
+    assert_eq!(brief(&parts[0]), step(["part", "ana", "STEP_PHASE_FAILED"], Some(1), 2));
+    let shown = cluster.dure(Who::Ana, &["job", &id, "--steps"]).await;
+    assert!(shown.out.contains("warm-up") && shown.out.contains("member 1 on n1: code 5"), "{shown:?}");
+    let refused = cluster.dure(Who::Bo, &["job", &id, "--steps"]).await;
+    assert!(refused.code == 1 && refused.err.contains("may not see jobs of"), "{refused:?}");
+}

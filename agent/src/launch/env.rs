@@ -189,8 +189,9 @@ fn names(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
     if let Some(step) = launch.resume_step {
         set("DURE_RESUME_STEP", step.to_string());
     }
+    set("DURE_STEPS", place.steps.display().to_string());
     if launch.payload.as_ref().is_some_and(|payload| payload.batch) {
-        set("DURE_STEPS", place.steps.display().to_string());
+        set("DURE_BATCH", "1".to_owned());
     }
     set(MARK, place.member_dir.display().to_string());
 }

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -11,9 +11,14 @@ use dure_agent::{
     AgentConfig,
     isolation::{IsolationMode, Limit},
 };
-use dure_proto::v1::{Launch, LogRead, exit::How};
+use dure_proto::v1::{ExecOutput, ExecStart, Launch, LogRead, StepOf, exec_output, exit::How};
+use prost::Message as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+};
 
-use crate::harness::{Node, Scheduler, how, launch, lives, pid_in, script, until, variables};
+use crate::harness::{Node, Scheduler, how, launch, lives, pid_in, script, soon, until, variables};
 
 /// What a node must have for these tests.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
@@ -232,4 +237,43 @@ async fn a_device_program_guards_the_gpus_too() {
     assert_eq!(said.get("3"), Some(&"Operation not permitted"), "{out}{exit}");
     assert!(said.get("4").is_none_or(|words| words.starts_with("No such device")), "{out}");
     assert!(!cgroup.exists(), "it is removed with its member");
+}
+
+#[tokio::test]
+async fn a_step_is_refused_to_a_user_whose_job_it_is_not() {
+    let mut scheduler = Scheduler::start().await;
+    let Some(node) = confined(&scheduler) else { return };
+    let _agent = node.start();
+    let mut session = scheduler.welcome().await;
+    session.order(launch(1, of_kim("echo $DURE_STEPS; exec sleep 1000"))).await;
+    session.started().await;
+    let socket = loop {
+        let (text, _) = session.log(read(1, false)).await;
+        if let Some(path) = text.strip_suffix('\n') {
+            break PathBuf::from(path);
+        }
+    };
+    // This very test is root; the member is nobody's.
+    let step = StepOf { attempt: 1, member: 0, ..StepOf::default() };
+    let start = ExecStart { job_id: 1, args: vec!["id".to_owned()], step: Some(step), ..ExecStart::default() };
+    let said = asked(&socket, &start).await;
+    let nobody = fs::metadata(node.member_dir(1).join("report")).map_or(65_534, |meta| meta.uid());
+    assert_eq!(said, format!("user 0 does not speak for member 1.1.0, which is user {nobody}'s"));
+    let none = ExecStart { step: None, ..start };
+    assert_eq!(asked(&socket, &none).await, "no step: srun asks for it, not you");
+}
+
+/// What the agent says to who asks for a step.
+async fn asked(socket: &Path, start: &ExecStart) -> String {
+    let mut stream = UnixStream::connect(socket).await.expect("every user may ask");
+    let bytes = start.encode_to_vec();
+    stream.write_u32(u32::try_from(bytes.len()).expect("short")).await.expect("writes");
+    stream.write_all(&bytes).await.expect("writes");
+    let length = soon("an answer", stream.read_u32()).await.expect("reads");
+    let mut bytes = vec![0; length as usize];
+    stream.read_exact(&mut bytes).await.expect("reads");
+    match ExecOutput::decode(&*bytes).expect("an output").kind {
+        Some(exec_output::Kind::End(end)) if end.code == 126 => end.error,
+        other => panic!("it was not refused: {other:?}"),
+    }
 }

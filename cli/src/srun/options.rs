@@ -13,6 +13,8 @@ pub(super) struct Options {
     pub(super) label: bool,
     /// A task that fails ends the step.
     pub(super) all_or_none: bool,
+    /// As its user calls the step.
+    pub(super) name: Option<String>,
     pub(super) chdir: Option<String>,
     pub(super) output: Option<String>,
     pub(super) error: Option<String>,
@@ -35,7 +37,6 @@ const ASIDE: &[(char, &str)] = &[
     (' ', "gres"),
     (' ', "hint"),
     ('i', "input"),
-    ('J', "job-name"),
     (' ', "jobid"),
     (' ', "mem"),
     (' ', "mem-bind"),
@@ -72,6 +73,7 @@ const VALUES: &[(char, &str)] = &[
     (' ', "ntasks-per-node"),
     (' ', "gpus-per-task"),
     ('D', "chdir"),
+    ('J', "job-name"),
     ('o', "output"),
     ('e', "error"),
 ];
@@ -136,6 +138,7 @@ impl Options {
             "ntasks-per-node" => self.tasks_per_node = Some(number()?),
             "gpus-per-task" => self.gpus_per_task = Some(number()?),
             "chdir" => self.chdir = Some(value),
+            "job-name" => self.name = Some(value),
             "output" => self.output = Some(value),
             _ => self.error = Some(value),
         }

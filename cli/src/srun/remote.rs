@@ -10,13 +10,18 @@ use std::{
     os::unix::net::UnixStream,
     sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use dure_proto::v1::{ExecEnd, ExecInput, ExecOutput, ExecStart, StepOf, exec_input, exec_output};
 use prost::Message;
 
-/// Where the agent takes steps; set for the script of a batch job.
-pub(super) const SOCKET: &str = "DURE_STEPS";
+/// Where the agent takes steps.
+const SOCKET: &str = "DURE_STEPS";
+/// Set for the script of a batch job, which runs on the first member alone.
+const BATCH: &str = "DURE_BATCH";
+/// How long a step that has ended waits for the scheduler to hear of it.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Set for what a step runs: there srun starts the tasks of its own member.
 pub(super) const LOCAL: &str = "DURE_STEP_LOCAL";
 /// Bytes of one input.
@@ -41,7 +46,40 @@ const OF_A_MEMBER: [&str; 12] = [
 
 /// Whether this process runs in a batch script, and not in one of its steps.
 pub(super) fn is_script() -> bool {
-    std::env::var_os(SOCKET).is_some() && std::env::var_os(LOCAL).is_none()
+    std::env::var_os(BATCH).is_some() && std::env::var_os(LOCAL).is_none()
+}
+
+/// A step that this member runs by itself, as the scheduler is told of it. That it is told is no condition for anything: a
+/// node without a scheduler runs its steps as well.
+pub(super) struct Own(Option<UnixStream>);
+
+impl Own {
+    /// The tasks are about to start. What another member has started is that step's already.
+    pub(super) fn begins(command: &[String], name: Option<&str>) -> Self {
+        let is_part = std::env::var_os(LOCAL).is_some();
+        Self(Some(()).filter(|()| !is_part).and_then(|()| Self::tell(command, name).ok()))
+    }
+
+    fn tell(command: &[String], name: Option<&str>) -> Result<UnixStream, String> {
+        let From { socket, job_id, step } = From::here()?;
+        let name = name.map_or_else(|| name_of(command), str::to_owned);
+        let step = StepOf { number: next_step()?, name, own: true, ..step };
+        let start = ExecStart { job_id, member: step.member, step: Some(step), ..ExecStart::default() };
+        let mut stream = UnixStream::connect(socket).map_err(|err| err.to_string())?;
+        send(&mut stream, &start).map_err(|err| err.to_string())?;
+        Ok(stream)
+    }
+
+    /// The last of them has ended.
+    pub(super) fn ended(self, code: u8) {
+        let Some(mut stream) = self.0 else { return };
+        let end = ExecEnd { code: code.into(), error: String::new() };
+        let said = send(&mut stream, &ExecInput { kind: Some(exec_input::Kind::Ended(end)) });
+        if said.and_then(|()| stream.set_read_timeout(Some(LAST_WORD))).is_ok() {
+            // Hanging up before it was heard would look like being cut off.
+            let _ = receive(&mut stream);
+        }
+    }
 }
 
 /// The script's place.
@@ -57,7 +95,8 @@ impl From {
             |name: &str| std::env::var(name).map_err(|_| format!("{name} is not set: steps start in a batch job"));
         let number = |name: &str| get(name)?.parse::<u64>().map_err(|err| format!("{name}: {err}"));
         let small = |name: &str| u32::try_from(number(name)?).map_err(|err| format!("{name}: {err}"));
-        let step = StepOf { attempt: small("DURE_ATTEMPT")?, member: small("DURE_MEMBER")? };
+        let (attempt, member) = (small("DURE_ATTEMPT")?, small("DURE_MEMBER")?);
+        let step = StepOf { attempt, member, ..StepOf::default() };
         Ok(Self { socket: get(SOCKET)?, job_id: number("DURE_JOB_ID")?, step })
     }
 }
@@ -79,6 +118,13 @@ pub(super) fn next_step() -> Result<u32, String> {
     Err(format!("{MAX_STEPS} steps were started: that is as many as one script may"))
 }
 
+/// What all programs of a step have in common.
+pub(super) struct Step {
+    pub(super) number: u32,
+    /// As its user calls it.
+    pub(super) name: String,
+}
+
 /// What is run beside one member.
 pub(super) struct Program {
     pub(super) member: u32,
@@ -88,8 +134,9 @@ pub(super) struct Program {
 }
 
 /// Runs all of them and gives the highest of their codes. With `all_or_none` the first that fails ends the others.
-pub(super) fn run(programs: Vec<Program>, all_or_none: bool) -> Result<u8, String> {
-    let from = From::here()?;
+pub(super) fn run(step: Step, programs: Vec<Program>, all_or_none: bool) -> Result<u8, String> {
+    let mut from = From::here()?;
+    (from.step.number, from.step.name) = (step.number, step.name);
     let mut streams = Vec::with_capacity(programs.len());
     for program in &programs {
         let mut stream = UnixStream::connect(&from.socket).map_err(|err| format!("{}: {err}", from.socket))?;
@@ -147,7 +194,7 @@ fn start(from: &From, program: &Program) -> ExecStart {
         args: program.args.clone(),
         env: env.into_iter().collect(),
         workdir: workdir.unwrap_or_default(),
-        step: Some(from.step),
+        step: Some(from.step.clone()),
         ..ExecStart::default()
     }
 }
@@ -234,8 +281,15 @@ pub(super) fn shell(words: &[String]) -> Result<u8, String> {
     let hosts = std::fs::read_to_string(&file).map_err(|err| format!("{file}: {err}"))?;
     let nodes = std::env::var("DURE_NODELIST").unwrap_or_default();
     let member = member_of(host, &hosts, &nodes).ok_or_else(|| format!("{host} is no node of this job"))?;
+    let step = Step { number: next_step()?, name: name_of(&command) };
     let args = vec!["/bin/sh".to_owned(), "-c".to_owned(), command.join(" ")];
-    run(vec![Program { member, args, env: Vec::new() }], true)
+    run(step, vec![Program { member, args, env: Vec::new() }], true)
+}
+
+/// What a step is called whose user does not say: its program.
+pub(super) fn name_of(command: &[String]) -> String {
+    let program = command.first().map_or("", String::as_str);
+    program.rsplit('/').next().unwrap_or(program).to_owned()
 }
 
 /// The first member on a host, by its address in the host file or by the name of its node.

@@ -158,9 +158,11 @@ pub fn access(path: &str) -> Option<Access> {
     use Access::{Known, Needs, Public};
     Some(match path {
         "/dure.v1.Jobs/Submit" => Needs(Verb::Submit),
-        "/dure.v1.Jobs/Get" | "/dure.v1.Jobs/List" | "/dure.v1.Jobs/Explain" | "/dure.v1.Jobs/Watch" => {
-            Needs(Verb::ReadJobs)
-        }
+        "/dure.v1.Jobs/Get"
+        | "/dure.v1.Jobs/List"
+        | "/dure.v1.Jobs/Explain"
+        | "/dure.v1.Jobs/Watch"
+        | "/dure.v1.Jobs/Steps" => Needs(Verb::ReadJobs),
         "/dure.v1.Jobs/Logs" => Needs(Verb::ReadLogs),
         "/dure.v1.Jobs/Exec" => Needs(Verb::Enter),
         "/dure.v1.Jobs/Cancel" | "/dure.v1.Jobs/Hold" | "/dure.v1.Jobs/Release" => Needs(Verb::ControlJobs),

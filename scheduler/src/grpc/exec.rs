@@ -20,6 +20,7 @@ use tonic::{Status, Streaming};
 use super::jobs::seen;
 use super::server::Services;
 use super::status::Violation;
+use super::steps::{Asked, Ticket};
 use super::watch::Live;
 use crate::agents::exec::ExecSession;
 use crate::auth::{Identity, Target, Verb};
@@ -37,6 +38,8 @@ pub struct ExecOutputs {
     outputs: mpsc::Receiver<v1::ExecOutput>,
     /// Bytes that the client has taken in, on their way to the program.
     shown: mpsc::UnboundedSender<u64>,
+    /// Its place among the steps of its job.
+    ticket: Ticket,
     ended: bool,
 }
 
@@ -59,7 +62,10 @@ impl Stream for ExecOutputs {
                 // Nobody passes it on once the call is over.
                 self.shown.send(bytes.len() as u64).ok();
             }
-            Some(v1::exec_output::Kind::End(_)) => self.ended = true,
+            Some(v1::exec_output::Kind::End(end)) => {
+                self.ticket.ended(end);
+                self.ended = true;
+            }
             Some(v1::exec_output::Kind::Taken(_)) | None => {}
         }
         Poll::Ready(Some(Ok(output)))
@@ -78,7 +84,18 @@ pub(super) async fn exec(
     if start.args.len() > MAX_ARGS {
         return Err(Violation::new("args", format!("{} words; at most {MAX_ARGS}", start.args.len())).into());
     }
-    let (node, attempt) = running(services, identity, &start).await?;
+    let by = identity.user.to_string();
+    let Place { node, attempt, owner } = running(services, identity, &start).await?;
+    // An agent speaks for a member, and the member is its owner's.
+    let user = if start.step.is_some() { owner } else { by };
+    let asked = Asked::new(&start, attempt, &node, user);
+    if let Some(step) = start.step.as_ref().filter(|step| step.own) {
+        if step.member != start.member {
+            let why = format!("{}; member {} runs tasks of its own by itself alone", start.member, step.member);
+            return Err(Violation::new("member", why).into());
+        }
+        return Ok(watched(inputs, services.steps.begin(asked, services.clock)));
+    }
     let order = v1::ExecOrder {
         exec_id: 0,
         job_id: start.job_id,
@@ -89,11 +106,28 @@ pub(super) async fn exec(
     let (session, outputs) = services.logs.exec(&node, order)?;
     let (shown, shows) = mpsc::unbounded_channel();
     tokio::spawn(pass_on(session, inputs, shows));
-    Ok(ExecOutputs { outputs, shown, ended: false })
+    let ticket = services.steps.begin(asked, services.clock);
+    Ok(ExecOutputs { outputs, shown, ticket, ended: false })
+}
+
+/// A step that its member runs by itself: all that there is of it is its end.
+fn watched(mut inputs: Streaming<v1::ExecInput>, ticket: Ticket) -> ExecOutputs {
+    let ((end, outputs), (shown, _)) = (mpsc::channel(1), mpsc::unbounded_channel());
+    tokio::spawn(async move {
+        while let Ok(Some(input)) = inputs.message().await {
+            if let Some(Kind::Ended(ended)) = input.kind {
+                let kind = Some(v1::exec_output::Kind::End(ended));
+                // Nobody waits for it any more when this fails.
+                end.send(v1::ExecOutput { kind }).await.ok();
+                return;
+            }
+        }
+    });
+    ExecOutputs { outputs, shown, ticket, ended: false }
 }
 
 /// Where the member runs; waits for it while its job is starting.
-async fn running(services: &Services, identity: Identity, start: &v1::ExecStart) -> Result<(String, u32), Status> {
+async fn running(services: &Services, identity: Identity, start: &v1::ExecStart) -> Result<Place, Status> {
     let give_up = Instant::now() + MAX_WAIT;
     // Before it is looked at: what happens from then on is heard.
     let mut live = services.watchers.subscribe();
@@ -101,7 +135,7 @@ async fn running(services: &Services, identity: Identity, start: &v1::ExecStart)
         let (identity, asked) = (identity.clone(), start.clone());
         let (found, _) = services.handle.read(move |cluster, _| member_of(cluster, &identity, &asked)).await?;
         match found? {
-            Found::Runs { node, attempt } => return Ok((node, attempt)),
+            Found::Runs(place) => return Ok(place),
             Found::Starts => {}
         }
         if timeout_at(give_up, news_of(&mut live, start.job_id)).await.is_err() {
@@ -150,7 +184,7 @@ async fn pass_on(session: ExecSession, mut inputs: Streaming<v1::ExecInput>, mut
 }
 
 /// The job of a step: its agent speaks for a member that runs on its own node.
-fn stepping<'a>(cluster: &'a Cluster, id: u64, step: v1::StepOf, identity: &Identity) -> Result<&'a Job, Status> {
+fn stepping<'a>(cluster: &'a Cluster, id: u64, step: &v1::StepOf, identity: &Identity) -> Result<&'a Job, Status> {
     let over =
         || Status::failed_precondition(format!("member {} of job {id} does not run: it starts nothing", step.member));
     let job = cluster.job(JobId(id)).ok_or_else(over)?;
@@ -161,22 +195,25 @@ fn stepping<'a>(cluster: &'a Cluster, id: u64, step: v1::StepOf, identity: &Iden
     Ok(job)
 }
 
+/// Where a member runs.
+struct Place {
+    node: String,
+    attempt: u32,
+    /// Whose job it is.
+    owner: String,
+}
+
 /// A member that a program is to run beside.
 enum Found {
     /// All of its job runs.
-    Runs {
-        /// Where.
-        node: String,
-        /// In which attempt.
-        attempt: u32,
-    },
+    Runs(Place),
     /// Its job has its GPUs, and is starting on them.
     Starts,
 }
 
 /// Where the member runs, if the caller may enter it.
 fn member_of(cluster: &Cluster, identity: &Identity, asked: &v1::ExecStart) -> Result<Found, Status> {
-    let job = match asked.step {
+    let job = match &asked.step {
         Some(step) => stepping(cluster, asked.job_id, step, identity)?,
         None => seen(cluster, asked.job_id, identity, Verb::Enter)?,
     };
@@ -197,5 +234,6 @@ fn member_of(cluster: &Cluster, identity: &Identity, asked: &v1::ExecStart) -> R
     if matches!(job.phase, Phase::Launching) {
         return Ok(Found::Starts);
     }
-    Ok(Found::Runs { node: cluster.node(member.placed.node).name.to_string(), attempt: attempt.number.0 })
+    let (node, owner) = (cluster.node(member.placed.node).name.to_string(), cluster.user(job.spec.user).to_owned());
+    Ok(Found::Runs(Place { node, attempt: attempt.number.0, owner }))
 }

@@ -115,6 +115,14 @@ impl Jobs for Services {
         let identity = auth::of(&request)?;
         super::exec::exec(self, identity, request.into_inner()).await.map(Response::new)
     }
+
+    async fn steps(&self, request: Request<v1::StepsRequest>) -> Result<Response<v1::StepsResponse>, Status> {
+        let (identity, job_id) = (auth::of(&request)?, request.into_inner().job_id);
+        let look = move |cluster: &Cluster| seen(cluster, job_id, &identity, Verb::ReadJobs).map(|_| ());
+        let (allowed, _) = self.handle.read(move |cluster, _| look(cluster)).await?;
+        allowed?;
+        Ok(Response::new(self.steps.of(job_id)))
+    }
 }
 
 impl Services {

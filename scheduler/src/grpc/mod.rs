@@ -19,6 +19,7 @@ pub mod request;
 pub mod seat;
 pub mod server;
 pub mod status;
+pub mod steps;
 pub mod tenants;
 pub mod text;
 pub mod watch;

@@ -23,6 +23,7 @@ use super::limits::{
 };
 use super::logs::LogSource;
 use super::seat::Seat;
+use super::steps::Steps;
 use super::watch::{Past, Watchers};
 use crate::auth::Guard;
 use crate::clock::Clock;
@@ -62,6 +63,8 @@ pub struct Services {
     pub blobs: Arc<dyn Blobs>,
     /// Output of jobs.
     pub logs: Arc<dyn LogSource>,
+    /// What runs beside members.
+    pub steps: Steps,
     /// What would be.
     pub forecasts: Arc<Forecasts>,
     /// Who leads.

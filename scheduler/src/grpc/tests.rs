@@ -172,6 +172,7 @@ impl World {
             history: std::path::PathBuf::new(),
             blobs: store.clone(),
             logs: logs.clone(),
+            steps: super::steps::Steps::default(),
             forecasts,
             seat: Seat::Alone { epoch: 1 },
         };
