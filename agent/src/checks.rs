@@ -2,7 +2,10 @@
 //!
 //! Comes in: a folder of programs, and what the inventory says. Goes out: what is wrong, in words; empty: all is well.
 //! A node with something wrong offers no GPU: every one of them is bad until a later round finds all well. Built in: the
-//! clock, a memory test, and that NVLink joins every GPU or none. This part must never run on the agent's loop.
+//! clock, a memory test, that NVLink joins every GPU or none, and a test of the memory of each GPU, which is about that GPU
+//! alone. This part must never run on the agent's loop.
+
+pub(crate) mod gpu_memory;
 
 use std::{
     fs, io,
@@ -16,6 +19,7 @@ use std::{
 use rustix::process::{Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
+use self::gpu_memory::Bounds;
 use crate::inventory::GpuFacts;
 
 /// The earliest time that a clock may show: 2025-01-01, in seconds since the Unix epoch.
@@ -39,11 +43,39 @@ pub struct ChecksConfig {
     pub built_in: bool,
     /// A node with something wrong is checked again so often.
     pub again_s: u64,
+    /// Of the memory of each GPU that nothing runs on, what is written and read through CUDA, in percent; 0: none.
+    pub gpu_memory_percent: u8,
+    /// How long that may take.
+    pub gpu_memory_limit_s: u64,
+    /// CUDA's library; empty: the driver's, and none beside fake GPUs.
+    pub libcuda: PathBuf,
 }
 
 impl Default for ChecksConfig {
     fn default() -> Self {
-        Self { dir: PathBuf::new(), limit_s: 60, memory_mib: 0, built_in: true, again_s: 60 }
+        Self {
+            dir: PathBuf::new(),
+            limit_s: 60,
+            memory_mib: 0,
+            built_in: true,
+            again_s: 60,
+            gpu_memory_percent: 25,
+            gpu_memory_limit_s: 30,
+            libcuda: PathBuf::new(),
+        }
+    }
+}
+
+impl ChecksConfig {
+    /// How much the test of GPU memory may take; none: it is not wanted.
+    pub(crate) fn gpu_memory(&self, is_fake: bool) -> Option<Bounds> {
+        let library = match (self.libcuda.as_os_str().is_empty(), is_fake) {
+            (false, _) => self.libcuda.clone(),
+            (true, false) => PathBuf::from("libcuda.so.1"),
+            (true, true) => return None,
+        };
+        let limit = Duration::from_secs(self.gpu_memory_limit_s);
+        (self.gpu_memory_percent > 0).then_some(Bounds { library, percent: self.gpu_memory_percent, limit })
     }
 }
 

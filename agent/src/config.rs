@@ -25,6 +25,8 @@ use crate::{
 pub const MAX_NODE_NAME: usize = 128;
 /// Heartbeats may not come faster than this, in milliseconds.
 pub const MIN_HEARTBEAT_MS: u64 = 10;
+/// No test takes more of a GPU's memory than this.
+const MAX_GPU_MEMORY_PERCENT: u8 = 90;
 
 /// What one agent is told about its node and its scheduler.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -268,6 +270,10 @@ impl AgentConfig {
         }
         if let Some(code) = self.health.xids.keys().find(|code| code.parse::<u64>().is_err()) {
             return Err(bad("health.xids", code.clone(), "name XIDs by number, as in 79 = \"reset-gpu\""));
+        }
+        if self.checks.gpu_memory_percent > MAX_GPU_MEMORY_PERCENT {
+            let percent = self.checks.gpu_memory_percent.to_string();
+            return Err(bad("checks.gpu_memory_percent", percent, "use 0 (no test) to 90"));
         }
         if self.log_limit_bytes == Some(0) {
             return Err(bad("log_limit_bytes", "0", "use 1 or more; to keep no log let the job write to /dev/null"));

@@ -13,8 +13,10 @@ mod nvml;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
+    ffi::OsString,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,12 +25,12 @@ use dure_proto::v1::{GpuInventory, GpuTelemetry, Inventory, MigInstance, Telemet
 use self::health::history::History;
 pub use self::health::{Health, Verdict};
 use crate::{
-    checks::{self, ChecksConfig},
+    checks::{
+        self,
+        gpu_memory::{self, Bounds, Tested},
+    },
     config::{AgentConfig, GpuSource},
 };
-
-/// A sample older than this means that NVML hangs.
-pub const STALE: Duration = Duration::from_secs(10);
 
 /// Why there is no inventory.
 #[derive(Debug, thiserror::Error)]
@@ -114,15 +116,35 @@ pub struct GpuSample {
 /// The GPUs of a node.
 pub struct Gpus {
     facts: Arc<Vec<GpuFacts>>,
-    /// What is wrong with the node as a whole: no GPU of it may be used then.
-    node_faults: Arc<Mutex<Vec<String>>>,
+    /// What the checks found.
+    faults: Arc<Mutex<Faults>>,
+    /// The GPUs that members run on, as was last heard.
+    busy: Arc<Mutex<Vec<u32>>>,
     driver_version: String,
     feed: Feed,
 }
 
+/// What checks found wrong.
+#[derive(Debug, Default)]
+struct Faults {
+    /// With the node as a whole: no GPU of it may be used then.
+    node: Vec<String>,
+    /// With single GPUs. They are not tested again before the agent starts anew.
+    gpus: BTreeMap<u32, String>,
+}
+
 enum Feed {
-    Nvml(nvml::Sampler),
+    Nvml { sampler: nvml::Sampler, hangs: Hangs },
     Simulated,
+}
+
+/// How old a sample may become.
+#[derive(Clone, Copy)]
+struct Hangs {
+    /// Beyond it NVML hangs, and its GPUs are suspect.
+    suspect: Duration,
+    /// Beyond it the one that it was asked about is bad.
+    bad: Duration,
 }
 
 impl Gpus {
@@ -142,12 +164,14 @@ impl Gpus {
         };
         let history = History::new(&config.state_dir, boot_id);
         let (sampler, facts, driver_version) = nvml::Sampler::start(library, config.health.clone(), history).await?;
-        Ok(Self { driver_version, feed: Feed::Nvml(sampler), ..Self::without_library(facts) })
+        let (suspect, bad) = (config.health.hang_s.max(1), config.health.hang_bad_s);
+        let hangs = Hangs { suspect: Duration::from_secs(suspect), bad: Duration::from_secs(bad.max(suspect)) };
+        Ok(Self { driver_version, feed: Feed::Nvml { sampler, hangs }, ..Self::without_library(facts) })
     }
 
     fn without_library(facts: Vec<GpuFacts>) -> Self {
-        let (facts, node_faults) = (Arc::new(facts), Arc::default());
-        Self { facts, node_faults, driver_version: String::new(), feed: Feed::Simulated }
+        let (facts, faults, busy) = (Arc::new(facts), Arc::default(), Arc::default());
+        Self { facts, faults, busy, driver_version: String::new(), feed: Feed::Simulated }
     }
 
     /// The GPUs, in the order of their indices.
@@ -155,17 +179,25 @@ impl Gpus {
         &self.facts
     }
 
-    /// Runs the node's checks, and runs them again from time to time as long as something is wrong.
-    pub async fn check_node(&self, checks: &ChecksConfig) {
-        let (config, facts, faults) = (checks.clone(), self.facts.clone(), self.node_faults.clone());
+    /// Runs the node's checks, and runs them again from time to time as long as something is wrong with the node. The
+    /// memory of the GPUs is tested by `shim` before their first use, and again before a node returns to service; that of
+    /// those which members run on, now the `leased` ones, is left alone.
+    pub async fn check_node(&self, config: &AgentConfig, shim: Vec<OsString>, leased: Vec<u32>) {
+        *lock(&self.busy) = leased;
+        let checks = config.checks.clone();
+        let bounds = checks.gpu_memory(matches!(config.gpus, GpuSource::Fake { .. }));
+        let again = Duration::from_secs(checks.again_s.max(1));
+        let (facts, faults, busy) = (self.facts.clone(), self.faults.clone(), self.busy.clone());
         let round = move || {
-            let wrong = checks::run(&config, &facts);
+            let wrong = checks::run(&checks, &facts);
             wrong.iter().for_each(|fault| tracing::error!(fault, "the node fails a check: its GPUs are not used"));
             let well = wrong.is_empty();
-            *faults.lock().unwrap_or_else(PoisonError::into_inner) = wrong;
+            if well && let Some(bounds) = &bounds {
+                test_memory(&shim, bounds, &facts, &faults, &lock(&busy).clone());
+            }
+            lock(&faults).node = wrong;
             well
         };
-        let again = Duration::from_secs(checks.again_s.max(1));
         let later = round.clone();
         if tokio::task::spawn_blocking(round).await.unwrap_or(false) {
             return;
@@ -181,14 +213,25 @@ impl Gpus {
         });
     }
 
-    /// The last sample of every GPU; `busy` are those that members run on, for GPUs that exist only as numbers.
+    /// The last sample of every GPU; `busy` are those that members run on.
     pub fn sample(&self, busy: &[u32]) -> Arc<Vec<GpuSample>> {
+        *lock(&self.busy) = busy.to_vec();
+        self.judged(busy)
+    }
+
+    fn judged(&self, busy: &[u32]) -> Arc<Vec<GpuSample>> {
         let sample = self.measured(busy);
-        let faults = self.node_faults.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(fault) = faults.first() else { return sample };
+        let faults = lock(&self.faults);
+        if faults.node.is_empty() && faults.gpus.is_empty() {
+            return sample;
+        }
         let mut sample = Vec::clone(&sample);
         for gpu in &mut sample {
-            gpu.health = Health { verdict: Verdict::Bad, reason: format!("the node: {fault}") };
+            let of_node = faults.node.first().map(|fault| format!("the node: {fault}"));
+            let reason = of_node.or_else(|| faults.gpus.get(&gpu.telemetry.index).cloned());
+            if let Some(reason) = reason {
+                gpu.health = Health { verdict: Verdict::Bad, reason };
+            }
         }
         Arc::new(sample)
     }
@@ -196,18 +239,41 @@ impl Gpus {
     fn measured(&self, busy: &[u32]) -> Arc<Vec<GpuSample>> {
         match &self.feed {
             Feed::Simulated => Arc::new(self.facts.iter().map(|gpu| simulated_sample(gpu, busy)).collect()),
-            Feed::Nvml(sampler) => {
-                let (sample, age) = sampler.latest();
-                if age <= STALE {
-                    return sample;
-                }
-                let reason = format!("NVML has not answered for {} s", age.as_secs());
-                let mut sample = Vec::clone(&sample);
-                for gpu in &mut sample {
-                    gpu.telemetry.idle_ms = None;
-                    gpu.health = Health { verdict: gpu.health.verdict.max(Verdict::Suspect), reason: reason.clone() };
-                }
-                Arc::new(sample)
+            Feed::Nvml { sampler, hangs } => {
+                let (sample, age, asked) = sampler.latest();
+                if age <= hangs.suspect { sample } else { Arc::new(unanswered(&sample, age, asked, *hangs)) }
+            }
+        }
+    }
+}
+
+/// What is known while NVML hangs: the last sample, and that it is old.
+fn unanswered(last: &[GpuSample], age: Duration, asked: Option<u32>, hangs: Hangs) -> Vec<GpuSample> {
+    let about = asked.map(|gpu| format!(" when it was asked about GPU {gpu}")).unwrap_or_default();
+    let reason = format!("NVML has not answered for {} s{about}: the driver hangs", age.as_secs());
+    let old = |gpu: &GpuSample| {
+        let is_culprit = asked.is_none_or(|asked| asked == gpu.telemetry.index);
+        let verdict = if age > hangs.bad && is_culprit { Verdict::Bad } else { Verdict::Suspect };
+        let health =
+            if gpu.health.verdict > verdict { gpu.health.clone() } else { Health { verdict, reason: reason.clone() } };
+        GpuSample { telemetry: GpuTelemetry { idle_ms: None, ..gpu.telemetry.clone() }, health }
+    };
+    last.iter().map(old).collect()
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tests the memory of all GPUs that nothing runs on, and notes which must not be used. Blocking.
+fn test_memory(shim: &[OsString], bounds: &Bounds, facts: &[GpuFacts], faults: &Mutex<Faults>, busy: &[u32]) {
+    for (gpu, tested) in gpu_memory::test_all(shim, bounds, facts, busy) {
+        match tested {
+            Tested::Well { mib } => tracing::info!(gpu, mib, "the memory of a GPU holds what is written"),
+            Tested::Skipped(why) => tracing::info!(gpu, why, "the memory of a GPU is not tested"),
+            Tested::Bad(why) => {
+                tracing::error!(gpu, why, "a GPU fails the test of its memory: it is not used");
+                lock(faults).gpus.insert(gpu, why);
             }
         }
     }
@@ -244,7 +310,7 @@ fn simulated_sample(gpu: &GpuFacts, busy: &[u32]) -> GpuSample {
 
 /// The inventory for the hello.
 pub fn to_wire(config: &AgentConfig, gpus: &Gpus) -> Inventory {
-    let sample = gpus.sample(&[]);
+    let sample = gpus.judged(&[]);
     let entry = |facts: &GpuFacts| {
         let health = sample.iter().find(|gpu| gpu.telemetry.index == facts.index).map(|gpu| gpu.health.clone());
         gpu_to_wire(facts, &health.unwrap_or_default())

@@ -89,8 +89,14 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     let lock = if on_disk { Some(take_state_dir(&mut config).await?) } else { None };
     let boot_id = boot_id(&config)?;
     let gpus = Gpus::find(&config, &boot_id).await?;
+    let store: Arc<dyn LeaseStore> =
+        if on_disk { Arc::new(DiskStore::open(&config.state_dir)?) } else { Arc::new(MemoryStore::default()) };
+    let stored = store.load()?;
     if on_disk {
-        gpus.check_node(&config.checks).await;
+        let leased =
+            stored.leases.iter().filter_map(|lease| lease.launch.as_ref()).flat_map(|launch| launch.gpus.clone());
+        let shim = config.shim_command().map_err(node_error("the path of this program"))?;
+        gpus.check_node(&config, shim, leased.collect()).await;
     }
     let isolation = match config.launcher {
         LauncherKind::Process => Isolation::find(&config.isolation, &config.state_dir, gpus.facts())?,
@@ -100,8 +106,6 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
         warn!(node = config.node, lacking = words, "members are kept apart less than configured");
     }
     let (facts, facts_in) = mpsc::channel(MAX_FACTS);
-    let store: Arc<dyn LeaseStore> =
-        if on_disk { Arc::new(DiskStore::open(&config.state_dir)?) } else { Arc::new(MemoryStore::default()) };
     let mut process = None;
     let launcher: Box<dyn Launcher> = match config.launcher {
         LauncherKind::Simulated => Box::new(SimulatedLauncher::new(facts)),
@@ -111,7 +115,6 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
             Box::new(ProcessLauncher::new(settings, facts))
         }
     };
-    let stored = store.load()?;
     info!(node = config.node, gpus = gpus.facts().len(), leases = stored.leases.len(), "agent starts");
     let identity = Identity {
         node: config.node.clone(),

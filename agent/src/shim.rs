@@ -28,6 +28,8 @@ use std::{
 
 use rustix::process::Pid;
 
+use crate::checks::gpu_memory;
+
 use self::{
     files::{Bell, Contained, ExitFile, MemberFiles, ShimFile, ShimSpec, StartedFile},
     output::Output,
@@ -65,6 +67,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         && word == enter::STEP
     {
         return enter::step(dir.clone());
+    }
+    if let [word, rest @ ..] = &args[..]
+        && word == gpu_memory::WORD
+    {
+        return gpu_memory::main(rest);
     }
     if let [word] = &args[..]
         && word == HOLD

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod bpf;
+pub(crate) mod cuda;
 pub(crate) mod nvml;
 
 use std::{

@@ -27,8 +27,8 @@ pub struct Conf {
     pub lost: Vec<usize>,
     /// GPU, code, count.
     pub xids: Vec<(usize, u64, u64)>,
-    /// Function, milliseconds.
-    pub slow: Vec<(String, u64)>,
+    /// Function, milliseconds, GPU.
+    pub slow: Vec<(String, u64, Option<usize>)>,
     /// Function, code, GPU.
     pub fail: Vec<(String, u32, Option<usize>)>,
 }
@@ -75,6 +75,10 @@ pub struct Gpu {
     pub remap_failed: u32,
     pub retired_pending: u32,
     pub nvlink_errors: u64,
+    /// Memory that CUDA finds; 0: CUDA finds no GPU.
+    pub cuda_mib: u64,
+    /// The byte of each block whose lowest bit does not hold what is written.
+    pub flip: Option<u64>,
     /// Process id, MiB.
     pub processes: Vec<(u32, u64)>,
     pub instances: Vec<Mig>,
@@ -148,7 +152,11 @@ fn statement(conf: &mut Conf, verb: &str, rest: &[&str]) -> Result<(), String> {
         ("link", [index, link, "down"]) => conf.down.push((known(conf, index)?, number(link)?)),
         ("lost", [index]) => conf.lost.push(known(conf, index)?),
         ("xid", [index, code, count]) => conf.xids.push((known(conf, index)?, number(code)?, number(count)?)),
-        ("slow", [function, ms]) => conf.slow.push(((*function).to_owned(), number(ms)?)),
+        ("slow", [function, ms]) => conf.slow.push(((*function).to_owned(), number(ms)?, None)),
+        ("slow", [function, ms, index]) => {
+            let index = known(conf, index)?;
+            conf.slow.push(((*function).to_owned(), number(ms)?, Some(index)));
+        }
         ("fail", [function, code]) => conf.fail.push(((*function).to_owned(), number(code)?, None)),
         ("fail", [function, code, index]) => {
             let index = known(conf, index)?;
@@ -246,6 +254,8 @@ fn set(gpu: &mut Gpu, setting: &str) -> Result<(), String> {
         "remap_pending" => gpu.remap_pending = number(value)?,
         "remap_failed" => gpu.remap_failed = number(value)?,
         "retired_pending" => gpu.retired_pending = number(value)?,
+        "cuda_mib" => gpu.cuda_mib = number(value)?,
+        "flip" => gpu.flip = Some(number(value)?),
         "nvlink_errors" => gpu.nvlink_errors = number(value)?,
         _ => return Err(format!("a GPU has no \"{name}\"")),
     }
@@ -269,7 +279,7 @@ mod tests {
         assert_eq!((conf.gpus[3].util, conf.gpus[3].throttle, conf.gpus[3].numa), (97, 8, 1));
         assert_eq!(conf.gpus[3].processes, [(42, 7)]);
         assert_eq!((conf.nvlink, conf.lost, conf.xids), (Nvlink::Islands(2), vec![2], vec![(1, 79, 2)]));
-        assert_eq!(conf.slow, [("*".to_owned(), 5)]);
+        assert_eq!(conf.slow, [("*".to_owned(), 5, None)]);
         assert_eq!(conf.fail[1], ("nvmlDeviceGetName".to_owned(), 3, Some(1)));
     }
 

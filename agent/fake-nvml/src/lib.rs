@@ -1,4 +1,4 @@
-//! A shared library with NVML's C interface, driven by a small text file: GPUs, links, load and faults without a GPU.
+//! A shared library with NVML's C interface (and as much of CUDA's as a test of GPU memory calls), driven by a small text file: GPUs, links, load and faults without a GPU.
 //!
 //! Comes in: calls as NVIDIA's library takes them, and the file `LIBRARY.conf` that lies beside the library (so that
 //! copies in folders of their own are nodes of their own, also within one process). Goes out: what the file says, read
@@ -22,10 +22,12 @@
 //! gpu 3 util=97 used_mib=40000 power_mw=512000 temp_c=61 sm_mhz=1980 mem_mhz=2619 numa=1 mig=1
 //! gpu 4 ecc_corrected=2 ecc_uncorrected=1 throttle=0x8 recovery=1 uuid=GPU-x model=A100 memory_mib=40960
 //! gpu 5 remapped=2 remap_pending=1 remap_failed=0 retired_pending=1 nvlink_errors=300
+//! gpu 6 cuda_mib=64 flip=4096             # CUDA finds so much memory, 0 (the default): no GPU; a bit that does not hold
 //! process 3 4242 39000                     # GPU, process id, MiB
 //! lost 2                                   # every call about GPU 2 says: GPU is lost
 //! xid 5 79 1                               # GPU, code, how often in all: raising it later delivers more
 //! slow nvmlDeviceGetUtilizationRates 5000  # milliseconds; `*`: every call
+//! slow nvmlDeviceGetPowerUsage 3600000 3   # about GPU 3 only: the call hangs
 //! fail nvmlDeviceGetTemperature 999 3      # NVML's return code; GPU 3 only, or all without it
 //! ```
 //! XIDs are delivered to event sets that were registered before the line appeared or grew, as a driver does it.
@@ -35,6 +37,7 @@
 
 mod abi;
 mod conf;
+mod cuda;
 mod exports;
 mod mig;
 mod state;

@@ -142,8 +142,9 @@ fn faults(function: &str, gpu: Option<usize>) -> Return {
         let state = lock();
         let Ok(conf) = &state.conf else { return UNKNOWN };
         let named = |name: &str| name == "*" || name == function;
-        let slow: u64 = conf.slow.iter().filter(|(name, _)| named(name)).map(|(_, ms)| ms).sum();
         let about = |only: &Option<usize>| only.is_none() || *only == gpu;
+        let slow = conf.slow.iter().filter(|(name, _, only)| named(name) && about(only));
+        let slow: u64 = slow.map(|(_, ms, _)| ms).sum();
         let fail = conf.fail.iter().find(|(name, _, only)| named(name) && about(only)).map(|(_, code, _)| *code);
         (fail.unwrap_or(SUCCESS), slow)
     };
@@ -151,6 +152,22 @@ fn faults(function: &str, gpu: Option<usize>) -> Return {
         sleep(Duration::from_millis(slow));
     }
     code
+}
+
+/// The GPU that CUDA sees, after the faults of the file have had their word about this call; none: it sees no GPU.
+pub fn visible(function: &str) -> Result<Option<(usize, Gpu)>, Return> {
+    let named = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+    let found = {
+        let state = lock();
+        let Ok(conf) = &state.conf else { return Err(UNKNOWN) };
+        let is_named = |index: &usize| named.is_empty() || state.uuid(*index) == named;
+        let index = (0..conf.gpus.len()).find(is_named);
+        index.map(|index| (index, conf.gpus[index].clone())).filter(|(_, gpu)| gpu.cuda_mib > 0)
+    };
+    match faults(function, found.as_ref().map(|(index, _)| *index)) {
+        SUCCESS => Ok(found),
+        code => Err(code),
+    }
 }
 
 /// A call about the whole node.

@@ -9,7 +9,10 @@ mod facts;
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -53,7 +56,12 @@ pub(super) struct Sampler {
 
 struct Shared {
     latest: Mutex<Latest>,
+    /// The GPU that NVML is being asked about; `NOBODY`: none.
+    asked: AtomicU32,
 }
+
+/// Between the GPUs.
+const NOBODY: u32 = u32::MAX;
 
 struct Latest {
     sample: Arc<Vec<GpuSample>>,
@@ -80,7 +88,7 @@ impl Sampler {
         let name = library.as_ref().map_or("libnvidia-ml.so.1".to_owned(), |path| path.display().to_string());
         let no_driver = |why: String| InventoryError::NoDriver { library: name.clone(), why };
         let latest = Mutex::new(Latest { sample: Arc::default(), at: Instant::now() });
-        let shared = Arc::new(Shared { latest });
+        let shared = Arc::new(Shared { latest, asked: AtomicU32::new(NOBODY) });
         let (found, answer) = oneshot::channel();
         let weak = Arc::downgrade(&shared);
         let run = move || sample_for_ever(library, &health, &history, found, &weak);
@@ -93,15 +101,39 @@ impl Sampler {
         }
     }
 
-    pub(super) fn latest(&self) -> (Arc<Vec<GpuSample>>, Duration) {
+    /// The newest sample, its age, and the GPU that NVML is being asked about.
+    pub(super) fn latest(&self) -> (Arc<Vec<GpuSample>>, Duration, Option<u32>) {
+        let asked = Some(self.shared.asked.load(Ordering::Relaxed)).filter(|gpu| *gpu != NOBODY);
         let latest = self.shared.lock();
-        (latest.sample.clone(), latest.at.elapsed())
+        (latest.sample.clone(), latest.at.elapsed(), asked)
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Latest> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// While it lives NVML is being asked about one GPU.
+struct Asking<'s>(&'s Weak<Shared>);
+
+impl<'s> Asking<'s> {
+    fn about(gpu: u32, shared: &'s Weak<Shared>) -> Self {
+        Self::set(shared, gpu);
+        Self(shared)
+    }
+
+    fn set(shared: &Weak<Shared>, gpu: u32) {
+        if let Some(shared) = shared.upgrade() {
+            shared.asked.store(gpu, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        Self::set(self.0, NOBODY);
     }
 }
 
@@ -146,7 +178,9 @@ fn sample_for_ever(
             xids.extend(told.remove(&place).unwrap_or_default());
             xids.sort_unstable();
             xids.dedup();
+            let asking = Asking::about(facts.index, shared);
             let sample = measure(&nvml, health, facts, xids, followed);
+            drop(asking);
             history.keep(&facts.uuid, &mut followed.kept);
             sample
         });

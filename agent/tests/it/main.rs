@@ -20,11 +20,14 @@
 //! | `dure run`, `exec`, `shell` | it `beside::an_attended_job_...`, `beside::a_program_beside_a_member_has_its_streams_and_its_place` |
 //! | `srun` in a batch script, steps, mpirun's shell | it `beside::the_script_of_a_batch_job_runs_once_and_srun_takes_its_steps_to_every_member` |
 //! | `srun` where every member runs the script | it `beside::a_batch_scripts_srun_starts_its_tasks_over_the_allocation` |
-//! | nobody starts steps for others | it `beside::a_step_is_refused_to_whom_the_member_is_not` (names; the user: `steps::allowed`) |
+//! | nobody starts steps for others | it `beside::a_step_is_refused_to_whom_the_member_is_not` (names), here `isolation::a_step_is_refused_to_a_user_whose_job_it_is_not` |
+//! | steps are listed with their ends | it `beside::steps_are_listed_with_who_started_them_and_how_they_ended` |
 //! | own signal, grace, TERM, KILL, hook, warning | here `stopping::*`, `life::a_stop_gives_the_grace_and_then_kills` |
 //! | wall time on the agent | here `life::the_time_limit_ends_it_without_any_word_of_the_scheduler` |
 //! | telemetry, verdicts, XIDs | here `life::heartbeats_carry_telemetry_and_changes_of_health`, unit `inventory::tests`, `inventory::health` |
 //! | one GPU fenced, share of the fleet | it `health::one_bad_gpu_is_fenced_...`; unit `dure-scheduler agents::breaker` |
+//! | NVML hangs: the agent goes on, the GPU is bad | here `gpus::a_driver_that_hangs_stops_neither_...` |
+//! | GPU memory before first use, through CUDA | here `gpus::a_gpu_whose_memory_does_not_hold_...`, unit `checks::gpu_memory` |
 //! | verdicts over restarts, repeat offenders | the same; unit `inventory::health` |
 //! | MIG listed, racks, pairs, dead links | unit `inventory::tests`, `checks` |
 //! | idle allocations: notice, then the action | it `health::who_does_not_use_its_gpus_...`; unit `dure-core tests::idle` |
@@ -37,6 +40,7 @@
 
 mod containers;
 mod gpu;
+mod gpus;
 mod harness;
 mod identity;
 mod isolation;

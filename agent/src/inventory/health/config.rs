@@ -12,6 +12,10 @@ use super::xid::Overrides;
 pub struct HealthConfig {
     /// Between two samples, in milliseconds.
     pub sample_ms: u64,
+    /// Seconds without an answer of NVML after which the GPUs are suspect: it hangs.
+    pub hang_s: u64,
+    /// Seconds without an answer after which the GPU that NVML was asked about is bad; all are where it was none.
+    pub hang_bad_s: u64,
     /// Seconds without any sign after which a suspect GPU is ok again.
     pub suspect_for_s: u64,
     /// A GPU that becomes suspect so often within `repeat_within_s` is bad: somebody has to look at it. 0: never.
@@ -32,6 +36,8 @@ impl Default for HealthConfig {
     fn default() -> Self {
         Self {
             sample_ms: 1_000,
+            hang_s: 10,
+            hang_bad_s: 120,
             suspect_for_s: 60,
             repeat_limit: 3,
             repeat_within_s: 24 * 3_600,
