@@ -51,6 +51,7 @@ pub(crate) struct Draft {
     /// Milliseconds since the Unix epoch.
     pub(crate) begin_ms: Option<u64>,
     pub(crate) retries: Option<u32>,
+    pub(crate) hold_survivors: Option<UserSpan>,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) workdir: Option<String>,
     pub(crate) stdout: Option<String>,
@@ -121,6 +122,7 @@ impl Draft {
             hold: self.hold.or(under.hold),
             begin_ms: self.begin_ms.or(under.begin_ms),
             retries: self.retries.or(under.retries),
+            hold_survivors: self.hold_survivors.or(under.hold_survivors),
             env,
             workdir: self.workdir.or(under.workdir),
             stdout: self.stdout.or(under.stdout),
@@ -161,6 +163,7 @@ impl Draft {
             hold: self.hold.unwrap_or_default(),
             not_before_ms: self.begin_ms.unwrap_or_default(),
             max_retries: self.retries.unwrap_or_default(),
+            hold_survivors_ms: self.hold_survivors.map_or(0, |span| span.0),
             payload: Some(v1::Payload {
                 script: self.script.unwrap_or_default(),
                 args: self.args,

@@ -123,6 +123,7 @@ fn state(node: &Node) -> &'static str {
     match (node.state(), node.draining, node.cordoned) {
         (v1::NodeState::Ready, true, _) => "draining",
         (v1::NodeState::Ready, false, true) => "cordoned",
+        (v1::NodeState::Ready, false, false) if node.spare => "spare",
         (state, _, _) => phase::node_state(state),
     }
 }

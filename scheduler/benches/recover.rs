@@ -224,6 +224,7 @@ impl World {
             not_before: None,
             max_retries: 0,
             batch: false,
+            hold_survivors: Span::ZERO,
             payload: BlobId([9; 16]),
         };
         self.put(Input::Submit(vec![draft; count]), out);

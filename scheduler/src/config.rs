@@ -116,6 +116,9 @@ struct PoolConfig {
     model: String,
     /// GPUs of each of its nodes.
     gpus_per_node: u8,
+    /// So many of its nodes are kept free for gangs that lost one.
+    #[serde(default)]
+    spares: u32,
 }
 
 /// A tenant.
@@ -394,7 +397,9 @@ impl Config {
 
     /// The core's rules and limits.
     pub fn core_policy(&self) -> Policy {
-        self.policy.over(Policy::standard())
+        let spares = self.pools.iter().filter(|pool| pool.spares > 0);
+        let spares = spares.map(|pool| (pool.name.as_str().into(), pool.spares)).collect();
+        Policy { spares, ..self.policy.over(Policy::standard()) }
     }
 
     /// When silence means what.

@@ -138,7 +138,7 @@ impl Metrics {
             "GPUs by pool: free, taken, bad (fenced), closed (idle on a node that takes nothing new), lost",
             self.pool_gpus.clone(),
         );
-        registry.register("nodes", "Nodes: ready, cordoned, draining, suspect, lost", self.nodes.clone());
+        registry.register("nodes", "Nodes: ready, cordoned, draining, suspect, lost, spare", self.nodes.clone());
         registry.register("jobs", "Jobs in memory: waiting, running (they hold GPUs), ended", self.jobs.clone());
         registry.register("agents_connected", "Agents that hold a session", self.agents.clone());
         registry.register_with_unit("turn", "Time a turn of the scheduler takes", Unit::Seconds, self.turn.clone());
@@ -200,9 +200,9 @@ impl Metrics {
     }
 
     fn observe_nodes(&self, cluster: &Cluster) {
-        const STATES: [&str; 5] = ["free", "taken", "bad", "closed", "lost"];
+        const STATES: [&str; 6] = ["free", "taken", "bad", "closed", "lost", "spare"];
         let mut gpus = vec![[0i64; STATES.len()]; cluster.pools().len()];
-        const NODES: [&str; 5] = ["ready", "cordoned", "draining", "suspect", "lost"];
+        const NODES: [&str; 6] = ["ready", "cordoned", "draining", "suspect", "lost", "spare"];
         let mut nodes = [0i64; NODES.len()];
         for node in cluster.nodes() {
             for (sum, part) in gpus[node.pool.at()].iter_mut().zip(gpus_by_state(node)) {
@@ -266,25 +266,31 @@ fn buckets(cluster: &Cluster) -> impl Iterator<Item = (JobId, usize)> {
     buckets.filter_map(|bucket| bucket.keys.first().map(|first| (first.job, bucket.keys.len())))
 }
 
-/// In the order free, taken, bad, closed, lost.
-fn gpus_by_state(node: &Node) -> [i64; 5] {
+/// In the order free, taken, bad, closed, lost, spare.
+fn gpus_by_state(node: &Node) -> [i64; 6] {
     let all = node.capacity.gpus;
     if node.contact == Contact::Lost {
-        return [0, 0, 0, 0, i64::from(all.len())];
+        return [0, 0, 0, 0, i64::from(all.len()), 0];
     }
     let (taken, bad) = (node.taken, node.bad.without(node.taken));
     let idle = all.without(taken).without(bad);
-    let (free, closed) = if node.is_open() { (idle, Default::default()) } else { (Default::default(), idle) };
-    [free, taken, bad, closed, Default::default()].map(|gpus: dure_core::gpu::GpuSet| i64::from(gpus.len()))
+    let none = Default::default();
+    let (free, closed, spare) = match (node.is_open(), node.spare) {
+        (false, _) => (none, idle, none),
+        (true, true) => (none, none, idle),
+        (true, false) => (idle, none, none),
+    };
+    [free, taken, bad, closed, none, spare].map(|gpus: dure_core::gpu::GpuSet| i64::from(gpus.len()))
 }
 
-/// The place in ready, cordoned, draining, suspect, lost.
+/// The place in ready, cordoned, draining, suspect, lost, spare.
 fn node_state(node: &Node) -> usize {
     match node.contact {
         Contact::Lost => 4,
         Contact::Suspect => 3,
         Contact::Ready if node.draining => 2,
         Contact::Ready if node.cordoned => 1,
+        Contact::Ready if node.spare => 5,
         Contact::Ready => 0,
     }
 }

@@ -167,6 +167,7 @@ impl RandomTurns {
             not_before: (self.roll(10) == 0).then_some(later),
             max_retries: self.roll(3) as u32,
             batch: self.roll(4) == 0,
+            hold_survivors: Span::seconds(self.roll(3) * 20),
             payload: BlobId([7; 16]),
         }
     }

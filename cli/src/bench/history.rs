@@ -95,6 +95,7 @@ impl History {
             not_before: None,
             max_retries: 0,
             batch: false,
+            hold_survivors: Span::ZERO,
             payload: BlobId(payload),
         }
     }

@@ -111,6 +111,9 @@ pub(crate) struct JobFlags {
     /// Tries after a failure of its own
     #[arg(long, value_name = "N", help_heading = "Order")]
     retries: Option<u32>,
+    /// When a node or a GPU is lost, keep the places of the other members so long while a spare is sought, as in 10m
+    #[arg(long, value_name = "SPAN", help_heading = "Order")]
+    hold_survivors: Option<UserSpan>,
     /// Variables: NAME=VALUE, NAME (from here), ALL or NONE [default: NONE]
     #[arg(long, value_name = "NAME[=VALUE],..", help_heading = "Run")]
     export: Option<String>,
@@ -251,6 +254,7 @@ impl JobFlags {
             hold: self.hold.then_some(true),
             begin_ms: self.begin,
             retries: self.retries,
+            hold_survivors: self.hold_survivors,
             env,
             workdir: self.chdir,
             stdout: self.stdout,

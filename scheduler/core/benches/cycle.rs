@@ -99,6 +99,7 @@ fn job(tenant: usize, user: usize, shape: Shape) -> JobDraft {
         held: false,
         not_before: None,
         batch: false,
+        hold_survivors: Span::ZERO,
         max_retries: 0,
         payload: BlobId::default(),
     }

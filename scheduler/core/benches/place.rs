@@ -67,6 +67,7 @@ fn node(at: usize, fill: Fill, cpu: CpuMilli) -> Node {
         contact_since: Time(0),
         cordoned: false,
         draining: false,
+        spare: false,
         bad: GpuSet::EMPTY,
         taken: match fill {
             Fill::Empty => GpuSet::EMPTY,

@@ -86,6 +86,7 @@ fn job(tenant: &str, members: u32, gpus: u8, required: Option<Level>) -> JobDraf
         not_before: None,
         max_retries: 0,
         batch: false,
+        hold_survivors: Span::ZERO,
         payload: BlobId::default(),
     }
 }

@@ -228,6 +228,17 @@ pub enum Blocked {
         /// If the rest is not free by then, others are looked for.
         due: Time,
     },
+    /// What is left of the places of a gang that lost nodes is held for it, and another place is sought for the rest.
+    SpareSought {
+        /// Where.
+        pool: PoolIndex,
+        /// GPUs that are held.
+        held: Gpus,
+        /// GPUs that are sought.
+        want: Gpus,
+        /// Then nothing is held any more, and it is placed anew.
+        until: Time,
+    },
     /// GPUs are set aside for the job: by the limits of what runs it starts there at the latest.
     Reserved {
         /// Where they are.
@@ -301,6 +312,7 @@ impl Blocked {
             | Self::MinimumRun { .. }
             | Self::TooDear { .. }
             | Self::ReclaimPending { .. }
+            | Self::SpareSought { .. }
             | Self::Reserved { .. }
             | Self::BehindReservation { .. } => Wake::Plan,
             Self::CycleLimit { .. } => Wake::Cycle,
@@ -315,6 +327,7 @@ impl Blocked {
             | Self::MinimumRun { until, .. }
             | Self::TooDear { until, .. }
             | Self::ReclaimPending { due: until, .. }
+            | Self::SpareSought { until, .. }
             | Self::Reserved { from: until, .. }
             | Self::BehindReservation { until, .. } => Some(until),
             Self::NotEnoughGpus { .. }

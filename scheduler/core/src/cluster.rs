@@ -81,6 +81,8 @@ pub struct Cluster {
     pub(crate) leaving: BTreeSet<JobId>,
     /// Elastic gangs that run with fewer members than they may have.
     pub(crate) short_gangs: BTreeSet<JobId>,
+    /// Nodes that are kept free for gangs that lost one.
+    pub(crate) spare_nodes: u32,
     /// Some mission has a deadline by which what it lent is to be back.
     pub(crate) has_deadlines: bool,
     /// Some tenant has caps.
@@ -135,6 +137,7 @@ impl Cluster {
             reach: Reach::default(),
             leaving: BTreeSet::new(),
             short_gangs: BTreeSet::new(),
+            spare_nodes: 0,
             has_deadlines: false,
             has_caps: false,
             has_budgets: false,

@@ -14,6 +14,7 @@ use crate::policy::Flaw;
 use crate::promise;
 use crate::reserve;
 use crate::resize;
+use crate::spares;
 use crate::units::Time;
 
 /// What a cycle came to.
@@ -40,6 +41,7 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
     cluster.refresh_index();
     cluster.index.learn(cluster.learning_step(now));
     promise::keep(cluster, now, &mut cycled, out);
+    spares::keep(cluster, now, out);
     if !cluster.policy.remember_refusals {
         cluster.refused = crate::refused::Refused::fresh(cluster.tenants.len());
     }

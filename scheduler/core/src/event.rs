@@ -3,6 +3,8 @@
 //! An event carries the decision (which GPUs, which id), never the rule behind it, so that an old journal keeps its
 //! meaning when the rules change. `apply` is the only reader.
 
+use smallvec::SmallVec;
+
 use crate::budget::{Budget, Grant};
 use crate::calendar::{DatedKey, DatedQuota};
 use crate::caps::Caps;
@@ -309,6 +311,23 @@ pub enum Event {
         members: Members,
         /// If they are not all free by then, others are looked for.
         due: Time,
+    },
+    /// A gang lost nodes or GPUs, and its attempt is over: what is left of its places is held for it while others are sought
+    /// for the rest.
+    SurvivorsHeld {
+        /// For which job.
+        job: JobId,
+        /// The ranks whose places are lost, in order; those of all others are held.
+        lost: SmallVec<[MemberIndex; 2]>,
+        /// If there is no place for them by then, nothing is held any more.
+        until: Time,
+    },
+    /// A node is kept free for gangs that lost one, or is not any more.
+    NodeSpared {
+        /// Which.
+        node: NodeIndex,
+        /// Kept free.
+        spare: bool,
     },
     /// GPUs are not held for a job any more, and it did not get them.
     PromiseDropped {

@@ -15,6 +15,7 @@ use crate::node::Contact;
 use crate::policy::Flaw;
 use crate::promise;
 use crate::resize;
+use crate::survivors;
 use crate::units::{Span, Time};
 
 /// An agent says something of a member. What is old, repeated or from elsewhere leads to nothing.
@@ -55,6 +56,7 @@ fn checkpointed(cluster: &mut Cluster, job: JobId, attempt: AttemptNumber, step:
 pub(crate) fn stop(cluster: &mut Cluster, job: JobId, reason: StopReason, now: Time, out: &mut Events) {
     let Some(attempt) = cluster.job(job).and_then(Job::live_attempt) else { return };
     let attempt = attempt.number;
+    promise::give_up(cluster, job, now, out);
     emit(cluster, now, Event::AttemptStopping { job, attempt, reason, beneficiary: None, keeps: 0 }, out);
     settle(cluster, job, now, out);
 }
@@ -121,6 +123,7 @@ fn end_attempt(
     out: &mut Events,
 ) {
     emit(cluster, now, Event::AttemptEnded { job, attempt, outcome }, out);
+    survivors::hold(cluster, job, outcome, now, out);
     settle(cluster, job, now, out);
 }
 

@@ -106,6 +106,8 @@ pub struct JobDraft {
     pub not_before: Option<Time>,
     /// Tries after a failure of its own.
     pub max_retries: u32,
+    /// How long what is left of its places is held for it after a node or a GPU of it was lost; 0: not at all.
+    pub hold_survivors: Span,
     /// Its script runs on its first member alone.
     pub batch: bool,
     /// What it runs.

@@ -44,6 +44,8 @@ pub struct JobSpec {
     pub max_retries: u32,
     /// Its script runs on its first member alone: when that ends, the job does.
     pub batch: bool,
+    /// How long what is left of its places is held for it after a node or a GPU of it was lost; 0: not at all.
+    pub hold_survivors: Span,
     /// What it runs.
     pub payload: BlobId,
 }

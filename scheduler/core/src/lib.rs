@@ -59,6 +59,8 @@ pub mod reserve;
 mod resize;
 mod snapshot;
 pub mod sorted;
+mod spares;
+mod survivors;
 pub mod tenant;
 mod timers;
 pub mod topology;

@@ -141,6 +141,8 @@ pub struct Node {
     pub cordoned: bool,
     /// An operator empties it.
     pub draining: bool,
+    /// It is kept free for gangs that lost a node.
+    pub spare: bool,
     /// GPUs fenced for their health.
     pub bad: GpuSet,
     /// GPUs held whole by members.
@@ -176,9 +178,10 @@ impl Node {
         if self.parts.is_empty() { whole } else { whole + self.parts.left(self.usable().without(self.taken)) }
     }
 
-    /// GPUs on which something new may start once nothing runs here: none when the node is not open.
+    /// GPUs on which something new may start once nothing runs here: none when the node is not open, or a spare.
     pub fn usable(&self) -> GpuSet {
-        if self.is_open() { self.capacity.gpus.without(self.bad).without(self.promised.gpus) } else { GpuSet::EMPTY }
+        let is_for_all = self.is_open() && !self.spare;
+        if is_for_all { self.capacity.gpus.without(self.bad).without(self.promised.gpus) } else { GpuSet::EMPTY }
     }
 
     /// CPU left for members; unbounded where it is not counted.

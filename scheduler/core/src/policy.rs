@@ -109,6 +109,10 @@ pub struct Policy {
     pub max_promises: u32,
     /// After so many failures of its own a job waits for free GPUs: nobody is evicted for it any more.
     pub max_evicting_failures: u32,
+    /// Longest time for which a job may have what is left of its places held after it lost a node.
+    pub max_hold_survivors: Span,
+    /// So many nodes of a pool, by its name, are kept free for gangs that lost one.
+    pub spares: Vec<(Box<str>, u32)>,
     /// How long an evicted attempt may take beyond its grace: then other GPUs are looked for.
     pub kill_bound: Span,
     /// How long an attempt runs before it may be evicted, where no tenant above states it.
@@ -177,6 +181,8 @@ impl Policy {
             grow_after: Span::seconds(900),
             max_promises: 1000,
             max_evicting_failures: 3,
+            max_hold_survivors: Span::seconds(3600),
+            spares: Vec::new(),
             kill_bound: Span::seconds(120),
             default_min_run: Span::ZERO,
             min_budget_period: Span::seconds(3600),

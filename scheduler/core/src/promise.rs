@@ -8,15 +8,18 @@
 
 use std::collections::BTreeSet;
 
+use smallvec::SmallVec;
+
 use crate::admit::{budget, lending, quota};
 use crate::cluster::Cluster;
 use crate::cycle::Cycled;
 use crate::decide::{Events, emit};
 use crate::event::Event;
-use crate::ids::{JobId, NodeIndex, PoolIndex};
-use crate::job::Phase;
+use crate::ids::{JobId, MemberIndex, NodeIndex, PoolIndex};
+use crate::job::Job;
 use crate::node::Contact;
 use crate::placement::{Members, Placed};
+use crate::survivors;
 use crate::tenant::RunningKey;
 use crate::units::{Gpus, Time};
 
@@ -33,6 +36,8 @@ pub struct Promise {
     pub start_order: u64,
     /// If they are not all free by then, others are looked for.
     pub due: Time,
+    /// Of a gang that lost nodes: the ranks for which a place is sought still, in order; `members` are the others then.
+    pub sought: SmallVec<[MemberIndex; 2]>,
 }
 
 impl Promise {
@@ -53,6 +58,8 @@ pub enum DropCause {
     NotAllowed,
     /// Something did not stop in time: other GPUs are looked for, or the same ones are held with a new time.
     Late,
+    /// Nothing came in time to take the place of what a gang has lost: it is placed anew.
+    NoSpare,
 }
 
 /// At the start of a cycle: places the jobs whose GPUs are all free, drops the promises that cannot be kept.
@@ -62,6 +69,8 @@ pub(crate) fn keep(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
         let Some(promise) = cluster.promises.get(&job) else { continue };
         if let Some(why) = cause_to_drop(cluster, job, promise) {
             emit(cluster, now, Event::PromiseDropped { job, why }, out);
+        } else if !promise.sought.is_empty() {
+            survivors::complete(cluster, job, now, cycled, out);
         } else if (0..promise.members.len()).all(|rank| is_free(cluster, &promise.members, rank)) {
             let (pool, members) = (promise.pool, promise.members.clone());
             cycled.jobs += 1;
@@ -106,8 +115,10 @@ fn drain_late(cluster: &mut Cluster, late: BTreeSet<NodeIndex>, now: Time, out: 
 pub(crate) fn renew(cluster: &mut Cluster, is_told_anew: impl Fn(NodeIndex) -> bool, now: Time, out: &mut Events) {
     let waits =
         |(_, promise): &(&JobId, &Promise)| in_the_way(cluster, &promise.members).into_iter().any(&is_told_anew);
-    let waiting: Vec<(JobId, Promise)> =
-        cluster.promises.iter().filter(waits).map(|(job, promise)| (*job, promise.clone())).collect();
+    // What survivors hold is free: nobody is waited for.
+    let is_whole = |(_, promise): &(&JobId, &Promise)| promise.sought.is_empty();
+    let promises = cluster.promises.iter().filter(is_whole);
+    let waiting: Vec<(JobId, Promise)> = promises.filter(waits).map(|(job, promise)| (*job, promise.clone())).collect();
     for (job, Promise { pool, members, made_at, due, .. }) in waiting {
         let due = now + due.since(made_at);
         emit(cluster, now, Event::PromiseDropped { job, why: DropCause::Late }, out);
@@ -123,7 +134,9 @@ pub(crate) fn give_up(cluster: &mut Cluster, job: JobId, now: Time, out: &mut Ev
 }
 
 fn cause_to_drop(cluster: &Cluster, id: JobId, promise: &Promise) -> Option<DropCause> {
-    let Some(job) = cluster.job(id).filter(|job| job.phase == Phase::Waiting && job.is_eligible()) else {
+    // Survivors are held while it is not proven yet that what was lost is dead.
+    let is_wanted = |job: &&Job| job.is_eligible() || (!promise.sought.is_empty() && survivors::awaits_proof(job));
+    let Some(job) = cluster.job(id).filter(is_wanted) else {
         return Some(DropCause::NotWanted);
     };
     for tenant in cluster.chain(job.spec.tenant) {

@@ -136,6 +136,10 @@ pub enum Refusal {
         grace: Span,
         longest: Span,
     },
+    HoldTooLong {
+        hold: Span,
+        longest: Span,
+    },
     EmptyArray,
     ArrayTooLarge {
         size: u32,

@@ -178,6 +178,7 @@ fn node(place: usize, node: &TraceNode, pool: PoolIndex) -> Result<Node, DriveEr
         contact_since: Time(0),
         cordoned: false,
         draining: false,
+        spare: false,
         bad: GpuSet::EMPTY,
         taken: GpuSet::EMPTY,
         parts: dure_core::parts::Parts::default(),

@@ -31,6 +31,8 @@ pub(super) struct PolicyConfig {
     default_grace: Option<Span>,
     #[serde(deserialize_with = "span::optional")]
     max_grace: Option<Span>,
+    #[serde(deserialize_with = "span::optional")]
+    max_hold_survivors: Option<Span>,
     max_attempts: Option<u32>,
     #[serde(deserialize_with = "span::optional")]
     launch_deadline: Option<Span>,
@@ -102,6 +104,7 @@ impl PolicyConfig {
             default_time_limit,
             default_grace,
             max_grace,
+            max_hold_survivors,
             max_attempts,
             launch_deadline,
             time_limit_slack,

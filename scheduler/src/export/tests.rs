@@ -73,6 +73,7 @@ fn submitted(job: u64, name: &str) -> Event {
         after: Box::default(),
         max_retries: 0,
         batch: false,
+        hold_survivors: dure_core::units::Span::ZERO,
         payload: Default::default(),
     };
     Event::JobSubmitted { job: JobId(job), spec: Box::new(spec), held: false, not_before: None }

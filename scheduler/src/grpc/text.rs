@@ -16,7 +16,7 @@ use dure_core::units::{Gpus, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
-pub const CODES: [&str; 29] = [
+pub const CODES: [&str; 30] = [
     "HELD",
     "DEPENDENCY",
     "NOT_BEFORE",
@@ -41,6 +41,7 @@ pub const CODES: [&str; 29] = [
     "MINIMUM_RUN",
     "TOO_DEAR",
     "RECLAIM_PENDING",
+    "SPARE_SOUGHT",
     "RESERVED",
     "BEHIND_RESERVATION",
     "PAUSED",
@@ -78,6 +79,7 @@ pub fn code(blocker: &Blocker) -> &'static str {
             Blocked::MinimumRun { .. } => "MINIMUM_RUN",
             Blocked::TooDear { .. } => "TOO_DEAR",
             Blocked::ReclaimPending { .. } => "RECLAIM_PENDING",
+            Blocked::SpareSought { .. } => "SPARE_SOUGHT",
             Blocked::Reserved { .. } => "RESERVED",
             Blocked::BehindReservation { .. } => "BEHIND_RESERVATION",
             Blocked::Paused { .. } => "PAUSED",
@@ -188,6 +190,7 @@ fn blocked(names: Names<'_>, blocked: Blocked) -> Reason {
         Blocked::MinimumRun { pool, want, until } => plan::minimum_run(names, pool, want, until),
         Blocked::TooDear { pool, want, loss, saved, until } => plan::too_dear(names, pool, want, loss, saved, until),
         Blocked::ReclaimPending { pool, want, free, due } => plan::reclaim_pending(names, pool, want, free, due),
+        Blocked::SpareSought { pool, held, want, until } => plan::spare_sought(names, pool, held, want, until),
         Blocked::Reserved { pool, want, idle, from } => plan::reserved(names, pool, want, idle, from),
         Blocked::BehindReservation { job, pool, idle, until } => plan::behind(names, job, pool, idle, until),
         Blocked::CycleLimit { limit } => plan::cycle_limit(limit),

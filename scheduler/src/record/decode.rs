@@ -49,6 +49,7 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::NodeContact(_)
         | Wire::NodeRebooted(_)
         | Wire::NodeCordoned(_)
+        | Wire::NodeSpared(_)
         | Wire::GpusFenced(_) => node(wire),
         Wire::JobSubmitted(_)
         | Wire::JobHeld(_)
@@ -71,7 +72,11 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::JobBusy(_)
         | Wire::AvoidanceLifted(_)
         | Wire::AttemptEnded(_) => attempt(wire),
-        Wire::Promised(_) | Wire::PromiseDropped(_) | Wire::Planned(_) | Wire::WantedBack(_) => planned(wire),
+        Wire::Promised(_)
+        | Wire::PromiseDropped(_)
+        | Wire::SurvivorsHeld(_)
+        | Wire::Planned(_)
+        | Wire::WantedBack(_) => planned(wire),
         Wire::CountersRestored(_)
         | Wire::TenantRestored(_)
         | Wire::UserRestored(_)
@@ -151,6 +156,7 @@ fn node(wire: Wire) -> Result<Event, Fault> {
             contact: Contact::from_wire("NodeContact.contact", it.contact)?,
         },
         Wire::NodeRebooted(it) => Event::NodeRebooted { node: NodeIndex(it.node), boot_id: it.boot_id.into() },
+        Wire::NodeSpared(it) => Event::NodeSpared { node: NodeIndex(it.node), spare: it.spare },
         Wire::NodeCordoned(it) => {
             Event::NodeCordoned { node: NodeIndex(it.node), cordoned: it.cordoned, draining: it.draining }
         }
@@ -253,6 +259,11 @@ fn planned(wire: Wire) -> Result<Event, Fault> {
             pool: pool("Promised.pool", it.pool)?,
             members: members_from_wire("Promised.members", it.members, |placed| placed_from_wire(&placed))?,
             due: Time(it.due_ms),
+        },
+        Wire::SurvivorsHeld(it) => Event::SurvivorsHeld {
+            job: JobId(it.job),
+            lost: it.lost.into_iter().map(MemberIndex).collect(),
+            until: Time(it.until_ms),
         },
         Wire::Planned(it) => {
             let reservations = it.reservations.into_iter().map(reservation_from_wire).collect::<Result<_, _>>()?;

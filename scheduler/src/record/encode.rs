@@ -37,6 +37,7 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::NodeContact { .. }
         | Event::NodeRebooted { .. }
         | Event::NodeCordoned { .. }
+        | Event::NodeSpared { .. }
         | Event::GpusFenced { .. } => node(event),
         Event::JobSubmitted { .. }
         | Event::JobHeld { .. }
@@ -56,6 +57,7 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::AttemptStopping { .. }
         | Event::Promised { .. }
         | Event::PromiseDropped { .. }
+        | Event::SurvivorsHeld { .. }
         | Event::Planned { .. }
         | Event::WantedBack { .. }
         | Event::JobCheckpointed { .. }
@@ -151,6 +153,7 @@ fn node(event: &Event) -> Wire {
         Event::NodeCordoned { node, cordoned, draining } => {
             Wire::NodeCordoned(v1::NodeCordoned { node: node.0, cordoned: *cordoned, draining: *draining })
         }
+        Event::NodeSpared { node, spare } => Wire::NodeSpared(v1::NodeSpared { node: node.0, spare: *spare }),
         Event::GpusFenced { node, bad } => Wire::GpusFenced(v1::GpusFenced { node: node.0, bad: bad.0 }),
         _ => unreachable!("only events of nodes come here"),
     }
@@ -241,6 +244,11 @@ fn attempt(event: &Event) -> Wire {
         Event::WantedBack { begun, over } => Wire::WantedBack(v1::WantedBack {
             begun: begun.iter().map(|(wanted, since)| wanted_to_wire(wanted, *since)).collect(),
             over: over.iter().map(|wanted| wanted_to_wire(wanted, Time(0))).collect(),
+        }),
+        Event::SurvivorsHeld { job, lost, until } => Wire::SurvivorsHeld(v1::SurvivorsHeld {
+            job: job.0,
+            lost: lost.iter().map(|rank| rank.0).collect(),
+            until_ms: until.0,
         }),
         Event::PromiseDropped { job, why } => {
             Wire::PromiseDropped(v1::PromiseDropped { job: job.0, why: why.to_wire() })

@@ -238,6 +238,7 @@ pub(super) fn spec_to_wire(spec: &JobSpec) -> v1::JobSpec {
         after: spec.after.iter().map(dependency).collect(),
         max_retries: spec.max_retries,
         batch: spec.batch,
+        hold_survivors_ms: spec.hold_survivors.0,
         payload: spec.payload.0.to_vec(),
     }
 }
@@ -260,6 +261,7 @@ pub(super) fn spec_from_wire(wire: v1::JobSpec) -> Result<JobSpec, Fault> {
         after: wire.after.into_iter().map(dependency).collect::<Result<_, Fault>>()?,
         max_retries: wire.max_retries,
         batch: wire.batch,
+        hold_survivors: Span(wire.hold_survivors_ms),
         payload: blob_id(&wire.payload)?,
     })
 }

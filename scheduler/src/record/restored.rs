@@ -75,6 +75,7 @@ pub(super) fn node_to_wire(node: &Node) -> v1::NodeRestored {
         contact_since_ms: node.contact_since.0,
         cordoned: node.cordoned,
         draining: node.draining,
+        spare: node.spare,
         bad: node.bad.0,
     }
 }
@@ -91,6 +92,7 @@ pub(super) fn node_from_wire(wire: v1::NodeRestored) -> Result<Node, Fault> {
         contact_since: Time(wire.contact_since_ms),
         cordoned: wire.cordoned,
         draining: wire.draining,
+        spare: wire.spare,
         bad: GpuSet(wire.bad),
         taken: GpuSet::EMPTY,
         parts: dure_core::parts::Parts::default(),
@@ -273,6 +275,7 @@ pub(super) fn promise_to_wire(job: JobId, promise: &Promise) -> v1::PromiseResto
         made_at_ms: promise.made_at.0,
         start_order: promise.start_order,
         due_ms: promise.due.0,
+        sought: promise.sought.iter().map(|rank| rank.0).collect(),
     }
 }
 
@@ -283,6 +286,7 @@ pub(super) fn promise_from_wire(wire: v1::PromiseRestored) -> Result<Promise, Fa
         made_at: Time(wire.made_at_ms),
         start_order: wire.start_order,
         due: Time(wire.due_ms),
+        sought: wire.sought.into_iter().map(MemberIndex).collect(),
     })
 }
 

@@ -55,7 +55,7 @@ words! {
     DependencyKind { AfterOk, AfterAny, AfterNotOk }
     MemberPhase { Ordered, Prepared, Running, Gone }
     Outcome { Completed, Failed, Cancelled, TimedOut, LaunchFailed, NodeLost, Evicted, Drained, DependencyFailed, GpuFault, Resized, Idle }
-    DropCause { NotWanted, NodeClosed, NotAllowed, Late }
+    DropCause { NotWanted, NodeClosed, NotAllowed, Late, NoSpare }
     StopReason { Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained, Resized, ScriptEnded, Idle }
     IdleAction { Ignore, Notify, Requeue, Cancel }
 }

@@ -80,6 +80,7 @@ fn draft(members: u32) -> JobDraft {
         not_before: None,
         max_retries: 0,
         batch: false,
+        hold_survivors: dure_core::units::Span::ZERO,
         payload: BlobId::default(),
     }
 }

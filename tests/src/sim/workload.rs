@@ -169,6 +169,7 @@ impl World {
             not_before: None,
             max_retries: self.dice.below(3) as u32,
             batch: false,
+            hold_survivors: Span::ZERO,
             only: ConstraintsDraft::default(),
             payload: BlobId([0; 16]),
         };

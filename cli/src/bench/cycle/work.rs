@@ -238,6 +238,7 @@ pub(super) fn plain() -> JobDraft {
         not_before: None,
         max_retries: 0,
         batch: false,
+        hold_survivors: Span::ZERO,
         payload: BlobId::default(),
     }
 }

@@ -128,6 +128,7 @@ fn node(index: NodeIndex, name: &str, pool: PoolIndex, gpus: usize, cpu: CpuMill
         contact_since: Time(0),
         cordoned: false,
         draining: false,
+        spare: false,
         bad: GpuSet::EMPTY,
         taken: GpuSet::EMPTY,
         parts: Parts::default(),

@@ -112,7 +112,7 @@ pub(crate) fn without(cluster: &Cluster, request: &Request, avoid: &[NodeIndex])
     let mut by_domain = BTreeMap::new();
     let is_other = |node: &&Node| {
         let may_use = request.pools.contains(&node.pool) && !avoid.contains(&node.index);
-        node.is_open() && may_use && request.only.matches(node)
+        node.is_open() && !node.spare && may_use && request.only.matches(node)
     };
     for node in cluster.nodes.iter().filter(is_other) {
         *by_domain.entry((node.pool, domain_of(node, request.required))).or_insert(0) += slots(node);
@@ -121,7 +121,7 @@ pub(crate) fn without(cluster: &Cluster, request: &Request, avoid: &[NodeIndex])
 }
 
 /// What identifies the domain of `level` that a node lies in.
-fn domain_of(node: &Node, level: Option<Level>) -> (&str, &str, &str, &str) {
+pub(crate) fn domain_of(node: &Node, level: Option<Level>) -> (&str, &str, &str, &str) {
     let place = &node.location;
     match level {
         None => ("", "", "", ""),

@@ -186,6 +186,10 @@ fn resolve(cluster: &Cluster, draft: &JobDraft, user: UserIndex, call: &mut InCa
         *in_call += 1;
     }
     let grace = draft.grace.unwrap_or(policy.default_grace);
+    if draft.hold_survivors > policy.max_hold_survivors {
+        let (hold, longest) = (draft.hold_survivors, policy.max_hold_survivors);
+        return Err(Refusal::HoldTooLong { hold, longest });
+    }
     if grace > policy.max_grace {
         return Err(Refusal::GraceTooLong { grace, longest: policy.max_grace });
     }
@@ -211,6 +215,7 @@ fn resolve(cluster: &Cluster, draft: &JobDraft, user: UserIndex, call: &mut InCa
         after: resolve_dependencies(cluster, draft, call)?,
         max_retries: draft.max_retries,
         batch: draft.batch,
+        hold_survivors: draft.hold_survivors,
         payload: draft.payload,
     })
 }

@@ -198,6 +198,12 @@ fn most_allowed(cluster: &Cluster, wish: &Wish<'_>, pool: PoolIndex, scavenger: 
     Ok(most_that(wish.request, wish.request.shape.members(), allowed))
 }
 
+/// Whether all gates but room and caps let a job that holds a part of its GPUs have so many more in a pool now.
+pub(crate) fn may_complete(cluster: &Cluster, wish: &Wish<'_>, pool: PoolIndex, more: Gpus) -> bool {
+    let is_paid = budget::over(cluster, wish.tenant, more, wish.time_limit).is_none();
+    is_paid && may_hold(cluster, wish, pool, more, false).is_ok()
+}
+
 /// Whether all gates but room let so many GPUs of it start in a pool now.
 fn may_have(cluster: &Cluster, wish: &Wish<'_>, pool: PoolIndex, want: Gpus, scavenger: bool) -> bool {
     let is_paid = scavenger || budget::over(cluster, wish.tenant, want, wish.time_limit).is_none();

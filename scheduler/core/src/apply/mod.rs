@@ -10,9 +10,11 @@ mod jobs;
 mod nodes;
 mod restore;
 
+use smallvec::SmallVec;
+
 use crate::cluster::{Answer, Cluster};
 use crate::event::Event;
-use crate::ids::{JobId, PoolIndex, TenantIndex};
+use crate::ids::{JobId, MemberIndex, PoolIndex, TenantIndex};
 use crate::job::{Job, MemberPhase};
 use crate::placement::Members;
 use crate::promise::Promise;
@@ -44,6 +46,7 @@ impl Cluster {
             | Event::NodeContact { .. }
             | Event::NodeRebooted { .. }
             | Event::NodeCordoned { .. }
+            | Event::NodeSpared { .. }
             | Event::GpusFenced { .. } => self.apply_to_node(now, event),
             Event::JobSubmitted { job, spec, held, not_before } => {
                 self.add_job(Job { held: *held, not_before: *not_before, ..jobs::new_job(*job, spec, now) }, now);
@@ -71,10 +74,11 @@ impl Cluster {
             Event::AvoidanceLifted { job } => self.job_mut(*job).avoid.clear(),
             Event::JobIdle { job, notice, .. } => self.attempt_of(*job).idle = Some(*notice),
             Event::JobBusy { job, .. } => self.attempt_of(*job).idle = None,
-            Event::Promised { job, pool, members, due } => self.make_promise(*job, *pool, members, *due, now),
+            Event::Promised { .. } | Event::SurvivorsHeld { .. } | Event::PromiseDropped { .. } => {
+                self.apply_to_promise(now, event);
+            }
             Event::Planned { reservations } => self.set_reservations(reservations.clone()),
             Event::WantedBack { begun, over } => self.change_wanted(begun, over),
-            Event::PromiseDropped { job, .. } => self.drop_promise(*job, now),
             Event::AttemptStopping { job, reason, keeps, .. } => self.stop_attempt(*job, *reason, *keeps),
             Event::AttemptEnded { job, outcome, .. } => self.end_attempt(*job, *outcome, now),
             Event::JobRequeued { job, front, not_before, avoid, own_fault } => {
@@ -107,10 +111,31 @@ impl Cluster {
         self.enqueue_if_eligible(job);
     }
 
+    fn apply_to_promise(&mut self, now: Time, event: &Event) {
+        match event {
+            Event::Promised { job, pool, members, due } => self.make_promise(*job, *pool, members, *due, now),
+            Event::SurvivorsHeld { job, lost, until } => self.hold_survivors(*job, lost, *until, now),
+            Event::PromiseDropped { job, .. } => self.drop_promise(*job, now),
+            _ => unreachable!("only events of promises come here"),
+        }
+    }
+
     fn make_promise(&mut self, job: JobId, pool: PoolIndex, members: &Members, due: Time, now: Time) {
-        let (members, start_order) = (members.clone(), self.next_start);
+        let (members, start_order, sought) = (members.clone(), self.next_start, SmallVec::new());
         self.next_start += 1;
-        self.hold_promise(job, Promise { pool, members, made_at: now, start_order, due }, now);
+        self.hold_promise(job, Promise { pool, members, made_at: now, start_order, due, sought }, now);
+        self.classify_mission_of(job, now);
+    }
+
+    fn hold_survivors(&mut self, job: JobId, lost: &[MemberIndex], until: Time, now: Time) {
+        let attempt = self.attempt_of(job);
+        let pool = attempt.pool;
+        let held = attempt.members.iter().enumerate().filter(|(rank, _)| !lost.contains(&MemberIndex::of(*rank)));
+        let members = held.map(|(_, member)| member.placed).collect();
+        let start_order = self.next_start;
+        self.next_start += 1;
+        let sought = lost.into();
+        self.hold_promise(job, Promise { pool, members, made_at: now, start_order, due: until, sought }, now);
         self.classify_mission_of(job, now);
     }
 }

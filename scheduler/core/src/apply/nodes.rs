@@ -3,7 +3,7 @@
 use crate::cluster::Cluster;
 use crate::event::Event;
 use crate::gpu::GpuSet;
-use crate::ids::{JobId, MemberIndex, PoolIndex};
+use crate::ids::{JobId, MemberIndex, NodeIndex, PoolIndex};
 use crate::node::{Node, Resident, Residents};
 use crate::parts::Parts;
 use crate::placement::Placed;
@@ -25,6 +25,7 @@ impl Cluster {
                     contact_since: now,
                     cordoned: false,
                     draining: false,
+                    spare: false,
                     bad: GpuSet::EMPTY,
                     taken: GpuSet::EMPTY,
                     parts: Parts::laid_out(&capacity.layouts),
@@ -63,6 +64,10 @@ impl Cluster {
                 entry.draining = *draining;
                 *node
             }
+            Event::NodeSpared { node, spare } => {
+                self.set_spare(*node, *spare);
+                *node
+            }
             Event::GpusFenced { node, bad } => {
                 let entry = &mut self.nodes[node.at()];
                 entry.bad = *bad;
@@ -75,11 +80,18 @@ impl Cluster {
         self.divided_anew();
     }
 
+    fn set_spare(&mut self, node: NodeIndex, spare: bool) {
+        let entry = &mut self.nodes[node.at()];
+        let before = std::mem::replace(&mut entry.spare, spare);
+        self.spare_nodes = self.spare_nodes + u32::from(spare) - u32::from(before);
+    }
+
     pub(super) fn add_node(&mut self, node: Node) {
         let pool = node.pool;
         assert_eq!(node.index.at(), self.nodes.len(), "nodes are numbered as they appear");
         self.node_names.insert(node.name.clone(), node.index);
         let index = node.index;
+        self.spare_nodes += u32::from(node.spare);
         self.nodes.push(node);
         self.counted.push(Counted::nothing(pool));
         self.reach.add(&self.nodes[index.at()]);

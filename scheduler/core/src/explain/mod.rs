@@ -18,7 +18,7 @@ use crate::job::{Job, Phase};
 use crate::place::Scratch;
 use crate::plan::{self, Asked, NoPlan, Plan, TrialIndex};
 use crate::reserve;
-use crate::units::Time;
+use crate::units::{Gpus, Time};
 
 pub use self::factors::{Factors, Standing};
 pub use self::helps::{Change, Help, MAX_PLANS};
@@ -77,9 +77,9 @@ impl Cluster {
         told.factors = Some(factors::of(self, job, now));
         told.blockers = gates(job);
         if let Some(promise) = self.promise(job.id) {
-            told.blockers.push(self.pending(promise));
+            told.blockers.push(self.pending(job, promise));
             told.holders = holders::of_promise(self, promise, now);
-            told.room_by = Some(promise.due);
+            told.room_by = promise.sought.is_empty().then_some(promise.due);
             return Some(told);
         }
         self.try_out(job, now, &mut told);
@@ -97,7 +97,7 @@ impl Cluster {
             return Some(*gate);
         }
         if let Some(promise) = self.promise(job.id) {
-            return Some(self.pending(promise));
+            return Some(self.pending(job, promise));
         }
         let planned = job.queued.and_then(|queued| self.plans.why(queued.class, job.spec.tenant));
         let tried = || job.queued.and_then(|queued| self.refused.why(job, queued.class));
@@ -119,8 +119,14 @@ impl Cluster {
         Some(why.map_or(Blocker::NotTried, Blocker::Blocked))
     }
 
-    fn pending(&self, promise: &crate::promise::Promise) -> Blocker {
+    fn pending(&self, job: &Job, promise: &crate::promise::Promise) -> Blocker {
         let (pool, want, due) = (promise.pool, promise.gpus(), promise.due);
+        if !promise.sought.is_empty() {
+            let shape = &job.spec.request.shape;
+            let sought = promise.sought.iter().map(|rank| u32::from(shape.gpus_of(rank.at()))).sum();
+            let (held, want) = (want, Gpus::whole(sought));
+            return Blocker::Blocked(Blocked::SpareSought { pool, held, want, until: due });
+        }
         Blocker::Blocked(Blocked::ReclaimPending { pool, want, free: self.promised_free(promise), due })
     }
 

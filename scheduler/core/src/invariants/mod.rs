@@ -24,6 +24,7 @@ mod promises;
 mod queue_places;
 mod reservations;
 pub mod skip_is_sound;
+mod spares;
 mod started_within;
 mod timers_live;
 
@@ -38,9 +39,10 @@ pub type Check = Result<(), String>;
 type Property = (&'static str, fn(&Cluster) -> Check);
 
 /// Every property of a state.
-const ALL: [Property; 18] = [
+const ALL: [Property; 19] = [
     ("gpus_held_once", gpus_held_once::check),
     ("promises", promises::check),
+    ("spares", spares::check),
     ("reservations", reservations::check),
     ("gang_whole", gang_whole::check),
     ("phases", phases::check),

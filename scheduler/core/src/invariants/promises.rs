@@ -8,23 +8,26 @@ use std::collections::BTreeMap;
 use super::{Check, ensure};
 use crate::cluster::Cluster;
 use crate::gpu::GpuSet;
-use crate::ids::NodeIndex;
+use crate::ids::{MemberIndex, NodeIndex};
 use crate::node::SetAside;
 use crate::parts::Cut;
+use crate::survivors;
 
 pub(super) fn check(cluster: &Cluster) -> Check {
     let mut sums: BTreeMap<NodeIndex, SetAside> = BTreeMap::new();
     for (id, promise) in cluster.promises() {
         let Some(job) = cluster.job(id) else { return Err(format!("job {id} is promised GPUs and does not exist")) };
-        ensure(job.is_eligible() && job.progress.is_none(), || {
-            format!("job {id} is promised GPUs in {:?}", job.phase)
-        })?;
+        let is_wanted = job.is_eligible() || (!promise.sought.is_empty() && survivors::awaits_proof(job));
+        ensure(is_wanted && job.progress.is_none(), || format!("job {id} is promised GPUs in {:?}", job.phase))?;
         ensure(promise.start_order < cluster.next_start, || format!("the promise for {id} is out of the order"))?;
         let shape = &job.spec.request.shape;
         let (least, most) = (job.spec.request.least_members() as usize, shape.members() as usize);
-        ensure((least..=most).contains(&promise.members.len()), || format!("job {id} is promised other members"))?;
+        let all = promise.members.len() + promise.sought.len();
+        ensure((least..=most).contains(&all), || format!("job {id} is promised other members"))?;
+        ensure(promise.sought.iter().all(|rank| rank.at() < all), || format!("job {id} seeks places for others"))?;
         let mut shared: BTreeMap<(NodeIndex, GpuSet), Cut> = BTreeMap::new();
-        for (rank, placed) in promise.members.iter().enumerate() {
+        let ranks = (0..all).filter(|rank| !promise.sought.contains(&MemberIndex::of(*rank)));
+        for (rank, placed) in ranks.zip(&promise.members) {
             ensure(placed.gpus.len() == u32::from(shape.gpus_of(rank)), || {
                 format!("member {rank} of job {id} is promised {:?}", placed.gpus)
             })?;

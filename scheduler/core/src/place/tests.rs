@@ -69,6 +69,7 @@ fn add_nodes(nodes: &mut Vec<Node>, line: &str) {
             contact_since: Time(0),
             cordoned: false,
             draining: false,
+            spare: false,
             bad: GpuSet::EMPTY,
             taken: value(line, "free").map_or(GpuSet::EMPTY, |free| all.without(gpu_set(free))),
             parts: crate::parts::Parts::default(),

@@ -16,6 +16,7 @@ use crate::cluster::Cluster;
 use crate::ids::{JobId, PoolIndex, PriorityIndex, TenantIndex};
 use crate::job::{Job, Member, Phase};
 use crate::node::Contact;
+use crate::survivors;
 use crate::tenant::Tenant;
 use crate::units::{GpuTime, Gpus, Span, Time};
 
@@ -154,6 +155,10 @@ fn candidate(cluster: &Cluster, id: JobId, pool: PoolIndex, shortages: &[Shortag
     let may_stop = leaves || job.spec.preemptible && matches!(job.phase, Phase::Launching | Phase::Running);
     let is_heard = |member: &Member| cluster.node(member.placed.node).contact == Contact::Ready;
     // What is to end where a node is being emptied may be the very thing that does not end: nobody waits for it.
+    // What survivors will be held for is no way out for others.
+    if leaves && survivors::will_hold(job) {
+        return None;
+    }
     let is_stuck = leaves && attempt.alive().any(|(_, member)| cluster.node(member.placed.node).draining);
     if is_stuck || !may_stop || attempt.pool != pool || !attempt.members.iter().all(is_heard) {
         return None;

@@ -21,6 +21,7 @@ mod nodes;
 mod parts;
 mod plan;
 mod reclaim;
+mod survivors;
 
 use expect_test::Expect;
 

@@ -34,6 +34,7 @@ fn node(index: usize, line: &str) -> Node {
         contact_since: Time(0),
         cordoned: false,
         draining: false,
+        spare: false,
         bad: GpuSet::EMPTY,
         taken: GpuSet::EMPTY,
         parts: crate::parts::Parts::default(),

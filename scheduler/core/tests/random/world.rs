@@ -70,6 +70,9 @@ fn policy(placements: u32, plan_in_time: bool) -> Policy {
         plan_in_time,
         plan_interval: Span::ZERO,
         reserve_interval: Span::ZERO,
+        // Now and then a node is kept for gangs that lost one; which pools there are depends on the nodes.
+        spares: (1..=8).map(|gpus| (format!("A x{gpus}").into(), placements % 2)).collect(),
+        max_hold_survivors: Span::seconds(100),
         ..Policy::standard()
     }
 }
@@ -379,6 +382,7 @@ impl World {
             not_before: ask.begin.map(|seconds| self.now + Span::seconds(seconds.into())),
             max_retries: ask.retries.into(),
             batch: ask.retries == 1,
+            hold_survivors: Span::seconds(60 * u64::from(ask.retries % 2)),
             payload: BlobId::default(),
         }
     }
@@ -504,8 +508,22 @@ impl World {
         drop(self.input(Input::CancelDatedQuota { tenant: name.into(), pool, from: key.from }));
     }
 
+    /// The scheduler starts again with a policy that keeps no spares: what needs every node could not start else.
+    fn want_no_spares(&mut self) {
+        let policy = Policy { spares: Vec::new(), ..self.cluster.policy().clone() };
+        let again = |core: &Cluster| {
+            let mut new = Cluster::new(policy.clone());
+            core.snapshot().for_each(|event| new.apply(self.now, &event));
+            new
+        };
+        let (cluster, follower) = (again(&self.cluster), again(&self.follower));
+        let restored = self.restored.as_ref().map(again);
+        (self.cluster, self.follower, self.restored) = (cluster, follower, restored);
+    }
+
     /// Every node is there as it was in the beginning, nothing is held, paused, closed or bounded.
     pub(crate) fn lift_faults(&mut self) {
+        self.want_no_spares();
         for at in 0..self.nodes.len() {
             self.hello(at);
             drop(self.input(Input::Resume { node: format!("n{at}").into() }));

@@ -102,6 +102,7 @@ pub(super) fn draft(job: &TraceJob, priority: &str, largest: &Largest) -> JobDra
         not_before: None,
         max_retries: 0,
         batch: false,
+        hold_survivors: Span::ZERO,
         payload: BlobId::default(),
     }
 }

@@ -140,6 +140,11 @@ fn who_may_do_what_to_jobs() {
             member: own job
             operator: own job, own mission, other, own job elsewhere, own node, other node
             agent: own node
+        /dure.v1.Jobs/Steps (ReadJobs)
+            pd: own job, own mission
+            member: own job, own mission
+            operator: own job, own mission, other, own job elsewhere, own node, other node
+            auditor: own job, own mission, other, own job elsewhere, own node, other node
     "#]]
     .assert_eq(&reach(|method| method.starts_with("/dure.v1.Jobs/")));
 }

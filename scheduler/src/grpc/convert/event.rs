@@ -79,6 +79,7 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         Event::JobIdle { job, attempt, notice } => of(job, "idle", JobPhase::Running, attempt, idle(*notice)),
         Event::JobBusy { job, attempt } => of(job, "busy", JobPhase::Running, attempt, String::new()),
         Event::Promised { job, members, .. } => waits(job, "promised", places(cluster, members)),
+        Event::SurvivorsHeld { job, lost, until } => waits(job, "survivors_held", held_text(lost, *until)),
         Event::PromiseDropped { job, why } => waits(job, "promise_dropped", drop_text(*why).to_owned()),
         Event::AttemptStopping { job, attempt, reason, beneficiary, keeps } => {
             of(job, "stopping", JobPhase::Stopping, attempt, stopping(*reason, *beneficiary, *keeps))
@@ -103,6 +104,7 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         | Event::NodeContact { .. }
         | Event::NodeRebooted { .. }
         | Event::NodeCordoned { .. }
+        | Event::NodeSpared { .. }
         | Event::GpusFenced { .. }
         | Event::JobEligible { .. }
         | Event::ArrayStopped { .. }
@@ -123,6 +125,11 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         | Event::WantedBack { .. }
         | Event::AvoidanceLifted { .. } => None,
     }
+}
+
+fn held_text(lost: &[MemberIndex], until: Time) -> String {
+    let ranks: Vec<String> = lost.iter().map(ToString::to_string).collect();
+    format!("all places but those of {} until {}", ranks.join(","), until.0)
 }
 
 fn wait_text(not_before: Option<Time>) -> String {

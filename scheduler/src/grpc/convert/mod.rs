@@ -82,6 +82,7 @@ pub fn drop_text(why: DropCause) -> &'static str {
         DropCause::NodeClosed => "a node or GPU of it is closed",
         DropCause::NotAllowed => "quotas, limits or a pause do not allow it any more",
         DropCause::Late => "something did not stop in time: other GPUs are looked for",
+        DropCause::NoSpare => "nothing came in time to take the place of what was lost: it is placed anew",
     }
 }
 

@@ -20,6 +20,7 @@ pub fn node(cluster: &Cluster, node: &Node, live: Option<&LiveNode>, with_teleme
         state: state.into(),
         cordoned: node.cordoned,
         draining: node.draining,
+        spare: node.spare,
         pool: cluster.pool(node.pool).name.to_string(),
         gpus: node.capacity.gpus.len(),
         gpus_free: node.free().len(),

@@ -64,6 +64,7 @@ pub fn job(spec: v1::JobSpec, user: &str) -> Result<Submitted, Violation> {
         not_before: (spec.not_before_ms > 0).then_some(Time(spec.not_before_ms)),
         max_retries: spec.max_retries,
         batch,
+        hold_survivors: Span(spec.hold_survivors_ms),
         payload: BlobId(payload.id().0),
     };
     Ok(Submitted { draft, payload })

@@ -63,6 +63,7 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::UnknownPriority { .. }
         | Refusal::TimeLimitTooLong { .. }
         | Refusal::GraceTooLong { .. }
+        | Refusal::HoldTooLong { .. }
         | Refusal::EmptyArray
         | Refusal::ArrayTooLarge { .. }
         | Refusal::TooManyDependencies { .. }
@@ -118,6 +119,7 @@ pub(super) fn field(why: &Refusal) -> &'static str {
         Refusal::BudgetPeriodTooShort { .. } => "budget.period_ms",
         Refusal::IdleTooShort { .. } => "idle.after_ms",
         Refusal::GraceTooLong { .. } => "grace_ms",
+        Refusal::HoldTooLong { .. } => "hold_survivors_ms",
         Refusal::EmptyArray | Refusal::ArrayTooLarge { .. } => "array.size",
         Refusal::TooManyDependencies { .. }
         | Refusal::UnknownDependency { .. }
@@ -166,6 +168,7 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::UnknownPriority { name, known } => format!("no priority class {name:?}, there is {}", list(known)),
         Refusal::TimeLimitTooLong { limit, longest } => format!("{} is longer than {}", span(*limit), span(*longest)),
         Refusal::GraceTooLong { grace, longest } => format!("{} is longer than {}", span(*grace), span(*longest)),
+        Refusal::HoldTooLong { hold, longest } => format!("{} is longer than {}", span(*hold), span(*longest)),
         Refusal::EmptyArray => "an array of 0 indices".to_owned(),
         Refusal::ArrayTooLarge { size, limit } => format!("an array of {size} indices, at most {limit}"),
         Refusal::TooManyDependencies { count, limit } => format!("{count} dependencies, at most {limit}"),
@@ -294,7 +297,7 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
             "use one of these"
         }
         Refusal::NoPool => "define a [[pool]] in the scheduler's configuration, or let the first node join",
-        Refusal::TimeLimitTooLong { .. } | Refusal::GraceTooLong { .. } => "ask for less",
+        Refusal::TimeLimitTooLong { .. } | Refusal::GraceTooLong { .. } | Refusal::HoldTooLong { .. } => "ask for less",
         Refusal::ArrayTooLarge { .. } => "split the array",
         Refusal::TooManyDependencies { .. } => "let a job in between wait for some of them",
         Refusal::UnknownDependency { .. } => "check the id: a job that ended long ago is forgotten",

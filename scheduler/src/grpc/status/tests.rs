@@ -30,6 +30,7 @@ fn of_jobs() -> Vec<Refusal> {
         Refusal::UnknownPriority { name: "top".into(), known: Vec::new() },
         Refusal::TimeLimitTooLong { limit: Span(90_061_000), longest: Span(1500) },
         Refusal::GraceTooLong { grace: Span(3_600_000), longest: Span(0) },
+        Refusal::HoldTooLong { hold: Span(7_200_000), longest: Span(3_600_000) },
         Refusal::EmptyArray,
         Refusal::ArrayTooLarge { size: 2, limit: 1 },
         Refusal::TooManyDependencies { count: 65, limit: 64 },
@@ -114,6 +115,7 @@ fn refusals_of_jobs() {
         InvalidArgument priority: no priority class "top", there is none; use one of these
         InvalidArgument time_limit_ms: 1d 1h 1m 1s is longer than 1500ms; ask for less
         InvalidArgument grace_ms: 1h is longer than 0s; ask for less
+        InvalidArgument hold_survivors_ms: 2h is longer than 1h; ask for less
         InvalidArgument array.size: an array of 0 indices; use at least 1
         InvalidArgument array.size: an array of 2 indices, at most 1; split the array
         InvalidArgument dependencies: 65 dependencies, at most 64; let a job in between wait for some of them

@@ -62,6 +62,18 @@ pub(super) fn reclaim_pending(names: Names<'_>, pool: PoolIndex, want: Gpus, fre
         .number("due_ms", due.0)
 }
 
+pub(super) fn spare_sought(names: Names<'_>, pool: PoolIndex, held: Gpus, want: Gpus, until: Time) -> Reason {
+    let (pool, kept, sought, at) = (names.pool(pool), gpus(held), gpus(want), moment(until));
+    let message = format!(
+        "it lost a node or a GPU: what is left of its places ({kept} in pool {pool}) is held for it until {at}, and {sought} \
+         are sought in place of the rest"
+    );
+    Reason::new(message, "nothing: it starts there as soon as a spare or a free node will do, or is placed anew then")
+        .gpus("held", held)
+        .gpus("want", want)
+        .number("until_ms", until.0)
+}
+
 pub(super) fn reserved(names: Names<'_>, pool: PoolIndex, want: Gpus, idle: Gpus, from: Time) -> Reason {
     let (pool, aside, now, at) = (names.pool(pool), gpus(want), are(idle), moment(from));
     let message = format!(

@@ -64,6 +64,7 @@ fn all() -> Vec<Blocker> {
             until: Time(1_800_000_000_000),
         },
         Blocked::ReclaimPending { pool, want, free: Gpus::whole(1), due: Time(1_800_000_000_000) },
+        Blocked::SpareSought { pool, held: Gpus::whole(8), want, until: Time(1_800_000_000_000) },
         Blocked::Reserved { pool, want, idle: Gpus::whole(1), from: Time(1_800_000_000_000) },
         Blocked::BehindReservation { job: JobId(7), pool, idle: Gpus::whole(2), until: Time(1_800_000_000_000) },
         Blocked::Paused { tenant },
@@ -112,6 +113,7 @@ fn every_reason_says_what_is_in_the_way_and_what_would_help() {
         MINIMUM_RUN: it is inside its quota and needs 16 GPUs; what borrows them in pool h200 has not run its minimum yet, enough of it has at 2027-01-15T08:00:00Z | nothing: they are taken back then | {"until_ms": 1800000000000, "want": 16}
         TOO_DEAR: it is inside its quota and needs 16 GPUs; to take them back now in pool h200 would lose 2.5 GPU-hours of work to spare it 1.0 of waiting; they come back whatever that costs from 2027-01-15T08:00:00Z on | nothing: they are taken back then, or sooner if it pays; a shorter deadline: dure quota set --reclaim-within | {"loss_gpu_ms": 9000000, "saved_gpu_ms": 3600000, "until_ms": 1800000000000, "want": 16}
         RECLAIM_PENDING: 16 GPUs in pool h200 are promised to it, 1 is free already; what holds the rest is being stopped, until 2027-01-15T08:00:00Z at the latest | nothing: it starts when the last of them is free | {"due_ms": 1800000000000, "free": 1, "want": 16}
+        SPARE_SOUGHT: it lost a node or a GPU: what is left of its places (8 GPUs in pool h200) is held for it until 2027-01-15T08:00:00Z, and 16 GPUs are sought in place of the rest | nothing: it starts there as soon as a spare or a free node will do, or is placed anew then | {"held": 8, "until_ms": 1800000000000, "want": 16}
         RESERVED: 16 GPUs in pool h200 are set aside for it, 1 is idle now; by the limits of what runs it starts at 2027-01-15T08:00:00Z at the latest | nothing: it starts then, or sooner if what runs ends sooner | {"from_ms": 1800000000000, "idle": 1, "want": 16}
         BEHIND_RESERVATION: 2 are idle in pool h200 and set aside for job 7 from 2027-01-15T08:00:00Z on: only what is over before then may run there | ask for less time: --time | {"idle": 2, "job": 7, "until_ms": 1800000000000}
         PAUSED: tenant fusion is paused | it goes on when new starts are allowed again: dure resume | {}

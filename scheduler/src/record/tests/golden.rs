@@ -114,6 +114,7 @@ fn spec(shape: Shape) -> JobSpec {
         .into(),
         max_retries: 2,
         batch: false,
+        hold_survivors: Span::ZERO,
         payload: BlobId([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]),
     }
 }
@@ -224,6 +225,7 @@ fn restored() -> Vec<Event> {
         contact_since: Time(1_699_999_990_000),
         cordoned: true,
         draining: false,
+        spare: false,
         bad: GpuSet(0b1000),
         taken: GpuSet::EMPTY,
         parts: dure_core::parts::Parts::default(),
@@ -325,6 +327,7 @@ fn samples() -> Vec<Event> {
     samples.extend(cut());
     samples.extend(dated());
     samples.push(learned());
+    samples.extend(survivors());
     samples
 }
 
@@ -469,10 +472,28 @@ fn ledgers() -> Vec<Event> {
     ]
 }
 
+fn survivors() -> Vec<Event> {
+    let (job, until) = (JobId(1000), Time(1_700_000_750_000));
+    let lost = || [MemberIndex(1), MemberIndex(4)].into_iter().collect();
+    let members = [placed(300, 0xff)].into_iter().collect();
+    let (pool, sought) = (PoolIndex(1), lost());
+    let promise = Promise { pool, members, made_at: WRITTEN_AT, start_order: 43, due: until, sought };
+    let shape = Shape::Equal { members: 4, gpus: 8 };
+    let holds = JobSpec { hold_survivors: Span::seconds(600), ..spec(shape) };
+    vec![
+        Event::NodeSpared { node: NodeIndex(300), spare: true },
+        Event::SurvivorsHeld { job, lost: lost(), until },
+        Event::PromiseDropped { job, why: DropCause::NoSpare },
+        Event::PromiseRestored { job, promise: Box::new(promise) },
+        Event::JobSubmitted { job, spec: Box::new(holds), held: false, not_before: None },
+    ]
+}
+
 fn promises() -> Vec<Event> {
     let (job, due) = (JobId(1000), Time(1_700_000_150_000));
     let members = || [placed(300, 0xff), placed(7, 0b11)].into_iter().collect();
-    let promise = Promise { pool: PoolIndex(1), members: members(), made_at: WRITTEN_AT, start_order: 41, due };
+    let (pool, sought) = (PoolIndex(1), Default::default());
+    let promise = Promise { pool, members: members(), made_at: WRITTEN_AT, start_order: 41, due, sought };
     let change = TenantChange { min_run: Some(Span::seconds(600)), ..TenantChange::default() };
     vec![
         Event::Promised { job, pool: PoolIndex(1), members: members(), due },

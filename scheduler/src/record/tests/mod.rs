@@ -38,6 +38,7 @@ fn kind(event: &Event) -> &'static str {
         NodeContact,
         NodeRebooted,
         NodeCordoned,
+        NodeSpared,
         GpusFenced,
         JobSubmitted,
         JobHeld,
@@ -55,6 +56,7 @@ fn kind(event: &Event) -> &'static str {
         AttemptEnded,
         Promised,
         PromiseDropped,
+        SurvivorsHeld,
         Planned,
         WantedBack,
         JobCheckpointed,
@@ -76,7 +78,7 @@ fn kind(event: &Event) -> &'static str {
 }
 
 /// How many kinds there are: the length of the list in `kind`.
-const KINDS: usize = 49;
+const KINDS: usize = 51;
 
 #[test]
 fn random_events_are_of_every_kind() {

@@ -281,6 +281,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
             after: after.into(),
             max_retries,
             batch: max_retries % 2 == 1,
+            hold_survivors: Span(u64::from(max_retries) / 3),
             payload: BlobId(payload),
         }
     })
@@ -303,6 +304,7 @@ fn restored_node() -> impl Strategy<Value = Node> {
             contact_since,
             cordoned,
             draining,
+            spare: cordoned,
             bad,
             // Comes with the jobs.
             taken: GpuSet::EMPTY,
@@ -521,6 +523,7 @@ fn node_event() -> impl Strategy<Value = Event> {
             cordoned,
             draining
         }),
+        (node(), any::<bool>()).prop_map(|(node, spare)| Event::NodeSpared { node, spare }),
         (node(), gpu_set()).prop_map(|(node, bad)| Event::GpusFenced { node, bad }),
     ]
 }
@@ -545,17 +548,24 @@ fn job_event() -> impl Strategy<Value = Event> {
 }
 
 fn drop_cause() -> impl Strategy<Value = DropCause> {
-    select(vec![DropCause::NotWanted, DropCause::NodeClosed, DropCause::NotAllowed, DropCause::Late])
+    select(vec![
+        DropCause::NotWanted,
+        DropCause::NodeClosed,
+        DropCause::NotAllowed,
+        DropCause::Late,
+        DropCause::NoSpare,
+    ])
 }
 
 fn promise() -> impl Strategy<Value = Promise> {
-    (pool(), vec(placed(), 1..6), time(), any::<u64>(), time()).prop_map(
-        |(pool, members, made_at, start_order, due)| Promise {
+    (pool(), vec(placed(), 1..6), time(), any::<u64>(), time(), vec(member_index(), 0..3)).prop_map(
+        |(pool, members, made_at, start_order, due, sought)| Promise {
             pool,
             members: members.into(),
             made_at,
             start_order,
             due,
+            sought: sought.into(),
         },
     )
 }
@@ -636,6 +646,11 @@ fn attempt_event() -> impl Strategy<Value = Event> {
             pool,
             members: members.into(),
             due
+        }),
+        (job(), vec(member_index(), 1..4), time()).prop_map(|(job, lost, until)| Event::SurvivorsHeld {
+            job,
+            lost: lost.into(),
+            until
         }),
         vec(reservation(), 0..3).prop_map(|reservations| Event::Planned { reservations }),
         (vec((wanted(), time()), 0..3), vec(wanted(), 0..3))
