@@ -4,7 +4,7 @@ use crate::admit::lending;
 use crate::calendar::{DatedKey, DatedQuota};
 use crate::cluster::Cluster;
 use crate::event::TenantChange;
-use crate::ids::{PoolIndex, TenantIndex};
+use crate::ids::{PoolIndex, TenantIndex, UserIndex};
 use crate::pools::Pool;
 use crate::tenant::{Held, Quota, Tenant};
 use crate::timers::Timer;
@@ -24,6 +24,11 @@ impl Cluster {
             tenant.quotas.push(Quota::default());
             tenant.held.push(Held::default());
         }
+    }
+
+    pub(super) fn add_user(&mut self, user: UserIndex, name: &str) {
+        self.users.push(name.into());
+        self.user_names.insert(name.into(), user);
     }
 
     pub(super) fn add_tenant(&mut self, index: TenantIndex, parent: TenantIndex, name: &str) {

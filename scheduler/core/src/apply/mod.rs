@@ -37,10 +37,7 @@ impl Cluster {
             Event::QuotaDated { dated } => self.add_dated(*dated),
             Event::QuotaBegan { key } => self.begin_dated(*key, now),
             Event::QuotaEnded { key } => self.end_dated(*key, now),
-            Event::UserSeen { user, name } => {
-                self.users.push(name.clone());
-                self.user_names.insert(name.clone(), *user);
-            }
+            Event::UserSeen { user, name } => self.add_user(*user, name),
             Event::NodeJoined { .. }
             | Event::NodeChanged { .. }
             | Event::NodeContact { .. }

@@ -63,9 +63,7 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
     let word = |outcome: &Outcome| outcome_word(*outcome).to_owned();
     match event {
         Event::JobSubmitted { job, held, .. } => of(job, "submitted", submitted(*held), &before, String::new()),
-        Event::ArrayIndexStarted { array, index, job } => {
-            waits(job, "submitted", format!("index {index} of array {array}"))
-        }
+        Event::ArrayIndexStarted { array, index, job } => waits(job, "submitted", of_array(*array, *index)),
         Event::JobHeld { job } => of(job, "held", JobPhase::Held, &before, String::new()),
         Event::JobReleased { job } => waits(job, "released", String::new()),
         Event::JobPlaced { job, attempt, members, .. } => {
@@ -125,6 +123,10 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         | Event::WantedBack { .. }
         | Event::AvoidanceLifted { .. } => None,
     }
+}
+
+fn of_array(array: JobId, index: u32) -> String {
+    format!("index {index} of array {array}")
 }
 
 fn held_text(lost: &[MemberIndex], until: Time) -> String {

@@ -166,9 +166,9 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::NoPool => "the cluster has no pool yet".to_owned(),
         Refusal::UnknownPool { name, known } => format!("there is no pool {name:?}, there is {}", list(known)),
         Refusal::UnknownPriority { name, known } => format!("no priority class {name:?}, there is {}", list(known)),
-        Refusal::TimeLimitTooLong { limit, longest } => format!("{} is longer than {}", span(*limit), span(*longest)),
-        Refusal::GraceTooLong { grace, longest } => format!("{} is longer than {}", span(*grace), span(*longest)),
-        Refusal::HoldTooLong { hold, longest } => format!("{} is longer than {}", span(*hold), span(*longest)),
+        Refusal::TimeLimitTooLong { limit, longest } => longer(*limit, *longest),
+        Refusal::GraceTooLong { grace, longest } => longer(*grace, *longest),
+        Refusal::HoldTooLong { hold, longest } => longer(*hold, *longest),
         Refusal::EmptyArray => "an array of 0 indices".to_owned(),
         Refusal::ArrayTooLarge { size, limit } => format!("an array of {size} indices, at most {limit}"),
         Refusal::TooManyDependencies { count, limit } => format!("{count} dependencies, at most {limit}"),
@@ -190,9 +190,7 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::QuotaTooLarge { gpus, limit } => format!("{gpus} GPUs, at most {limit}"),
         Refusal::LimitBelowQuota { limit, quota } => format!("a limit of {limit} below the quota of {quota}"),
         Refusal::LendLimitAboveQuota { lend_limit, quota } => format!("{lend_limit} to lend of a quota of {quota}"),
-        Refusal::ChildrenAboveParent { parent, children, quota, from } => {
-            above_parent(parent, *children, *quota, *from)
-        }
+        Refusal::ChildrenAboveParent { parent, children, quota, from } => above(parent, *children, *quota, *from),
         Refusal::PoolNamedTwice { name } => format!("pool {name:?} is named twice"),
         Refusal::DateInThePast { from, now } => format!("{} is before now, {}", moment(*from), moment(*now)),
         Refusal::EndsBeforeItBegins { from, until } => format!("from {} until {}", moment(*from), moment(*until)),
@@ -210,6 +208,10 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::NonPreemptibleOverQuota { tenant, want, quota } => fixed_over_quota(tenant, *want, *quota),
         Refusal::RequestIdReused { id } => format!("{id:?} was used for a request with another content"),
     }
+}
+
+fn longer(stated: Span, longest: Span) -> String {
+    format!("{} is longer than {}", span(stated), span(longest))
 }
 
 fn too_short(stated: Span, shortest: Span) -> String {
@@ -366,7 +368,7 @@ fn no_dated(tenant: &str, from: Time, known: &[Time]) -> String {
     format!("no quota of {tenant:?} begins at {}, there is {}", moment(from), list(&known))
 }
 
-fn above_parent(parent: &str, children: Gpus, quota: Gpus, from: Option<Time>) -> String {
+fn above(parent: &str, children: Gpus, quota: Gpus, from: Option<Time>) -> String {
     let when = from.map(|from| format!("from {} on ", moment(from))).unwrap_or_default();
     if parent.is_empty() {
         format!("{when}the quotas of all missions would be {children}, the cluster has {quota}")

@@ -1,5 +1,7 @@
 //! Random events: every kind, every part, within what the core can hold.
 
+mod plans;
+
 use std::sync::Arc;
 
 use dure_core::budget::{Budget, Grant};
@@ -20,17 +22,16 @@ use dure_core::mig::Layout;
 use dure_core::node::{Capacity, Contact, Location, Node, SetAside};
 use dure_core::place::{Faded, Need};
 use dure_core::placement::{Placed, Portion};
-use dure_core::promise::{DropCause, Promise};
 use dure_core::reply::Reply;
 use dure_core::request::{Constraints, LabelRule, Level, Part, Request, Segment, Shape};
-use dure_core::reserve::Reservation;
 use dure_core::tenant::{Quota, UserLedger};
 use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span, Time};
-use dure_core::wanted::Wanted;
 use proptest::collection::{btree_set, vec};
 use proptest::option::of;
 use proptest::prelude::*;
 use proptest::sample::select;
+
+use self::plans::{drop_cause, promise, reservation, wanted};
 
 /// Short, empty, or of letters that take more than one byte.
 fn text() -> impl Strategy<Value = Box<str>> {
@@ -545,62 +546,6 @@ fn job_event() -> impl Strategy<Value = Event> {
         (job(), outcome()).prop_map(|(job, outcome)| Event::JobEnded { job, outcome }),
         job().prop_map(|job| Event::JobForgotten { job }),
     ]
-}
-
-fn drop_cause() -> impl Strategy<Value = DropCause> {
-    select(vec![
-        DropCause::NotWanted,
-        DropCause::NodeClosed,
-        DropCause::NotAllowed,
-        DropCause::Late,
-        DropCause::NoSpare,
-    ])
-}
-
-fn promise() -> impl Strategy<Value = Promise> {
-    (pool(), vec(placed(), 1..6), time(), any::<u64>(), time(), vec(member_index(), 0..3)).prop_map(
-        |(pool, members, made_at, start_order, due, sought)| Promise {
-            pool,
-            members: members.into(),
-            made_at,
-            start_order,
-            due,
-            sought: sought.into(),
-        },
-    )
-}
-
-fn wanted() -> impl Strategy<Value = Wanted> {
-    (tenant(), pool(), gpus(), any::<bool>()).prop_map(|(tenant, pool, gpus, preemptible)| Wanted {
-        tenant,
-        pool,
-        gpus,
-        preemptible,
-    })
-}
-
-fn reservation() -> impl Strategy<Value = Reservation> {
-    let beside = (
-        any::<u64>().prop_map(CpuMilli),
-        any::<u64>().prop_map(MemoryMib),
-        time(),
-        time(),
-        any::<bool>(),
-        any::<bool>(),
-    );
-    (job(), pool(), vec(placed(), 1..6), beside).prop_map(
-        |(job, pool, members, (cpu, memory, from, until, is_own, reclaims))| Reservation {
-            job,
-            pool,
-            members: members.into(),
-            cpu,
-            memory,
-            from,
-            until,
-            is_own,
-            reclaims,
-        },
-    )
 }
 
 fn attempt_event() -> impl Strategy<Value = Event> {
