@@ -8,7 +8,7 @@ use dure_agent::{
 };
 use dure_proto::v1::{Launch, LogRead, exit::How};
 
-use crate::harness::{Node, Scheduler, how, launch, script};
+use crate::harness::{Node, Scheduler, how, launch, script, under_test};
 
 /// How long the sampling thread is watched for its cost.
 const WATCHED: Duration = Duration::from_secs(10);
@@ -67,5 +67,37 @@ async fn a_real_gpu_is_found_measured_and_given_to_one_member_alone() {
     assert_eq!(lines[0], last.uuid);
     if rustix::process::geteuid().is_root() {
         assert_eq!(lines[1], "1", "only its own device can be opened: {out}");
+    }
+}
+
+/// A real CUDA process: the agent's own test of GPU memory, over a small share of what it sees.
+fn cuda() -> Launch {
+    let program = under_test().display().to_string();
+    script(&format!("exec {program} shim --gpu-memory libcuda.so.1 5 60000"))
+}
+
+#[tokio::test]
+async fn two_members_share_a_real_gpu_and_each_is_a_cuda_process_that_sees_it_alone() {
+    if !wanted() {
+        return;
+    }
+    let mut scheduler = Scheduler::start().await;
+    let mut node = Node::new(&scheduler);
+    node.config.gpus = GpuSource::Nvml { lib: None };
+    let _agent = node.start();
+    let mut session = scheduler.welcome().await;
+    let gpus = session.hello.inventory.clone().expect("an inventory").gpus;
+    assert!(gpus.iter().all(|gpu| gpu.health == "ok"), "the test of GPU memory at the start found all well: {gpus:#?}");
+    let last = gpus.last().expect("there is one").index;
+    for job in 1..=2 {
+        session.order(launch(job, Launch { gpus: vec![last], gpu_milli: 500, ..cuda() })).await;
+    }
+    for _ in 0..2 {
+        assert_eq!(how(&session.gone().await), How::Code(0));
+    }
+    for job in 1..=2 {
+        let (out, _) = session.log(LogRead { read_id: job, job_id: job, attempt: 1, ..LogRead::default() }).await;
+        let mib: u64 = out.trim().strip_prefix("well ").and_then(|mib| mib.parse().ok()).unwrap_or_default();
+        assert!(mib > 0, "job {job}: {out}");
     }
 }
