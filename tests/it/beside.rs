@@ -267,6 +267,7 @@ async fn steps_are_listed_with_who_started_them_and_how_they_ended() {
     assert_eq!(brief(&parts[0]), step(["part", "ana", "STEP_PHASE_FAILED"], Some(1), 2));
     let shown = cluster.dure(Who::Ana, &["job", &id, "--steps"]).await;
     assert!(shown.out.contains("warm-up") && shown.out.contains("member 1 on n0: code 5"), "{shown:?}");
-    let refused = cluster.dure(Who::Bo, &["job", &id, "--steps"]).await;
+    let other = caller.submit(script("solar", 1, 1, "true")).await.to_string();
+    let refused = cluster.dure(Who::Bo, &["job", &other, "--steps"]).await;
     assert!(refused.code == 1 && refused.err.contains("may not see jobs of"), "{refused:?}");
 }
