@@ -93,9 +93,13 @@ impl Running {
         self.stop.subscribe()
     }
 
-    /// Stops in order: no new calls, what was decided becomes durable, the journal is closed (and with it the leadership
-    /// given up: whoever waits for it need not wait for the last answers), the last answers leave.
+    /// Stops in order: no new calls, what was decided becomes durable, the journal is closed, the last answers leave.
     pub async fn stop(self) {
+        self.close().await.end().await;
+    }
+
+    /// As `stop`, but for the last answers, which whoever serves next on the same address need not wait for.
+    pub(crate) async fn close(self) -> Leaving {
         let Self { stop, ended, serving, estimator, follower, writer, .. } = self;
         let _ = stop.send(true); // nobody listens any more when the pump has ended by itself
         // A scheduler that ended by itself has said so already, and says it once.
@@ -103,19 +107,30 @@ impl Running {
             drop(ended.await);
         }
         let closed = tokio::task::spawn_blocking(move || {
+            // The journal first, and with it the leadership: whoever waits for it need not wait for the rest.
+            let closed = Arc::into_inner(writer).map(JournalWriter::close);
             drop(estimator);
             if let Err(err) = follower.stop() {
                 tracing::error!(error = %err, "the follower had stopped");
             }
-            Arc::into_inner(writer).map(JournalWriter::close)
+            closed
         });
         match closed.await {
             Ok(Some(Err(err))) => tracing::error!(error = %err, "the journal did not close well"),
             Ok(_) => {}
             Err(err) => tracing::error!(error = %err, "the journal did not close well"),
         }
-        // Answers are given; streams would stay open for ever.
-        serving.end(LAST_ANSWERS).await;
+        Leaving(serving)
+    }
+}
+
+/// The server of a leadership that is over, with its last answers.
+pub(crate) struct Leaving(Served);
+
+impl Leaving {
+    /// Answers are given; streams would stay open for ever.
+    pub(crate) async fn end(self) {
+        self.0.end(LAST_ANSWERS).await;
     }
 }
 

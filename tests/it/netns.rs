@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use dure_proto::v1::{HandOverRequest, JobPhase, LeaderRequest, NodeState};
+use dure_proto::v1::{HandOverRequest, JobPhase, LeaderRequest, NodeState, PastRequest};
 use dure_scheduler::etcd::local::{LocalError, LocalEtcd};
 use dure_tests::client::{Bearer, Caller};
 use dure_tests::cluster::Cluster;
@@ -232,6 +232,14 @@ async fn a_leader_cut_off_from_etcd_alone_starts_nothing_and_after_it_nothing_ru
     let job = second.ended(long).await;
     assert_eq!((job.phase(), job.attempts), (JobPhase::Completed, 1), "{job:#?}");
     assert_eq!(noted(&notes).len(), 4, "each ran once: {:?}", noted(&notes));
+    // The history of the second has no gap, though it ended none of the jobs before it led: it followed the journal.
+    let history = second.history();
+    let past = until_some("the history holds all that ended", || async {
+        let found = history.clone().jobs(PastRequest::default()).await.ok()?.into_inner();
+        (found.rows.len() == 4).then_some(found)
+    })
+    .await;
+    assert!(past.reach.as_ref().is_some_and(|reach| reach.gaps.is_empty()), "{past:#?}");
     // And it can lead again.
     two.cluster.caller(Who::Op).schedulers().hand_over(HandOverRequest {}).await.expect("the second leads");
     until_some("the first leads again", || async { two.leads(&two.first(Who::Op)).await.then_some(()) }).await;

@@ -118,6 +118,8 @@ struct Ledger {
     under_way: AtomicU64,
     sent: AtomicU64,
     given_up: AtomicU64,
+    /// Acknowledgements of a term that came after the first of a later one.
+    late: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -308,7 +310,11 @@ async fn call(mut client: JobsClient<Authed>, run_ms: u64, ledger: Arc<Ledger>) 
                 lock(&ledger.acked).insert(answer.first_job_id, now);
                 lock(&ledger.acks).push(now);
                 let epoch = answer.position.map_or(0, |position| position.epoch);
-                lock(&ledger.first_ack).entry(epoch).or_insert(now);
+                let mut first_ack = lock(&ledger.first_ack);
+                if first_ack.range(epoch + 1..).next().is_some() {
+                    ledger.late.fetch_add(1, Ordering::SeqCst);
+                }
+                first_ack.entry(epoch).or_insert(now);
                 break;
             }
             Err(_) if Instant::now() < until => sleep(Duration::from_millis(50)).await,
@@ -396,10 +402,14 @@ async fn settle(ledger: &Ledger) -> Result<(), Failure> {
         }
     }
     let given_up = ledger.given_up.load(Ordering::SeqCst);
-    if lost + doubled == 0 && given_up == 0 {
+    let late = ledger.late.load(Ordering::SeqCst);
+    if lost + doubled == 0 && given_up + late == 0 {
         return Ok(());
     }
-    Err(failed(format!("{lost} acknowledged jobs lost, {doubled} attempts doubled, {given_up} calls never answered")))
+    Err(failed(format!(
+        "{lost} acknowledged jobs lost, {doubled} attempts doubled, {given_up} calls never answered, {late} acknowledged by \
+         a leader that was deposed"
+    )))
 }
 
 fn lost(ledger: &Ledger) -> usize {
@@ -423,5 +433,6 @@ fn judge(ledger: &Ledger, report: &mut Report) {
     let again = lock(&ledger.seen).values().filter(|seen| seen.attempts > 1).count();
     report.add("jobs that needed a second attempt", again as f64, "jobs");
     report.add("attempts doubled", doubled(ledger) as f64, "attempts");
+    report.add("acknowledged by a deposed leader", ledger.late.load(Ordering::SeqCst) as f64, "jobs");
     report.add("calls never answered", ledger.given_up.load(Ordering::SeqCst) as f64, "calls");
 }

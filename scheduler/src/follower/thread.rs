@@ -165,7 +165,11 @@ impl Pump {
     fn hand_over(&mut self, snapshot: Option<Snapshot>) -> Result<(), FollowerError> {
         let Some(snapshot) = snapshot else { return Ok(()) };
         let seq = snapshot.seq;
-        (self.sink)(snapshot, self.following.named_blobs())?;
+        match (self.sink)(snapshot, self.following.named_blobs()) {
+            // The leadership is over: the next one makes its own.
+            Err(JournalError::Closed) => return Ok(()),
+            handed_over => handed_over?,
+        }
         self.shared.snapshot.store(seq, Ordering::SeqCst);
         Ok(())
     }

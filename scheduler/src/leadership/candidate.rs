@@ -48,8 +48,8 @@ impl Candidate {
         self.seen.subscribe()
     }
 
-    /// Waits until this process leads. It does not try before `not_before`, unless nobody leads then.
-    pub async fn stand(&self, not_before: Option<Instant>) -> HeldKey {
+    /// Waits until this process leads. It does not try before `not_before`, unless another one has led meanwhile.
+    pub async fn stand(&self, mut not_before: Option<Instant>) -> HeldKey {
         // If it has led itself until now, it must send nobody to itself.
         self.seen.send_replace(SeenLeader::default());
         loop {
@@ -70,7 +70,11 @@ impl Candidate {
                         AGAIN
                     }
                 },
-                Ok(Some(wait)) => wait,
+                Ok(Some(wait)) => {
+                    // Another one has taken it. Who gives it up next may mean this process.
+                    not_before = None;
+                    wait
+                }
                 Err(err) => {
                     // Whoever was seen last may be long gone, and callers would be sent there for ever.
                     self.seen.send_replace(SeenLeader::default());

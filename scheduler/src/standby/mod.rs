@@ -159,7 +159,13 @@ impl Member {
             Some(()) = asked.recv() => Ended::HandedOver,
             _ = told.wait_for(|stop| *stop) => Ended::Told,
         };
-        running.stop().await;
+        let leaving = running.close().await;
+        if matches!(ended, Ended::Told) {
+            leaving.end().await;
+        } else {
+            // Meanwhile this process stands by, and tells those who come here who leads.
+            tokio::spawn(leaving.end());
+        }
         Ok(ended)
     }
 
