@@ -2,28 +2,32 @@
 //! decide with their GPUs.
 //!
 //! In: a request, pools that are equally good, a judge. Out: the node and the GPU (or the part of it) that cost least;
-//! between equal ones the lowest node. Nodes are looked at from the tightest on (cut GPUs first, then by free GPUs), at most
-//! `MAX_JUDGED` of them; what was judged is remembered until node or judge changes.
+//! between equal ones the lowest node. For each kind of member the nodes that have room are kept sorted by what they cost;
+//! a node is judged anew when it has changed, so that a placement costs what has changed since the last one of its kind.
 //! It must never be on the way of whole GPUs without CPU and memory beside them.
+
+use std::collections::BTreeSet;
 
 use super::ask::Ask;
 use super::pool::{Pool, Room};
 use super::space::{Judge, Space};
-use super::{PlaceIndex, devices};
+use super::{Home, PlaceIndex, devices};
 use crate::gpu::GpuSet;
 use crate::ids::{NodeIndex, PoolIndex};
 use crate::parts::{Cut, Parts};
 use crate::placement::{Placed, Portion};
 use crate::request::Part;
 
-/// Nodes judged for one member; those that fit most tightly come first.
-pub const MAX_JUDGED: usize = 2_048;
+/// Judgements that are kept, of all kinds together; at least those of `FEWEST_KINDS`, at most those of `MOST_KINDS`.
+const MAX_KEPT: usize = 4_000_000;
+const FEWEST_KINDS: usize = 8;
+const MOST_KINDS: usize = 512;
 
-/// Kinds of members whose judgements are remembered.
-const MAX_KINDS: usize = 256;
+/// Changes of nodes that are kept for kinds that have not heard of them yet; with more all nodes are judged anew.
+const MAX_CHANGES: usize = 1 << 16;
 
 /// What a member needs: members alike in it are judged alike.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Kind {
     pub(super) pool: PoolIndex,
     pub(super) part: Part,
@@ -42,30 +46,65 @@ struct Judged {
     portion: Portion,
 }
 
-/// Judgements, by kind of member and position. Derived: forgotten at any time without a difference.
-#[derive(Clone, Debug, Default)]
-pub struct Memo {
-    version: u64,
-    kinds: Vec<(Kind, Vec<Option<Judged>>)>,
+/// The nodes that have room for one kind of member.
+#[derive(Debug)]
+struct OfKind {
+    kind: Kind,
+    /// By position; none where there is no room.
+    judged: Vec<Option<Judged>>,
+    /// Cost, node, position.
+    sorted: BTreeSet<(i64, NodeIndex, u32)>,
+    /// Changes heard of.
+    heard: usize,
 }
 
-impl Memo {
-    /// The judgements of one kind.
-    fn of(&mut self, kind: Kind, positions: usize, version: u64) -> &mut Vec<Option<Judged>> {
-        if self.version != version || self.kinds.len() > MAX_KINDS {
+/// Judgements by kind of member. Derived: forgotten at any time without a difference.
+#[derive(Debug, Default)]
+pub(super) struct Judgements {
+    version: u64,
+    /// Sorted by kind.
+    kinds: Vec<OfKind>,
+    /// What has changed since the first of them was made.
+    changes: Vec<Home>,
+}
+
+impl Clone for Judgements {
+    /// A copy begins without any: most copies are asked little.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl Judgements {
+    /// What is left on a node has changed.
+    #[inline]
+    pub(super) fn note(&mut self, home: Home) {
+        if self.kinds.is_empty() {
+            return;
+        }
+        self.changes.push(home);
+        if self.changes.len() > MAX_CHANGES {
+            self.kinds.clear();
+        }
+    }
+
+    /// Where the judgements of a kind are, or would be.
+    fn find(&mut self, kind: &Kind, positions: usize, version: u64) -> Result<usize, usize> {
+        if self.version != version {
             self.kinds.clear();
             self.version = version;
         }
-        let known = self.kinds.iter().position(|(known, _)| *known == kind);
-        let at = known.unwrap_or_else(|| {
-            self.kinds.push((kind, vec![None; positions]));
-            self.kinds.len() - 1
-        });
-        let judged = &mut self.kinds[at].1;
-        if judged.len() != positions {
-            *judged = vec![None; positions];
+        let most = (MAX_KEPT / positions.max(1)).clamp(FEWEST_KINDS, MOST_KINDS);
+        let found = self.kinds.binary_search_by(|of| of.kind.cmp(kind));
+        if found.is_err() && self.kinds.len() >= most {
+            self.kinds.clear();
+            self.changes.clear();
+            return Err(0);
         }
-        judged
+        if self.kinds.is_empty() {
+            self.changes.clear();
+        }
+        found
     }
 }
 
@@ -81,68 +120,76 @@ pub(super) struct Where<'a> {
 }
 
 impl PlaceIndex {
-    /// The cheapest place for one member in `inside`: its cost, and the place.
+    /// The cheapest place for one member in `inside`, as `judge` says (without one: by the work that is expected): its cost,
+    /// and the place.
     pub(super) fn cheapest(
-        &self,
+        &mut self,
         ask: &Ask<'_>,
         part: Part,
         inside: &Where<'_>,
-        judge: &dyn Judge,
-        memo: &mut Memo,
+        judge: Option<&dyn Judge>,
     ) -> Option<(i64, Placed)> {
-        let pool = &self.pools[inside.pool.at()];
         let kind = Kind { pool: inside.pool, part, gpus: ask.gpus as u8, cpu: ask.cpu, memory: ask.memory };
-        let judged = memo.of(kind, pool.order.len(), judge.version());
-        let mut best: Option<(i64, NodeIndex, Judged)> = None;
-        let mut looked_at = 0;
-        self.each_with_room(kind, inside, |at| {
-            let node = pool.order[at];
-            let (room, parts) = (&pool.rooms[at], &self.parts[node.at()]);
-            if inside.avoid.contains(&node) || self.fit(ask, part, inside.pool, at) < inside.members {
-                return true;
-            }
-            looked_at += 1;
-            let digest = digest(parts);
-            let known = judged[at].filter(|known| known.room == *room && known.parts == digest);
-            let verdict = known.unwrap_or_else(|| judge_node(pool, at, &kind, room, parts, judge));
-            judged[at] = Some(verdict);
-            if best.as_ref().is_none_or(|(cost, other, _)| (verdict.cost, node) < (*cost, *other)) {
-                best = Some((verdict.cost, node, verdict));
-            }
-            looked_at < MAX_JUDGED
+        let mut judgements = std::mem::take(&mut self.judgements);
+        let judge = judge.unwrap_or(&self.workload);
+        let found = judgements.find(&kind, self.pools[kind.pool.at()].order.len(), judge.version());
+        let at = found.unwrap_or_else(|at| {
+            judgements.kinds.insert(at, self.judge_all(kind, ask, judge, judgements.changes.len()));
+            at
         });
-        best.map(|(cost, node, verdict)| (cost, Placed { node, gpus: verdict.gpus, portion: verdict.portion }))
+        let Judgements { kinds, changes, .. } = &mut judgements;
+        let of_kind = &mut kinds[at];
+        for change in changes[of_kind.heard..].iter().filter(|change| change.pool == kind.pool) {
+            self.judge_anew(of_kind, ask, judge, change.at as usize);
+        }
+        of_kind.heard = changes.len();
+        let chosen = self.first_allowed(of_kind, ask, inside);
+        self.judgements = judgements;
+        chosen
     }
 
-    /// Calls `look` with the positions that may have room, tightest first, until it says no.
-    fn each_with_room(&self, kind: Kind, inside: &Where<'_>, mut look: impl FnMut(usize) -> bool) {
-        let pool = &self.pools[inside.pool.at()];
-        if kind.gpus == 0 {
-            (inside.from..inside.end).all(look);
+    /// All nodes of a pool, judged for one kind of member.
+    fn judge_all(&self, kind: Kind, ask: &Ask<'_>, judge: &dyn Judge, heard: usize) -> OfKind {
+        let positions = self.pools[kind.pool.at()].order.len();
+        let mut of_kind = OfKind { kind, judged: vec![None; positions], sorted: BTreeSet::new(), heard };
+        (0..positions).for_each(|at| self.judge_anew(&mut of_kind, ask, judge, at));
+        of_kind
+    }
+
+    /// Judges a node that has changed; whoever may use it and keeps away from it is asked later.
+    fn judge_anew(&self, of_kind: &mut OfKind, ask: &Ask<'_>, judge: &dyn Judge, at: usize) {
+        let kind = of_kind.kind;
+        let pool = &self.pools[kind.pool.at()];
+        let node = pool.order[at];
+        let (room, parts) = (&pool.rooms[at], &self.parts[node.at()]);
+        let anybody = Ask { mask: None, distinct: false, ..*ask };
+        let has_room = self.fit(&anybody, kind.part, kind.pool, at) > 0;
+        let old = of_kind.judged[at];
+        let digest = digest(parts);
+        if old.is_some_and(|old| has_room && old.room == *room && old.parts == digest) {
             return;
         }
-        if kind.part != Part::Whole {
-            let (from, end) = (inside.from as u32, inside.end as u32);
-            let cut = self.cut_nodes.range((inside.pool, from)..(inside.pool, end));
-            for (_, at) in cut {
-                if !look(*at as usize) {
-                    return;
-                }
-            }
+        if let Some(old) = old {
+            of_kind.sorted.remove(&(old.cost, node, at as u32));
         }
-        if matches!(kind.part, Part::Slice(_)) {
-            return;
+        of_kind.judged[at] = has_room.then(|| judge_node(pool, at, &kind, room, parts, judge));
+        if let Some(new) = of_kind.judged[at] {
+            of_kind.sorted.insert((new.cost, node, at as u32));
         }
-        for free in kind.gpus as usize..=pool.width {
-            let mut next = pool.next_with(free, inside.from, inside.end);
-            while let Some(at) = next {
-                let is_cut = kind.part != Part::Whole && self.cut_nodes.contains(&(inside.pool, at as u32));
-                if !is_cut && !look(at) {
-                    return;
-                }
-                next = pool.next_with(free, at + 1, inside.end);
-            }
-        }
+    }
+
+    /// The cheapest of the nodes that a member may use.
+    fn first_allowed(&self, of_kind: &OfKind, ask: &Ask<'_>, inside: &Where<'_>) -> Option<(i64, Placed)> {
+        let is_allowed = |(_, node, at): &&(i64, NodeIndex, u32)| {
+            (inside.from..inside.end).contains(&(*at as usize))
+                && !inside.avoid.contains(node)
+                && ask.mask.is_none_or(|mask| super::eligible::allows(mask, *at as usize))
+                && (inside.members <= 1
+                    || self.fit(ask, of_kind.kind.part, of_kind.kind.pool, *at as usize) >= inside.members)
+        };
+        let (cost, node, at) = *of_kind.sorted.iter().find(is_allowed)?;
+        let judged = of_kind.judged[at as usize].expect("what is sorted was judged");
+        Some((cost, Placed { node, gpus: judged.gpus, portion: judged.portion }))
     }
 
     /// How many members fit on a node.

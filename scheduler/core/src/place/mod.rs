@@ -34,6 +34,7 @@ use smallvec::smallvec;
 use self::ask::Ask;
 use self::domains::Change;
 use self::gang::{Span, Spots};
+use self::judged::Judgements;
 use self::pool::{Pool, Room};
 use self::shares::UndoCut;
 use self::trial::Undo;
@@ -50,7 +51,6 @@ use crate::topology::Topology;
 use crate::units::Gpus;
 
 pub use self::check::check_index;
-pub use self::judged::{MAX_JUDGED, Memo};
 pub use self::space::{Judge, Space};
 pub use self::trial::Mark;
 pub(crate) use self::workload::STEPS_PER_HALF_LIFE;
@@ -67,7 +67,6 @@ struct Home {
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
     spots: Spots,
-    memo: Memo,
     search: Search,
     /// The positions that the request may use, when it may not use all.
     mask: Vec<u64>,
@@ -101,6 +100,8 @@ pub struct PlaceIndex {
     pub(crate) workload: Workload,
     /// Buffer for the changes of a gang; empty between calls.
     changes: Vec<Change>,
+    /// What nodes cost kinds of members.
+    judgements: Judgements,
 }
 
 impl PlaceIndex {
@@ -293,7 +294,7 @@ impl PlaceIndex {
         let Some(pool) = self.pools.get(index.at()) else {
             return Err(Blocked::NotEnoughGpus { pool: index, want: request.least_gpus(), free: Gpus::ZERO });
         };
-        let Scratch { spots, search, mask, blanks, memo: _ } = scratch;
+        let Scratch { spots, search, mask, blanks } = scratch;
         let is_masked = pool.labels.fill(&request.only, index, &self.homes, mask);
         let ask = Ask::of(request, members, pool.counted, is_masked.then_some(mask));
         explain::check_counters(pool, index, &ask, request)?;

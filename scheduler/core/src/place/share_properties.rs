@@ -231,7 +231,8 @@ proptest! {
         }
     }
 
-    /// A memo never changes a choice: with one that has seen everything before, and with an empty one, the place is the same.
+    /// What was judged before never changes a choice: an index that has seen everything, and one that has judged nothing, find
+    /// the same place.
     #[test]
     fn what_is_remembered_changes_nothing(nodes in any_cluster(), requests in vec(any_request(), 2..6)) {
         let mut nodes = nodes;
@@ -241,7 +242,7 @@ proptest! {
             index.expect(request, 1, 0);
             index.learn(0);
             let found = index.place(request, POOL, &[], 0, &mut scratch);
-            prop_assert_eq!(&found, &index.place(request, POOL, &[], 0, &mut Scratch::default()));
+            prop_assert_eq!(&found, &index.clone().place(request, POOL, &[], 0, &mut scratch));
             for placed in found.into_iter().flatten() {
                 hold(&mut nodes[placed.node.at()], &placed, request);
                 index.sync(&nodes[placed.node.at()]);

@@ -7,7 +7,7 @@
 
 use super::ask::Ask;
 use super::gang::Span;
-use super::judged::{Memo, Where};
+use super::judged::Where;
 use super::space::Judge;
 use super::{PlaceIndex, Scratch};
 use crate::blocked::Blocked;
@@ -32,6 +32,7 @@ impl PlaceIndex {
         let at = node.index.at();
         if self.parts[at] != node.parts {
             self.parts[at].clone_from(&node.parts);
+            self.judgements.note(self.homes[at]);
             self.note_cut(node.index);
         }
     }
@@ -52,6 +53,7 @@ impl PlaceIndex {
             self.cut_log.push(UndoCut { node, cut: self.parts[node.at()].of(cut.gpu as usize) });
         }
         self.parts[node.at()].set(cut);
+        self.judgements.note(self.homes[node.at()]);
         self.note_cut(node);
     }
 
@@ -60,6 +62,7 @@ impl PlaceIndex {
         while self.cut_log.len() > length {
             let Some(UndoCut { node, cut }) = self.cut_log.pop() else { break };
             self.parts[node.at()].set(cut);
+            self.judgements.note(self.homes[node.at()]);
             self.note_cut(node);
         }
     }
@@ -112,14 +115,14 @@ impl PlaceIndex {
         let Some(of_pool) = self.pools.get(pool.at()) else {
             return Err(Blocked::NotEnoughGpus { pool, want: request.total(), free: Gpus::ZERO });
         };
-        let Scratch { memo, mask, .. } = scratch;
+        let mask = &mut scratch.mask;
         let is_masked = of_pool.labels.fill(&request.only, pool, &self.homes, mask);
         let ask = Ask::of(request, request.shape.members(), of_pool.counted, is_masked.then_some(mask));
         let span = Span::of(request, of_pool);
         let nodes = of_pool.order.len();
         if ask.members == 1 || (span.node && !ask.distinct) {
             let inside = Where { pool, from: 0, end: nodes, avoid, members: ask.members };
-            if let Some(members) = self.fill_where(request, &ask, inside, memo) {
+            if let Some(members) = self.fill_where(request, &ask, inside) {
                 return Ok(members);
             }
         }
@@ -127,7 +130,7 @@ impl PlaceIndex {
             for height in span.wide.clone() {
                 if let Some((from, end)) = self.tightest_domain(&ask, request, pool, avoid, height) {
                     let inside = Where { pool, from, end, avoid, members: 1 };
-                    let members = self.fill_where(request, &ask, inside, memo);
+                    let members = self.fill_where(request, &ask, inside);
                     return Ok(members.expect("the domain was chosen because it has room for them"));
                 }
             }
@@ -136,20 +139,14 @@ impl PlaceIndex {
     }
 
     /// Puts all members into `inside`, each where it costs least; onto one node where that must take them all.
-    fn fill_where(
-        &mut self,
-        request: &Request,
-        ask: &Ask<'_>,
-        mut inside: Where<'_>,
-        memo: &mut Memo,
-    ) -> Option<Members> {
+    fn fill_where(&mut self, request: &Request, ask: &Ask<'_>, mut inside: Where<'_>) -> Option<Members> {
         let mut members = Members::with_capacity(ask.members as usize);
         let mut used: Vec<NodeIndex> = inside.avoid.to_vec();
         let one_node = inside.members > 1;
         let mark = self.checkpoint();
         for _ in 0..ask.members {
             let here = Where { avoid: &used, ..inside.clone() };
-            let Some((_, placed)) = self.cheapest(ask, request.part, &here, &self.workload, memo) else { break };
+            let Some((_, placed)) = self.cheapest(ask, request.part, &here, None) else { break };
             if one_node {
                 let at = self.homes[placed.node.at()].at as usize;
                 (inside.from, inside.end, inside.members) = (at, at + 1, 1);
@@ -247,22 +244,21 @@ impl PlaceIndex {
     /// The cheapest place for one member in any of these pools, which are equally good, as `judge` says (without one: by the
     /// work that is expected); only found, not taken. A member without GPUs asks for CPU and memory alone.
     pub fn place_judged(
-        &self,
+        &mut self,
         request: &Request,
         pools: &[PoolIndex],
         avoid: &[NodeIndex],
         judge: Option<&dyn Judge>,
         scratch: &mut Scratch,
     ) -> Option<(PoolIndex, Placed)> {
-        let judge = judge.unwrap_or(&self.workload);
         let mut best: Option<(i64, NodeIndex, PoolIndex, Placed)> = None;
         for &pool in pools {
             let Some(of_pool) = self.pools.get(pool.at()) else { continue };
-            let Scratch { memo, mask, .. } = &mut *scratch;
+            let mask = &mut scratch.mask;
             let is_masked = of_pool.labels.fill(&request.only, pool, &self.homes, mask);
             let ask = Ask::of(request, 1, of_pool.counted, is_masked.then_some(mask));
             let inside = Where { pool, from: 0, end: of_pool.order.len(), avoid, members: 1 };
-            let found = self.cheapest(&ask, request.part, &inside, judge, memo);
+            let found = self.cheapest(&ask, request.part, &inside, judge);
             if let Some((cost, placed)) = found
                 && best.is_none_or(|(least, node, _, _)| (cost, placed.node) < (least, node))
             {

@@ -145,6 +145,7 @@ impl PlaceIndex {
             self.sync_parts(&nodes[node.at()]);
             let room = Room::of(&nodes[node.at()]);
             let old = std::mem::replace(&mut self.pools[pool.at()].rooms[at as usize], room);
+            self.judgements.note(Home { pool, at });
             push(&mut self.changes, Change { at, before: old.count() as u8, now: room.count() as u8 });
         }
         self.flush(last);
@@ -163,6 +164,7 @@ impl PlaceIndex {
     pub(super) fn set(&mut self, home: Home, room: Room) {
         let pool = &mut self.pools[home.pool.at()];
         let old = std::mem::replace(&mut pool.rooms[home.at as usize], room);
+        self.judgements.note(home);
         if self.open > 0 {
             self.log.push(Undo { home, room: old });
         }
@@ -181,6 +183,7 @@ impl PlaceIndex {
             for member in &rest[..same_pool] {
                 let home = self.homes[member.node.at()];
                 let room = &mut pool.rooms[home.at as usize];
+                self.judgements.note(home);
                 if self.open > 0 {
                     self.log.push(Undo { home, room: *room });
                 }
