@@ -79,7 +79,7 @@ async fn what_cannot_be_is_refused_with_field_value_and_remedy() {
     )
     .await;
     refused(|job| job.tenant = "moon".into(), expect![[r#"NotFound [jobs[1].tenant] jobs[1].tenant: there is no tenant "moon"; see the tenants: dure quota show; an operator defines a new one: dure quota set --create"#]]).await;
-    refused(|job| job.tenant = "fusion".into(), expect![[r#"FailedPrecondition [] jobs[1].tenant: tenant "fusion" has tenants below it, and jobs belong to leaves; name one of the tenants below it"#]]).await;
+    refused(|job| job.tenant = "fusion".into(), expect![[r#"FailedPrecondition [] jobs[1].tenant: tenant "fusion" has tenants below it; jobs belong to leaves; name one of the tenants below it"#]]).await;
     refused(
         |job| job.shape = None,
         expect![
