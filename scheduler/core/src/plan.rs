@@ -43,7 +43,7 @@ use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
 use crate::order::Order;
 use crate::placement::Members;
 use crate::refused::Refused;
-use crate::reserve;
+use crate::reserve::{self, Kept, Reservation};
 use crate::units::{Span, Time};
 use crate::wanted::Wanted;
 
@@ -206,8 +206,11 @@ fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
             continue;
         }
         match plan_for(cluster, id, now) {
-            Ok(plan) => {
+            Ok((plan, reservations)) => {
                 tries += 1;
+                if let Some(reservations) = reservations {
+                    emit(cluster, now, Event::Planned { reservations }, out);
+                }
                 carry_out(cluster, id, plan, now, out);
                 order.placed(cluster);
                 // What the beneficiary's tenants kept back until now may be for others.
@@ -273,25 +276,41 @@ fn note(cluster: &mut Cluster, order: &mut Order, id: JobId, none: NoPlan, now: 
     order.refused(cluster);
 }
 
-/// A plan for a job in the queue.
-fn plan_for(cluster: &mut Cluster, id: JobId, now: Time) -> Result<Plan, NoPlan> {
+/// A plan for a job in the queue, and the reservations made anew around it where it takes from them.
+fn plan_for(cluster: &mut Cluster, id: JobId, now: Time) -> Result<(Plan, Option<Vec<Reservation>>), NoPlan> {
     let asked = ask(cluster, id, now)?;
-    let (mut index, mut scratch) = (std::mem::take(&mut cluster.index), std::mem::take(&mut cluster.scratch));
     // What is set aside for others inside their quota is left alone where that can be; but what was lent comes back.
-    let mut found = Err(NoPlan::default());
-    for kept in [reserve::Kept::Own, reserve::Kept::Nothing] {
-        let mark = index.checkpoint();
-        let is_lifted = reserve::lift(cluster, &mut index, id, kept);
-        if kept == reserve::Kept::Own || is_lifted {
-            found = find_plan(cluster, &mut TrialIndex { index: &mut index, scratch: &mut scratch }, &asked, now);
-        }
-        index.rollback(mark);
-        if found.as_ref().map_or_else(|none| !none.is_tried, |_| true) {
-            break;
-        }
+    let (_, found) = find_beside(cluster, &asked, Kept::Own, now);
+    let none = match found {
+        Err(none) if none.is_tried && cluster.policy.plan_in_time => none,
+        found => return found.map(|plan| (plan, None)),
+    };
+    let (is_lifted, found) = find_beside(cluster, &asked, Kept::Nothing, now);
+    match found {
+        _ if !is_lifted => Err(none),
+        // From the deadline of its claim on it waits for nobody's shape any more.
+        Ok(plan) => match reserve::made_anew(cluster, id, &plan, is_due(cluster, &asked, &plan, now), now) {
+            Some(reservations) => Ok((plan, Some(reservations))),
+            None => Err(none),
+        },
+        Err(also) => Err(NoPlan { ripe_at: none.ripe_at.into_iter().chain(also.ripe_at).min(), ..also }),
     }
+}
+
+/// A plan among what is free, and what is set aside for itself or for those that are not `kept`; and whether there are any
+/// of those.
+fn find_beside(cluster: &mut Cluster, asked: &Asked, kept: Kept, now: Time) -> (bool, Result<Plan, NoPlan>) {
+    let (mut index, mut scratch) = (std::mem::take(&mut cluster.index), std::mem::take(&mut cluster.scratch));
+    let mark = index.checkpoint();
+    let is_lifted = reserve::lift(cluster, &mut index, asked.job, kept);
+    let found = if kept == Kept::Own || is_lifted {
+        find_plan(cluster, &mut TrialIndex { index: &mut index, scratch: &mut scratch }, asked, now)
+    } else {
+        Err(NoPlan::default())
+    };
+    index.rollback(mark);
     (cluster.index, cluster.scratch) = (index, scratch);
-    found
+    (is_lifted, found)
 }
 
 /// What a job in the queue asks for, and when it may have it from others.
@@ -349,17 +368,27 @@ pub(crate) fn find_plan(
                 let both = none.rests_until.zip(here.rests_until).map(|(a, b)| a.min(b));
                 none.rests_until = if at == 0 { here.rests_until } else { both };
                 none.is_tried |= here.is_tried;
+                none.is_told |= here.is_told;
             }
         }
     }
     Err(none)
 }
 
+/// Whether the victims must go now to be gone by the deadline.
+fn is_due(cluster: &Cluster, asked: &Asked, plan: &Plan, now: Time) -> bool {
+    asked.deadline(plan.pool).is_some_and(|deadline| deadline <= due(cluster, plan, now))
+}
+
+/// By when all victims are gone.
+pub(crate) fn due(cluster: &Cluster, plan: &Plan, now: Time) -> Time {
+    let grace = |victim: &JobId| cluster.job(*victim).map_or(Span::ZERO, |job| job.spec.grace);
+    now + plan.victims.iter().map(grace).max().unwrap_or_default() + cluster.policy.kill_bound
+}
+
 /// The promise first, then the evictions: from then on nobody else can get what they leave.
 fn carry_out(cluster: &mut Cluster, id: JobId, plan: Plan, now: Time, out: &mut Events) {
-    let grace = |victim: &JobId| cluster.job(*victim).map_or(Span::ZERO, |job| job.spec.grace);
-    let longest = plan.victims.iter().map(grace).max().unwrap_or_default();
-    let due = now + longest + cluster.policy.kill_bound;
+    let due = due(cluster, &plan, now);
     let is_array = cluster.job(id).is_some_and(|job| job.progress.is_some());
     let job = if is_array { crate::cycle::start_index(cluster, id, now, out) } else { id };
     emit(cluster, now, Event::Promised { job, pool: plan.pool, members: plan.members, due }, out);

@@ -3,7 +3,7 @@
 //! A job is in here exactly while it may be tried. A class that cannot start now takes all its buckets out of the order
 //! by one bit, so that a cycle costs what the classes cost and not what the jobs cost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{ClassIndex, JobId, PriorityIndex, UserIndex};
 use crate::sorted::Sorted;
@@ -140,7 +140,7 @@ impl UserQueue {
     pub(crate) fn oldest_beside(
         &self,
         closed: [Option<&ClassSet>; 3],
-        skipped: &[JobId],
+        skipped: &BTreeSet<JobId>,
     ) -> Option<(QueueKey, ClassIndex)> {
         let open = self.buckets.iter().filter(|b| !closed.iter().flatten().any(|set| set.contains(b.class)));
         let oldest = |bucket: &Bucket| {

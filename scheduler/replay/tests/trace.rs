@@ -166,7 +166,7 @@ fn a_small_replay() {
         1500000 [[0, 0, 0, 0], [0, 0, 0, 0]]
         2000000 [[1, 0, 0, 0], [0, 0, 0, 0]]"#]]
     .assert_eq(&samples.join("\n"));
-    expect!["0.416073 0.216475 15a0f430ee01f436975e52b17b47cc27808698d0f4293f0f48f9667695c9e348"]
+    expect!["0.416073 0.216475 7a6759ff6988dcbc57d40d81b3df2a011f5ac551a454d2a9c1b3e1f57d0db930"]
         .assert_eq(&format!("{} {} {}", report.utilisation, report.fragmentation, report.digest));
 }
 

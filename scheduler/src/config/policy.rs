@@ -56,6 +56,14 @@ pub(super) struct PolicyConfig {
     default_min_run: Option<Span>,
     plan_in_time: Option<bool>,
     #[serde(deserialize_with = "span::optional")]
+    reserve_after: Option<Span>,
+    #[serde(deserialize_with = "span::optional")]
+    reserve_interval: Option<Span>,
+    #[serde(deserialize_with = "span::optional")]
+    reserve_refresh: Option<Span>,
+    max_reservations: Option<u32>,
+    max_backfill_per_cycle: Option<u32>,
+    #[serde(deserialize_with = "span::optional")]
     default_reclaim_within: Option<Span>,
     #[serde(deserialize_with = "span::optional")]
     reclaim_patience: Option<Span>,
@@ -119,6 +127,11 @@ impl PolicyConfig {
             min_budget_period,
             default_min_run,
             plan_in_time,
+            reserve_after,
+            reserve_interval,
+            reserve_refresh,
+            max_reservations,
+            max_backfill_per_cycle,
             default_reclaim_within,
             reclaim_patience,
             restart_cost,

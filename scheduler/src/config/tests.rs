@@ -82,7 +82,7 @@ fn bad_toml_is_named_with_its_line() {
               |
             3 | max_member = 5
               | ^^^^^^^^^^
-            unknown field `max_member`, expected one of `priorities`, `default_priority`, `max_jobs_per_submit`, `max_pending_jobs`, `max_members`, `max_array_size`, `max_dependencies`, `max_classes`, `max_placements_per_cycle`, `max_members_per_cycle`, `max_time_limit`, `default_time_limit`, `default_grace`, `max_grace`, `max_hold_survivors`, `max_attempts`, `launch_deadline`, `time_limit_slack`, `backoff`, `max_backoff`, `keep_ended`, `max_ended`, `max_requests`, `half_life`, `search_steps`, `max_evicting_failures`, `min_budget_period`, `default_min_run`, `plan_in_time`, `default_reclaim_within`, `reclaim_patience`, `restart_cost`, `grow_after`, `max_tenant_depth`, `max_tenants`, `max_dated_quotas`, `max_users`, `max_quota`
+            unknown field `max_member`, expected one of `priorities`, `default_priority`, `max_jobs_per_submit`, `max_pending_jobs`, `max_members`, `max_array_size`, `max_dependencies`, `max_classes`, `max_placements_per_cycle`, `max_members_per_cycle`, `max_time_limit`, `default_time_limit`, `default_grace`, `max_grace`, `max_hold_survivors`, `max_attempts`, `launch_deadline`, `time_limit_slack`, `backoff`, `max_backoff`, `keep_ended`, `max_ended`, `max_requests`, `half_life`, `search_steps`, `max_evicting_failures`, `min_budget_period`, `default_min_run`, `plan_in_time`, `reserve_after`, `reserve_interval`, `reserve_refresh`, `max_reservations`, `max_backfill_per_cycle`, `default_reclaim_within`, `reclaim_patience`, `restart_cost`, `grow_after`, `max_tenant_depth`, `max_tenants`, `max_dated_quotas`, `max_users`, `max_quota`
         "#]],
     );
     check(

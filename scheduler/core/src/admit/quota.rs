@@ -14,19 +14,41 @@ use crate::units::Gpus;
 
 /// What `tenant` could take of `pool` now, its quota and the idle quota of others together. O(depth x siblings).
 pub(crate) fn available(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex) -> Gpus {
+    available_with(cluster, tenant, pool, cluster.pool(pool).idle, &|tenant| tenant.held_in(pool).used)
+}
+
+/// The same where so much is idle, and tenants hold what `used` says.
+pub(crate) fn available_with(
+    cluster: &Cluster,
+    tenant: TenantIndex,
+    pool: PoolIndex,
+    idle: Gpus,
+    used: &impl Fn(&Tenant) -> Gpus,
+) -> Gpus {
     let node = cluster.tenant(tenant);
-    let used = node.held_in(pool).used;
-    let Some(parent) = node.parent else { return cluster.pool(pool).idle };
-    let kept_back: Gpus = cluster.tenant(parent).children.iter().map(|t| idle_reserve(cluster.tenant(*t), pool)).sum();
-    let all = idle_reserve(node, pool) + available(cluster, parent, pool).less(kept_back);
-    node.quota_in(pool).limit.map_or(all, |limit| all.min(limit.less(used)))
+    let Some(parent) = node.parent else { return idle };
+    let reserve = |tenant: &Tenant| idle_reserve(tenant, pool, used(tenant));
+    let kept_back: Gpus = cluster.tenant(parent).children.iter().map(|child| reserve(cluster.tenant(*child))).sum();
+    let all = reserve(node) + available_with(cluster, parent, pool, idle, used).less(kept_back);
+    node.quota_in(pool).limit.map_or(all, |limit| all.min(limit.less(used(node))))
+}
+
+/// How many of `want` GPUs a tenant could not have though they are idle, because others keep them back.
+pub(crate) fn kept_back(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex, want: Gpus) -> Gpus {
+    let keeps = |tenant: &Tenant| idle_reserve(tenant, pool, tenant.held_in(pool).used) > Gpus::ZERO;
+    let others = || cluster.tenants.iter().filter(|other| !cluster.is_within(tenant, other.index));
+    if !others().any(keeps) {
+        return Gpus::ZERO;
+    }
+    let idle = cluster.pool(pool).idle.min(want);
+    idle.less(available(cluster, tenant, pool))
 }
 
 /// The part of its quota that a tenant neither lends nor uses.
-fn idle_reserve(tenant: &Tenant, pool: PoolIndex) -> Gpus {
+fn idle_reserve(tenant: &Tenant, pool: PoolIndex, used: Gpus) -> Gpus {
     let quota = tenant.quota_in(pool);
     match (quota.quota, quota.lend_limit) {
-        (Some(guaranteed), Some(lent)) => guaranteed.less(lent).less(tenant.held_in(pool).used),
+        (Some(guaranteed), Some(lent)) => guaranteed.less(lent).less(used),
         _ => Gpus::ZERO,
     }
 }
@@ -48,16 +70,11 @@ pub(crate) fn may_start(
     want: Gpus,
     preemptible: bool,
 ) -> Result<(), Blocked> {
-    for above in cluster.chain(tenant) {
-        let why = paused(above).or_else(|| over_limit(above, pool, want));
-        if let Some(why) = why.or_else(|| fixed_over_quota(above, pool, want, preemptible)) {
-            return Err(why);
-        }
-    }
-    over_quota(cluster, tenant, pool, want).map_or(Ok(()), Err)
+    refusals(cluster, tenant, pool, want, preemptible).next().map_or(Ok(()), Err)
 }
 
 /// All reasons why `tenant` may not start `want` GPUs in `pool` now, from the tenant upwards.
+#[inline]
 pub(crate) fn refusals(
     cluster: &Cluster,
     tenant: TenantIndex,
@@ -69,7 +86,7 @@ pub(crate) fn refusals(
         [paused(above), over_limit(above, pool, want), fixed_over_quota(above, pool, want, preemptible)]
     };
     let of_chain = cluster.chain(tenant).flat_map(of_tenant).flatten();
-    of_chain.chain(over_quota(cluster, tenant, pool, want))
+    of_chain.chain(std::iter::once_with(move || over_quota(cluster, tenant, pool, want)).flatten())
 }
 
 fn paused(tenant: &Tenant) -> Option<Blocked> {

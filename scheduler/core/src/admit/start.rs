@@ -23,8 +23,8 @@ use crate::units::{Gpus, Span, Time};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish<'a> {
     pub(crate) job: JobId,
-    /// When it is over by its limit, where that is asked; else as if it ran for ever.
-    pub(crate) until: Option<Time>,
+    /// When it would start, where its end counts; else as if it ran for ever.
+    pub(crate) at: Option<Time>,
     pub(crate) tenant: TenantIndex,
     pub(crate) user: UserIndex,
     pub(crate) preemptible: bool,
@@ -39,16 +39,21 @@ impl<'a> Wish<'a> {
     pub(crate) fn of(job: &'a Job) -> Self {
         let JobSpec { tenant, user, preemptible, time_limit, grace, .. } = job.spec;
         let request = &*job.spec.request;
-        Self { job: job.id, until: None, tenant, user, preemptible, time_limit, grace, request }
+        Self { job: job.id, at: None, tenant, user, preemptible, time_limit, grace, request }
     }
 
     /// The same as a start at `now`, whose end counts.
-    pub(crate) fn ending_from(self, policy: &Policy, now: Time) -> Self {
-        Self { until: Some(reserve::over_by(policy, self.time_limit, self.grace, now)), ..self }
+    pub(crate) fn starting_at(self, now: Time) -> Self {
+        Self { at: Some(now), ..self }
     }
 }
 
 impl Wish<'_> {
+    /// When it is over by its limit, where that is asked.
+    pub(crate) fn until(&self, policy: &Policy) -> Option<Time> {
+        self.at.map(|at| reserve::over_by(policy, self.time_limit, self.grace, at))
+    }
+
     /// The GPUs without which it does not start.
     #[inline]
     pub(crate) fn gpus(&self) -> Gpus {
@@ -170,15 +175,36 @@ pub(crate) fn may_pay(cluster: &Cluster, wish: &Wish<'_>, pay: Pay) -> Result<bo
     }
 }
 
-/// Whether quotas, the lending rule and what is reserved let so many GPUs of it start in a pool now.
+/// The caps and budgets that refuse it.
+pub(crate) fn unpaid(cluster: &Cluster, wish: &Wish<'_>) -> impl Iterator<Item = Blocked> {
+    let cap = caps::of_user(cluster, wish.tenant, wish.user, wish.gpus());
+    cap.into_iter().chain(budget::over(cluster, wish.tenant, wish.gpus(), wish.time_limit))
+}
+
+/// What refuses so many GPUs of it in a pool now, in the order in which it is asked: quotas, the lending rule, what tenants
+/// need for reservations. Nothing is worked out before it is asked for.
+#[inline]
+pub(crate) fn gates<'c>(
+    cluster: &'c Cluster,
+    wish: &Wish<'c>,
+    pool: PoolIndex,
+    gpus: Gpus,
+    scavenger: bool,
+) -> impl Iterator<Item = Blocked> + use<'c> {
+    let wish = *wish;
+    let lent = move || lending::refusal(cluster, wish.start(gpus, scavenger), pool);
+    let behind = move || reserve::behind(cluster, &wish, pool, gpus);
+    let of_quota = quota::refusals(cluster, wish.tenant, pool, gpus, wish.preemptible);
+    of_quota.chain(std::iter::once_with(lent).flatten()).chain(std::iter::once_with(behind).flatten())
+}
+
+/// Whether no gate but room refuses so many GPUs of it in a pool now.
 ///
 /// # Errors
-/// The first that does not.
+/// The first that does.
 #[inline]
 fn may_hold(cluster: &Cluster, wish: &Wish<'_>, pool: PoolIndex, gpus: Gpus, scavenger: bool) -> Result<(), Blocked> {
-    quota::may_start(cluster, wish.tenant, pool, gpus, wish.preemptible)?;
-    let why = lending::refusal(cluster, wish.start(gpus, scavenger), pool);
-    why.or_else(|| reserve::behind(cluster, wish, pool, gpus)).map_or(Ok(()), Err)
+    gates(cluster, wish, pool, gpus, scavenger).next().map_or(Ok(()), Err)
 }
 
 /// Whether all gates but room let its least start in a pool now.

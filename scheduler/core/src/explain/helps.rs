@@ -79,7 +79,7 @@ impl Site for Sketch<'_, '_> {
     }
 
     fn wish(&self) -> Wish<'_> {
-        self.asked.wish().ending_from(&self.cluster.policy, self.now)
+        self.asked.wish().starting_at(self.now)
     }
 
     fn is_choosy(&self) -> bool {

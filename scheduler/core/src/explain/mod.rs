@@ -9,8 +9,7 @@ mod factors;
 mod helps;
 mod holders;
 
-use crate::admit::start::Wish;
-use crate::admit::{budget, caps, lending, quota};
+use crate::admit::start::{self, Wish};
 use crate::blocked::{Blocked, Gate};
 use crate::cluster::Cluster;
 use crate::ids::{JobId, PoolIndex};
@@ -102,20 +101,11 @@ impl Cluster {
         let planned = job.queued.and_then(|queued| self.plans.why(queued.class, job.spec.tenant));
         let tried = || job.queued.and_then(|queued| self.refused.why(job, queued.class));
         let admitted = || {
-            let (tenant, want, preemptible) = (job.spec.tenant, job.gpus(), job.spec.preemptible);
-            let mut pools = job.spec.request.pools.iter();
-            let capped = caps::of_user(self, tenant, job.spec.user, want);
-            let capped = capped.or_else(|| budget::over(self, tenant, want, job.spec.time_limit));
-            let start = Asked::of(job).start(false);
-            let in_pool = |pool: &PoolIndex| {
-                let admitted = quota::may_start(self, tenant, *pool, want, preemptible).err();
-                admitted.or_else(|| lending::refusal(self, start, *pool))
-            };
-            capped.or_else(|| pools.find_map(in_pool))
+            let wish = Wish::of(job);
+            let in_pool = |pool: &PoolIndex| start::gates(self, &wish, *pool, wish.gpus(), false).next();
+            start::unpaid(self, &wish).next().or_else(|| wish.request.pools.iter().find_map(in_pool))
         };
         let why = planned.or_else(admitted).or_else(|| tried().filter(Blocked::is_of_placement));
-        let mut pools = job.spec.request.pools.iter();
-        let why = why.or_else(|| pools.find_map(|pool| reserve::behind(self, &Wish::of(job), *pool, job.gpus())));
         Some(why.map_or(Blocker::NotTried, Blocker::Blocked))
     }
 
@@ -163,18 +153,15 @@ impl Cluster {
 
     /// Everything that refuses the job as it is, pool by pool, but for want of a plan to make room.
     fn refusals(&self, trial: &mut TrialIndex<'_>, asked: &Asked) -> Vec<Blocked> {
-        let mut found: Vec<Blocked> = Vec::new();
-        found.extend(caps::of_user(self, asked.tenant, asked.user, asked.gpus()));
-        found.extend(budget::over(self, asked.tenant, asked.gpus(), asked.time_limit));
+        let wish = asked.wish();
+        let mut found: Vec<Blocked> = start::unpaid(self, &wish).collect();
         for pool in &asked.request.pools {
-            let refused = quota::refusals(self, asked.tenant, *pool, asked.gpus(), asked.preemptible);
             // A pause is the same in every pool.
-            refused.for_each(|why| {
+            for why in start::gates(self, &wish, *pool, wish.gpus(), false) {
                 if !found.contains(&why) {
                     found.push(why)
                 }
-            });
-            found.extend(lending::refusal(self, asked.start(false), *pool));
+            }
             found.extend(trial.place(self, asked, *pool).err());
         }
         found

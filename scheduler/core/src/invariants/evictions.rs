@@ -64,7 +64,8 @@ fn on_node(job: &Job, node: crate::ids::NodeIndex) -> GpuSet {
 }
 
 /// Whether the beneficiary gets something of what a victim leaves: GPUs, CPU or memory beside them, room in the quota of
-/// the mission that both are in, or room in what may be lent for longer than some lender can wait.
+/// the mission that both are in, room in what may be lent for longer than some lender can wait, or room beside what others
+/// keep back of what is idle.
 fn frees(cluster: &Cluster, victim: JobId, beneficiary: JobId, promise: &Promise) -> bool {
     let (Some(victim), Some(job)) = (cluster.job(victim), cluster.job(beneficiary)) else { return false };
     let request = &job.spec.request;
@@ -73,5 +74,7 @@ fn frees(cluster: &Cluster, victim: JobId, beneficiary: JobId, promise: &Promise
         let left = on_node(victim, placed.node);
         !left.and(placed.gpus).is_empty() || (is_narrow && !left.is_empty())
     });
-    gets || lending::is_late(cluster, victim) || cluster.mission(job.spec.tenant) == cluster.mission(victim.spec.tenant)
+    let is_same_mission = || cluster.mission(job.spec.tenant) == cluster.mission(victim.spec.tenant);
+    let keeps_back = || cluster.tenants.iter().any(|tenant| tenant.quota_in(promise.pool).lend_limit.is_some());
+    gets || lending::is_late(cluster, victim) || is_same_mission() || keeps_back()
 }

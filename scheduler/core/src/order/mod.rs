@@ -6,7 +6,7 @@
 pub(crate) mod share;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use crate::cluster::Cluster;
 use crate::ids::{ClassIndex, JobId, PriorityIndex, TenantIndex, UserIndex};
@@ -43,7 +43,7 @@ pub(crate) struct Order {
     exhausted: Vec<bool>,
     leaves: Vec<Leaf>,
     /// Jobs that keep away from nodes and found no room, though their class may.
-    skipped: Vec<JobId>,
+    skipped: BTreeSet<JobId>,
     /// What `next` gave last.
     current: Option<(TenantIndex, Turn)>,
 }
@@ -121,7 +121,7 @@ impl Order {
 
     /// Only this job was refused, not its class.
     pub(crate) fn skip(&mut self, cluster: &Cluster, job: JobId) {
-        self.skipped.push(job);
+        self.skipped.insert(job);
         self.refused(cluster);
     }
 

@@ -73,7 +73,7 @@ impl Asked {
     /// As the gates see it.
     pub(crate) fn wish(&self) -> Wish<'_> {
         let Self { job, tenant, user, preemptible, time_limit, grace, .. } = *self;
-        Wish { job, until: None, tenant, user, preemptible, time_limit, grace, request: &self.request }
+        Wish { job, at: None, tenant, user, preemptible, time_limit, grace, request: &self.request }
     }
 
     /// As a start that is thought of.

@@ -43,6 +43,8 @@ pub(super) enum Bound {
     Limit(TenantIndex),
     /// What may be borrowed for longer than a deadline.
     Lent(Span),
+    /// What others do not keep back of what is idle.
+    KeptBack,
 }
 
 /// What a job may claim in a pool.
@@ -98,7 +100,10 @@ pub(super) fn find(
     let mut none = NoPlan::default();
     if let Some(until) = asked.rests_until.filter(|until| *until > now && claim.is_inside_quota()) {
         none.ripe_at = Some(until);
-    } else if claim.is_inside_quota() && !is_behind(cluster, asked, pool) {
+    } else if claim.is_inside_quota() && is_behind(cluster, asked, pool) {
+        // The gate before placement says so, as long as it is so.
+        none.is_told = true;
+    } else if claim.is_inside_quota() {
         let taken_back = lent::taken_back(cluster, asked.tenant, pool, &claim.lenders);
         match attempt(cluster, trial, asked, pool, taken_back, &claim.shortages, now) {
             Ok(plan) => match too_dear(cluster, asked, &plan, now) {
@@ -189,6 +194,10 @@ fn shortages(cluster: &Cluster, asked: &Asked, pool: PoolIndex) -> Option<SmallV
     }
     for Breach { deadline, lendable, lent } in lending::breaches(cluster, asked.start(false), pool) {
         found.push(Shortage { of: Bound::Lent(deadline), gpus: lent.less(lendable) });
+    }
+    let kept_back = quota::kept_back(cluster, asked.tenant, pool, want);
+    if kept_back > Gpus::ZERO {
+        found.push(Shortage { of: Bound::KeptBack, gpus: kept_back });
     }
     Some(found)
 }

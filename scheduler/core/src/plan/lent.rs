@@ -171,6 +171,8 @@ fn candidate(cluster: &Cluster, id: JobId, pool: PoolIndex, shortages: &[Shortag
             Bound::Quota(tenant) => cluster.is_within(job.spec.tenant, tenant) && !attempt.borrowed,
             Bound::Limit(tenant) => cluster.is_within(job.spec.tenant, tenant),
             Bound::Lent(deadline) => lending::is_slow(cluster, job, deadline),
+            // Whatever it leaves is idle then.
+            Bound::KeptBack => true,
         };
         if counts { gpus } else { Gpus::ZERO }
     };

@@ -160,7 +160,7 @@ impl Site for Beside<'_> {
     }
 
     fn wish(&self) -> Wish<'_> {
-        Wish::of(job_of(self.cluster, self.job)).ending_from(&self.cluster.policy, self.now)
+        Wish::of(job_of(self.cluster, self.job)).starting_at(self.now)
     }
 
     fn is_choosy(&self) -> bool {

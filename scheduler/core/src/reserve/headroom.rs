@@ -1,18 +1,20 @@
 //! What a reservation needs beside GPUs: that its tenants may have them by then.
 //!
-//! In: a start that is thought of. Out: the reservation of another that it would push over a limit, or out of its quota.
-//! What is held then is what runs by its limits until then, and what is promised or set aside before. The plain cycle asks as
-//! if a start ran for ever, so that the answer is the same for a whole class; beside the reservations its end counts.
-//! Only tenants that both lie below can tell; between missions the order and the lending rule decide.
+//! In: a start that is thought of. Out: the reservation of another that it would push over a limit or out of its quota, or
+//! to which it would leave less than it needs of what is lent. What is held then is what runs by its limits until then, and
+//! what is promised or set aside before. The plain cycle asks as if a start ran for ever, so that the answer is the same for
+//! a whole class; beside the reservations its end counts.
+//! Limits and quotas bind what lies below the same tenant. Lend limits bind between missions as well: what some keep back
+//! is nobody's, and the rest is for those who come first.
 
 use crate::admit::quota;
 use crate::admit::start::Wish;
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
-use crate::ids::PoolIndex;
+use crate::ids::{PoolIndex, TenantIndex};
 use crate::job::{Attempt, Job, Phase};
 use crate::plan;
-use crate::reserve::Reservation;
+use crate::reserve::{Comer, Reservation, is_inside_quota};
 use crate::tenant::Tenant;
 use crate::units::{Gpus, Time};
 
@@ -23,12 +25,16 @@ pub(crate) fn behind(cluster: &Cluster, wish: &Wish<'_>, pool: PoolIndex, gpus: 
         return None;
     }
     let mission = cluster.mission(wish.tenant)?;
+    let until = wish.until(&cluster.policy);
     // Beside the reservations nothing is remembered, and what is known now may be used.
-    let latest = if wish.until.is_some() { By::Soonest } else { By::Latest };
+    let latest = if until.is_some() { By::Soonest } else { By::Latest };
     let delays = |other: &&Reservation| {
-        let Some(job) = cluster.job(other.job) else { return false };
-        let is_over = wish.until.is_some_and(|until| until <= other.from);
-        let is_met = other.pool == pool && cluster.mission(job.spec.tenant) == Some(mission);
+        let Some(job) = cluster.job(other.job).filter(|_| other.pool == pool) else { return false };
+        let is_over = until.is_some_and(|until| until <= other.from);
+        let is_met = cluster.mission(job.spec.tenant) == Some(mission);
+        if !is_over && takes_loan(cluster, wish, job, other, gpus, is_met, latest) {
+            return true;
+        }
         let is_fixed = !wish.preemptible && !job.spec.preemptible;
         let delays = |above: &Tenant| {
             let is_above_both = above.depth > 0 && cluster.is_within(job.spec.tenant, above.index);
@@ -67,6 +73,93 @@ fn pushes_out(cluster: &Cluster, above: &Tenant, other: &Reservation, gpus: Gpus
         || guaranteed.filter(|_| is_fixed).is_some_and(|bound| is_short(bound, held.fixed, true))
 }
 
+/// Whether `gpus` more of `wish` leave less for `job` than its reservation needs of what is lent, where some keep a part of
+/// their quota back. What another mission starts inside its quota is its own, and what is gone again by then in nobody's way.
+fn takes_loan(
+    cluster: &Cluster,
+    wish: &Wish<'_>,
+    job: &Job,
+    other: &Reservation,
+    gpus: Gpus,
+    is_same_mission: bool,
+    latest: By,
+) -> bool {
+    let pool = other.pool;
+    let keeps_back = |tenant: &Tenant| tenant.quota_in(pool).lend_limit.is_some();
+    // Where there is no room for it placement says so, for all.
+    if gpus > cluster.pool(pool).idle || !cluster.tenants.iter().any(keeps_back) {
+        return false;
+    }
+    let is_own = || is_inside_quota(cluster, wish.tenant, pool, gpus);
+    let comer = wish.at.map(|now| Comer { wish: *wish, scavenger: false, moves: false, now });
+    let is_gone = || comer.is_some_and(|comer| comer.comes_back(cluster, pool, other));
+    if !is_same_mission && (is_own() || is_gone()) {
+        return false;
+    }
+    let (tenant, want) = (job.spec.tenant, other.gpus());
+    let enough = |then: &Foreseen| then.available(cluster, tenant, pool) >= want;
+    if !enough(&foresee(cluster, other, By::Soonest)) {
+        return false;
+    }
+    let mut then = foresee(cluster, other, latest);
+    then.take(cluster, wish.tenant, gpus);
+    !enough(&then)
+}
+
+/// What is idle and held at a time to come.
+struct Foreseen {
+    idle: Gpus,
+    /// By tenant.
+    used: Vec<Gpus>,
+}
+
+impl Foreseen {
+    fn take(&mut self, cluster: &Cluster, tenant: TenantIndex, gpus: Gpus) {
+        self.idle = self.idle.less(gpus);
+        cluster.chain(tenant).for_each(|above| self.used[above.index.at()] += gpus);
+    }
+
+    fn give_back(&mut self, cluster: &Cluster, job: &Job, attempt: &Attempt) {
+        let usable = attempt.members.iter().map(|member| {
+            let placed = &member.placed;
+            if cluster.node(placed.node).usable().contains(placed.gpus) { placed.held() } else { Gpus::ZERO }
+        });
+        self.idle += usable.sum();
+        let gpus = attempt.gpus();
+        cluster.chain(job.spec.tenant).for_each(|above| self.used[above.index.at()] -= gpus);
+    }
+
+    /// What a tenant could take then.
+    fn available(&self, cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex) -> Gpus {
+        quota::available_with(cluster, tenant, pool, self.idle, &|tenant| self.used[tenant.index.at()])
+    }
+}
+
+/// How things stand when a reservation begins. O(attempts x depth).
+fn foresee(cluster: &Cluster, other: &Reservation, by: By) -> Foreseen {
+    let used = cluster.tenants.iter().map(|tenant| tenant.held_in(other.pool).used).collect();
+    let mut then = Foreseen { idle: cluster.pool(other.pool).idle, used };
+    for key in cluster.missions().flat_map(|mission| mission.attempts.iter()) {
+        let Some(job) = cluster.job(key.job) else { continue };
+        let attempt = job.live_attempt().filter(|attempt| attempt.pool == other.pool);
+        if let Some(attempt) = attempt.filter(|attempt| is_over(cluster, job, attempt, other.from, by)) {
+            then.give_back(cluster, job, attempt);
+        }
+    }
+    for set in before(cluster, other) {
+        if let Some(job) = cluster.job(set.job) {
+            then.take(cluster, job.spec.tenant, set.gpus());
+        }
+    }
+    then
+}
+
+/// What is set aside when a reservation begins, and comes before it.
+fn before<'c>(cluster: &'c Cluster, other: &'c Reservation) -> impl Iterator<Item = &'c Reservation> {
+    let meets = |set: &&Reservation| set.pool == other.pool && set.from < other.until && set.until > other.from;
+    cluster.reservations().iter().take_while(|set| set.job != other.job).filter(meets)
+}
+
 /// By which reckoning what runs is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum By {
@@ -88,9 +181,7 @@ fn held_at(cluster: &Cluster, above: &Tenant, other: &Reservation, fixed: bool, 
         let attempt = job.live_attempt().filter(|attempt| attempt.pool == other.pool)?;
         (!is_over(cluster, job, attempt, other.from, by)).then(|| attempt.gpus())
     });
-    let meets = |set: &&Reservation| set.job != other.job && set.pool == other.pool && set.from < other.until;
-    let aside = cluster.reservations().iter().take_while(|set| set.job != other.job).filter(meets);
-    let aside = aside.filter(|set| set.until > other.from && cluster.job(set.job).is_some_and(|job| counts(&job)));
+    let aside = before(cluster, other).filter(|set| cluster.job(set.job).is_some_and(|job| counts(&job)));
     runs.sum::<Gpus>() + aside.map(Reservation::gpus).sum()
 }
 

@@ -75,22 +75,62 @@ fn plan(cluster: &mut Cluster, now: Time) -> Vec<Reservation> {
 
 /// The reservations as they are beside a start; none if one of them comes later by it.
 pub(super) fn around(cluster: &mut Cluster, start: Reservation, now: Time) -> Option<Vec<Reservation>> {
+    let mut ends: Vec<Option<Ends>> = vec![None; cluster.pools.len()];
+    beside(cluster, start, &mut ends, |_| true, now)
+}
+
+/// The reservations as they are once a job that waits inside its quota gets what others, who are evicted, give back; none if
+/// one of those that come before it, of jobs inside their quota, is later by that and its claim `is_due` only later.
+pub(crate) fn made_anew(
+    cluster: &mut Cluster,
+    id: JobId,
+    plan: &plan::Plan,
+    is_due: bool,
+    now: Time,
+) -> Option<Vec<Reservation>> {
+    let job = cluster.job(id)?;
+    let (cpu, memory) = (job.spec.request.cpu, job.spec.request.memory);
+    let due = plan::due(cluster, plan, now);
+    let until = over_by(&cluster.policy, job.spec.time_limit, job.spec.grace, due);
+    let (pool, members) = (plan.pool, plan.members.clone());
+    let start = Reservation { job: id, pool, members, cpu, memory, from: now, until, is_own: true, reclaims: false };
+    let is_whole = |victim: &JobId| plan.shrinks.binary_search_by_key(victim, |(job, _)| *job).is_err();
+    let gone: Vec<(Time, JobId)> = plan.victims.iter().copied().filter(is_whole).map(|victim| (due, victim)).collect();
+    let mut ends: Vec<Option<Ends>> = vec![None; cluster.pools.len()];
+    ends[pool.at()] = Some(timeline::sooner(&timeline::ends(cluster, pool, now), &gone));
+    let list = &cluster.reserved.list;
+    let first: Vec<JobId> =
+        list.iter().take_while(|other| other.job != id).filter(|other| other.is_own).map(|other| other.job).collect();
+    beside(cluster, start, &mut ends, |other| !is_due && first.contains(&other), now)
+}
+
+/// The reservations planned anew beside a start, in their order; none if one that `is_fixed` comes later.
+fn beside(
+    cluster: &mut Cluster,
+    start: Reservation,
+    ends: &mut [Option<Ends>],
+    is_fixed: impl Fn(JobId) -> bool,
+    now: Time,
+) -> Option<Vec<Reservation>> {
     let before: Vec<(JobId, Time)> =
         cluster.reserved.list.iter().map(|old| (old.job, old.from)).filter(|(job, _)| *job != start.job).collect();
     let mark = cluster.index.checkpoint();
     for node in cluster.reserved.nodes() {
         cluster.index.set_aside(&cluster.nodes[node.at()], &SetAside::default());
     }
-    let mut ends: Vec<Option<Ends>> = vec![None; cluster.pools.len()];
     let mut taken = vec![start];
-    for (job, from) in &before {
-        let found = earliest(cluster, *job, &taken, &mut ends, now).filter(|found| found.from <= *from.max(&now));
-        let Some(found) = found else { break };
-        taken.push(found);
+    let mut is_late = false;
+    for (job, from) in before {
+        let found = earliest(cluster, job, &taken, ends, now);
+        let is_kept = found.as_ref().is_some_and(|found| found.from <= from.max(now));
+        is_late = !is_kept && is_fixed(job);
+        if is_late {
+            break;
+        }
+        taken.extend(found);
     }
     cluster.index.rollback(mark);
-    let is_whole = taken.len() == before.len() + 1;
-    is_whole.then(|| taken.split_off(1))
+    (!is_late).then(|| taken.split_off(1))
 }
 
 /// The earliest reservation for a job in any of its pools.
@@ -104,7 +144,7 @@ fn earliest(
     let entry = cluster.job(job)?;
     let length = over_by(&cluster.policy, entry.spec.time_limit, entry.spec.grace, Time(0)).since(Time(0));
     let pools: Vec<PoolIndex> = entry.spec.request.pools.to_vec();
-    let wish = Wish::of(entry).ending_from(&cluster.policy, now);
+    let wish = Wish::of(entry).starting_at(now);
     let refused: Vec<bool> = pools.iter().map(|pool| !start::is_allowed(cluster, &wish, *pool)).collect();
     let mut best: Option<Reservation> = None;
     for (pool, is_refused) in pools.into_iter().zip(refused) {

@@ -33,7 +33,7 @@ use crate::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 pub(crate) use self::backfill::fill;
 pub(crate) use self::headroom::behind;
 use self::heads::Plan;
-pub(crate) use self::heads::replan;
+pub(crate) use self::heads::{made_anew, replan};
 
 /// GPUs set aside for a job from a time on.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -222,6 +222,16 @@ pub(crate) struct Comer<'a> {
 }
 
 impl Comer<'_> {
+    /// Whether it would borrow, and is gone by the time at which lent GPUs come back for a reservation.
+    fn comes_back(&self, cluster: &Cluster, pool: PoolIndex, other: &Reservation) -> bool {
+        let Comer { wish, scavenger, now, .. } = self;
+        let borrows = || *scavenger || plan::would_borrow(cluster, wish.tenant, pool, wish.gpus());
+        // What is not wanted back by then would stay, and the reservation would move.
+        let wanted = || cluster.job(other.job).map(|job| plan::deadline(cluster, job, pool, *now));
+        let is_in_time = || back_by(cluster, wish, *now) <= other.from && wanted() <= Some(other.from);
+        other.reclaims && wish.preemptible && borrows() && is_in_time()
+    }
+
     /// Whether it starts inside its quota with its least.
     pub(crate) fn is_own(&self, cluster: &Cluster, pool: PoolIndex) -> bool {
         self.is_own_with(cluster, pool, self.wish.gpus())
@@ -245,24 +255,21 @@ impl Comer<'_> {
 /// passes: how many idle GPUs that is. What starts inside its quota comes before every borrower; a borrower that can be gone
 /// in time may overlap what a job inside its quota waits for. For trial changes.
 pub(crate) fn lift_for(cluster: &Cluster, index: &mut PlaceIndex, comer: &Comer<'_>, pool: PoolIndex) -> Gpus {
-    let Comer { wish, scavenger, moves, now } = *comer;
+    let Comer { wish, moves, now, .. } = *comer;
     let is_own = comer.is_own(cluster, pool);
     let over_by = over_by(&cluster.policy, wish.time_limit, wish.grace, now);
-    let borrows = scavenger || plan::would_borrow(cluster, wish.tenant, pool, wish.gpus());
-    let back_by = (wish.preemptible && borrows).then(|| back_by(cluster, &wish, now));
     let mission = cluster.mission(wish.tenant);
     let passes = |other: &Reservation| {
         let is_elsewhere = cluster.job(other.job).is_none_or(|other| cluster.mission(other.spec.tenant) != mission);
-        // What is not wanted back by then would stay, and the reservation would move.
-        let wanted = || cluster.job(other.job).map(|job| plan::deadline(cluster, job, pool, now));
-        let comes_back =
-            other.reclaims && back_by.is_some_and(|back| back <= other.from && wanted() <= Some(other.from));
-        let goes_first = if other.is_own { comes_back } else { is_own };
-        is_elsewhere && (moves || goes_first)
+        let goes_first = || if other.is_own { comer.comes_back(cluster, pool, other) } else { is_own };
+        is_elsewhere && (moves || goes_first())
     };
+    let passed: SmallVec<[JobId; 16]> =
+        cluster.reservations().iter().filter(|other| passes(other)).map(|other| other.job).collect();
     let mut lifted = Gpus::ZERO;
     for node in cluster.reserved.nodes().map(|node| cluster.node(node)).filter(|node| node.pool == pool) {
-        let is_kept = |other: &Reservation| other.job != wish.job && other.from < over_by && !passes(other);
+        let is_kept =
+            |other: &Reservation| other.job != wish.job && other.from < over_by && !passed.contains(&other.job);
         let aside = cluster.reserved.aside(node.index, is_kept);
         if aside != node.reserved {
             lifted += node.free().and(node.reserved.gpus).without(aside.gpus).count();
@@ -277,7 +284,7 @@ pub(crate) fn lift_for(cluster: &Cluster, index: &mut PlaceIndex, comer: &Comer<
 pub(crate) enum Kept {
     /// Those of others inside their quota.
     Own,
-    /// None.
+    /// None: what the plan finds then must still delay none that comes before it (`made_anew`).
     Nothing,
 }
 

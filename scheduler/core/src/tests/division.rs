@@ -160,7 +160,7 @@ fn fixed_jobs_start_inside_quota_only() {
             usage a: used 11, fixed 3, borrowed 8; GPU-seconds own 0, borrowed 0
             over a/a1: Completed
             end a/a1: Completed
-            place a/a2 -> n0[0-1]
+            place a/a2 -> n0[2-3]
             usage a: used 10, fixed 2, borrowed 8; GPU-seconds own 0, borrowed 0"#]],
     );
 }

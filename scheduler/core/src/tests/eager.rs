@@ -89,10 +89,10 @@ fn a_small_job_is_not_worth_a_large_gang() {
         ",
         expect![[r#"
             blocked p: TooDear { gpu, want: 1, GPU-seconds lost 129600, saved 28860, until +71850s }
-            blocked p: TooDear { gpu, want: 1, GPU-seconds lost 129600, saved 28860, until +71850s }
-            blocked q: TooDear { gpu, want: 1, GPU-seconds lost 129600, saved 28860, until +71850s }
-            blocked p: TooDear { gpu, want: 1, GPU-seconds lost 532800, saved 3660, until +46650s }
-            blocked q: TooDear { gpu, want: 1, GPU-seconds lost 532800, saved 3660, until +46650s }"#]],
+            blocked p: TooDear { gpu, want: 1, GPU-seconds lost 129600, saved 28860, until +28890s }
+            blocked q: TooDear { gpu, want: 1, GPU-seconds lost 129600, saved 28860, until +28890s }
+            blocked p: TooDear { gpu, want: 1, GPU-seconds lost 532800, saved 3660, until +3690s }
+            blocked q: TooDear { gpu, want: 1, GPU-seconds lost 532800, saved 3660, until +3690s }"#]],
     );
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use crate::admit::start::Wish;
 use crate::event::Event;
 use crate::fixture::Fixture;
 use crate::ids::{JobId, PoolIndex};
@@ -12,6 +13,7 @@ use crate::job::{Job, Phase, StopReason};
 use crate::node::SetAside;
 use crate::place::Scratch;
 use crate::policy::Policy;
+use crate::reserve;
 use crate::tenant::{RunningKey, Tenant};
 use crate::units::{Gpus, Span};
 
@@ -182,11 +184,14 @@ impl World {
         panic!("after {} evictions it still does not rest: {:#?}", self.evictions(), self.fixture.outcome());
     }
 
-    /// A job that waits although it lies inside the quotas above it, and would fit if everything went that others borrow.
+    /// A job that waits although it lies inside the quotas above it, needs nothing that they hold for an earlier one, and
+    /// would fit if everything went that others borrow.
     fn forgotten(&self) -> Option<JobId> {
         let cluster = &self.fixture.cluster;
         let mut waiting = cluster.jobs().iter().filter(|job| job.queued.is_some());
-        waiting.find(|job| self.is_inside(job) && self.would_fit(job)).map(|job| job.id)
+        let behind =
+            |job: &Job| reserve::behind(cluster, &Wish::of(job), job.spec.request.pools[0], job.gpus()).is_some();
+        waiting.find(|job| self.is_inside(job) && !behind(job) && self.would_fit(job)).map(|job| job.id)
     }
 
     /// By the definition, counted attempt by attempt; only for jobs right below a mission's own quota.

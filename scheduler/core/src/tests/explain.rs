@@ -43,9 +43,10 @@ fn a_smaller_gang_would_start_now() {
         ",
         expect![[r#"
             blocked q: NoDomain { gpu, Leaf, want: 4, best: 3 }
-            blocked w: NotEnoughGpus { gpu, want: 48, free: 32 }
+            blocked w: BehindReservation { gpu, of a/q, idle: 24, until +1890s }
             explain q:
               NoDomain { gpu, Leaf, want: 4, best: 3 }
+              Reserved { gpu, want: 32, idle: 24, from +1890s }
               rank a 1/1 (16 of 48), normal, user 1/1 (16000), age 0s
               waits for a/r (8) ToItsEnd until +1890s
               room by +1890s
@@ -55,14 +56,12 @@ fn a_smaller_gang_would_start_now() {
               starts now with prefer Leaf
               starts with priority high after 1 evictions (8 GPUs)
             explain w:
-              NotEnoughGpus { gpu, want: 48, free: 32 }
+              BehindReservation { gpu, of a/q, idle: 24, until +1890s }
+              NotEnoughGpus { gpu, want: 48, free: 8 }
+              Reserved { gpu, want: 48, idle: 32, from +88500s }
               rank a 1/1 (16 of 48), normal, user 1/1 (16000), age 0s
-              waits for a/r (8) ToItsEnd until +1890s
-              waits for a/s (8) ToItsEnd until +7290s
-              room by +7290s
-              starts now with 4 members
-              starts now with 4 GPUs per member
-              starts with priority high after 2 evictions (16 GPUs)"#]],
+              starts now with 1 members
+              starts now with 1 GPUs per member"#]],
     );
 }
 
@@ -82,6 +81,7 @@ fn a_required_level_could_be_preferred() {
             blocked q: NoDomain { gpu, Leaf, want: 2, best: 1 }
             explain q:
               NoDomain { gpu, Leaf, want: 2, best: 1 }
+              Reserved { gpu, want: 16, idle: 8, from +1890s }
               rank a 1/1 (16 of 32), normal, user 1/1 (16000), age 0s
               waits for a/r (8) ToItsEnd until +1890s
               room by +1890s
@@ -127,11 +127,13 @@ fn a_borrower_waits_for_those_who_borrow() {
             blocked f: NotEnoughGpus { gpu, want: 4, free: 0 }
             explain d:
               NotEnoughGpus { gpu, want: 4, free: 0 }
+              Reserved { gpu, want: 4, idle: 0, from +10890s }
               rank base 2/2 (above quota 0/1), normal, user 1/1 (4000), age 0s
-              waits for dev/b (4) ToItsEnd until +7290s
-              room by +7290s
+              waits for base/c (4) ToItsEnd until +10890s
+              room by +10890s
             explain f:
               NotEnoughGpus { gpu, want: 4, free: 0 }
+              Reserved { gpu, want: 4, idle: 0, from +7290s }
               rank prod 1/2 (above quota 0/1), normal, user 1/1 (0), age 0s
               waits for dev/b (4) ToItsEnd until +7290s
               room by +7290s"#]],
@@ -158,6 +160,7 @@ fn less_cpu_another_pool_or_a_higher_class_would_do() {
             blocked u: NonPreemptibleOverQuota { a, quota: 4, used: 2, want: 4 }
             explain p:
               NotEnoughCpuOrMemory { A, want: 1, fit: 0 }
+              Reserved { A, want: 4, idle: 0, from +3690s }
               rank a 1/1 (6 of 12), normal, user 1/1 (6000), age 0s
               waits for a/r (4) ToItsEnd until +3690s
               room by +3690s
@@ -166,6 +169,7 @@ fn less_cpu_another_pool_or_a_higher_class_would_do() {
               starts with priority high after 1 evictions (4 GPUs)
             explain u:
               NonPreemptibleOverQuota { a, quota: 4, used: 2, want: 4 }
+              Reserved { B, want: 4, idle: 2, from +3690s }
               rank a 1/1 (6 of 12), normal, user 1/1 (6000), age 0s
               starts now with 2 GPUs per member
               starts now with pool A

@@ -37,10 +37,11 @@ fn a_budget_counts_what_is_committed_and_the_rest_scavenges() {
             blocked s: OverBudget { a, left: 0, want: 28800 GPU-seconds, until +84600s }
             explain s:
               OverBudget { a, left: 0, want: 28800 GPU-seconds, until +84600s }
+              BehindReservation { gpu, of a/r, idle: 0, until +1890s }
               NotEnoughGpus { gpu, want: 8, free: 4 }
               rank a 1/1 (12 of 16), normal, user 1/1 (12047), age 0s
-              waits for a/q (8) ToItsEnd until +1890s
-              room by +1890s
+              waits for a/t (4) ToItsEnd until +3810s
+              room by +3810s
             usage a: used 12, fixed 0, borrowed 0; GPU-seconds own 14400, borrowed 0"#]],
     );
 }

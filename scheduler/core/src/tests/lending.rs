@@ -28,6 +28,7 @@ fn who_returns_late_borrows_only_of_those_who_can_wait() {
             explain s:
               LentTooLong { gpu, deadline: 300s, lendable: 8, lent: 12, want: 4 }
               NotEnoughGpus { gpu, want: 4, free: 0 }
+              Reserved { gpu, want: 4, idle: 0, from +86610s }
               rank slow 1/2 (above quota 8000/1), normal, user 1/1 (12000), age 0s
               waits for slow/s[0] (4) ToItsEnd until +86610s
               room by +86610s
@@ -183,6 +184,7 @@ fn what_a_fixed_start_pushes_out_of_the_quota_is_lent_as_well() {
             blocked f: LentTooLong { gpu, deadline: 300s, lendable: 2, lent: 3, want: 2 }
             explain f:
               LentTooLong { gpu, deadline: 300s, lendable: 2, lent: 3, want: 2 }
+              Reserved { gpu, want: 2, idle: 0, from +86610s }
               rank slow 1/1 (3 of 4), normal, user 1/1 (3000), age 0s
               starts now with 1 GPUs per member
               starts now with preemptible"#]],

@@ -35,7 +35,7 @@ fn the_first_blocked_gang_is_not_starved_by_small_jobs() {
             place prod/short -> n1[4-7]
             blocked gang: NotEnoughGpus { gpu, want: 16, free: 4 }
             blocked long: BehindReservation { gpu, of prod/gang, idle: 0, until +7290s }
-            why long: Waiting, 1 before it of 2: NotEnoughGpus { gpu, want: 4, free: 0 }; Reserved { gpu, want: 4, idle: 0, from +11100s }
+            why long: Waiting, 1 before it of 2: BehindReservation { gpu, of prod/gang, idle: 0, until +7290s }; NotEnoughGpus { gpu, want: 4, free: 0 }; Reserved { gpu, want: 4, idle: 0, from +11100s }
             over prod/a: Completed
             end prod/a: Completed
             submit prod/more
@@ -115,7 +115,7 @@ fn each_mission_holds_a_reservation() {
         ",
         expect![[r#"
             blocked p: NotEnoughGpus { gpu, want: 8, free: 0 }
-            blocked q: NotEnoughGpus { gpu, want: 8, free: 0 }
+            blocked q: BehindReservation { gpu, of prod/p, idle: 0, until +3690s }
             blocked d: NotEnoughGpus { gpu, want: 8, free: 0 }
             reserve prod/p -> n0[0-7] from +3690s
             reserve dev/d -> n1[0-7] from +7290s"#]],
@@ -218,5 +218,69 @@ fn lent_gpus_come_back_by_the_deadline_and_not_before() {
             place prod/q -> n0[0-7]
             blocked a: NotEnoughGpus { gpu, want: 4, free: 0 }
             blocked c: NotEnoughGpus { gpu, want: 4, free: 0 }"#]],
+    );
+}
+
+#[test]
+fn what_others_keep_back_is_lent_to_nobody() {
+    check(
+        "
+        policy plan-in-time restart=90h
+        node   n0 n1 gpus=8
+        tenant keep quota=8 lend=0 | prod quota=8 within=900h | dev quota=0
+        run    dev/a 1x4 on n0 limit=1h | dev/b 1x4 on n0 limit=2h
+        queued prod/gang 1x8 limit=1h
+        cycle
+        plan                   # n1 is idle, and half of it could be had if keep lent it: both a and b must be over
+        exit   a 0
+        submit dev/long 1x4 limit=10h
+        cycle                  # it would leave 4 of all that may be had to the gang
+        submit dev/short 1x4 limit=30m
+        cycle
+        ",
+        expect![[r#"
+            blocked gang: TooDear { gpu, want: 8, GPU-seconds lost 2592000, saved 29280, until +3239850s }
+            reserve prod/gang -> n0[0-7] from +7290s
+            over dev/a: Completed
+            end dev/a: Completed
+            submit dev/long
+            blocked gang: TooDear { gpu, want: 8, GPU-seconds lost 1296000, saved 58080, until +7290s }
+            blocked long: BehindReservation { gpu, of prod/gang, idle: 4, until +7290s }
+            submit dev/short
+            place dev/short -> n0[0-3], borrowed
+            blocked gang: TooDear { gpu, want: 8, GPU-seconds lost 1296000, saved 58080, until +7290s }
+            blocked long: OverQuota { dev, quota: 0, used: 8, available: 0, want: 4 }"#]],
+    );
+}
+
+#[test]
+fn reclaim_delays_no_reservation_of_an_earlier_job() {
+    check(
+        "
+        policy plan-in-time restart=90m
+        node   n0 n1 gpus=8
+        tenant first quota=8 within=100h | second quota=8 within=3h | dev quota=0
+        run    dev/a 1x8 on n0 limit=1h
+        cordon n1
+        queued first/y 1x8 limit=1h
+        cycle
+        plan
+        submit second/x 1x8 limit=9h
+        cycle
+        tick   2m
+        cycle                  # for x it pays to have a evicted, but where it runs y comes first
+        plan
+        ",
+        expect![[r#"
+            n1 is cordoned
+            blocked y: TooDear { gpu, want: 8, GPU-seconds lost 43200, saved 29280, until +359850s }
+            reserve first/y -> n0[0-7] from +3690s
+            submit second/x
+            blocked y: TooDear { gpu, want: 8, GPU-seconds lost 43200, saved 29280, until +3690s }
+            blocked x: TooDear { gpu, want: 8, GPU-seconds lost 43200, saved 29280, until +10650s }
+            blocked y: TooDear { gpu, want: 8, GPU-seconds lost 43200, saved 29280, until +3570s }
+            blocked x: NotEnoughGpus { gpu, want: 8, free: 0 }
+            reserve first/y -> n0[0-7] from +3570s
+            reserve second/x -> n0[0-7] from +7380s"#]],
     );
 }

@@ -35,8 +35,8 @@ fn what_was_lent_comes_back() {
             over dev/b: Evicted
             again dev/b at the front
             place prod/p -> n0[2-5]
-            blocked b: NotEnoughGpus { gpu, want: 3, free: 2 }
-            blocked c: NotEnoughGpus { gpu, want: 3, free: 2 }
+            blocked b: NotEnoughGpus { gpu, want: 3, free: 1 }
+            blocked c: NotEnoughGpus { gpu, want: 3, free: 1 }
             usage dev: used 2, fixed 0, borrowed 0; GPU-seconds own 0, borrowed 360
             usage prod: used 4, fixed 0, borrowed 0; GPU-seconds own 0, borrowed 0"#]],
     );
@@ -422,6 +422,7 @@ fn who_took_from_others_is_not_taken_from_in_turn() {
 fn a_quota_cut_makes_the_newest_borrowed_and_leaves_an_overhang() {
     check(
         "
+        policy no-plan-in-time
         node   n0 n1 gpus=8
         tenant a quota=12 | b quota=4
         run    a/fixed 1x4 on n0 fixed | a/old 1x4 on n0 | a/new 1x4 on n1 | b/b1 1x4 on n1
@@ -450,6 +451,7 @@ fn a_quota_cut_makes_the_newest_borrowed_and_leaves_an_overhang() {
 fn a_gang_is_not_helped_by_gpus_in_the_wrong_place() {
     check(
         "
+        policy no-plan-in-time
         node   n0 n1 gpus=8 leaf=l0
         node   n2 n3 gpus=8 leaf=l1
         tenant prod quota=16 | dev quota=16
@@ -587,6 +589,7 @@ fn gangs_that_do_not_fit_beside_fixed_jobs_are_told_the_bound() {
             explain gang:
               Fragmented { gpu, want: 64, reclaimable: 0, until +28890s }
               NotEnoughGpus { gpu, want: 64, free: 8 }
+              Reserved { gpu, want: 64, idle: 8, from +28890s }
               rank prod 1/1 (0 of 64), normal, user 1/1 (0), age 0s
               waits for dev/a (7) ToItsEnd until +3690s
               waits for dev/b (7) ToItsEnd until +7290s
@@ -642,6 +645,7 @@ fn a_job_that_fails_again_and_again_takes_from_nobody() {
             explain p:
               RetryBudget { 3 of 3 }
               NotEnoughGpus { gpu, want: 8, free: 0 }
+              Reserved { gpu, want: 8, idle: 0, from +82890s }
               rank prod 1/1 (0 of 8), normal, user 1/1 (0), age 10800s
               waits for dev/d (8) ToItsEnd until +82890s
               room by +82890s

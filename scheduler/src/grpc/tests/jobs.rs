@@ -198,9 +198,11 @@ async fn a_waiting_job_is_explained_held_and_released() {
     let explain = |job_id| world.services.explain(by(&operator(), v1::ExplainRequest { job_id }));
     let why = explain(3).await.expect("it is there").into_inner();
     assert_eq!((why.phase(), why.position_in_tenant, why.pending_in_tenant), (JobPhase::Pending, 1, 1));
-    let said: Vec<String> = why.blockers.iter().map(|b| format!("{}: {} > {}", b.code, b.message, b.remedy)).collect();
+    let said: Vec<String> =
+        why.blockers.iter().take(1).map(|b| format!("{}: {} > {}", b.code, b.message, b.remedy)).collect();
     expect!["NOT_ENOUGH_GPUS: it needs 8 GPUs, 0 are free in pool h200 > wait for running jobs to end, ask for fewer GPUs, or allow other GPU models"].assert_eq(&said.join("\n"));
     assert_eq!(why.blockers[0].numbers["want"], 8);
+    assert_eq!(why.blockers[1].code, "RESERVED", "the first that waits is told when it starts at the latest");
     let hold = v1::HoldRequest { request_id: String::new(), job_id: 3 };
     let held = world.services.hold(by(&ana(), hold)).await.expect("it waits").into_inner();
     assert_eq!(held.phase(), JobPhase::Held);
