@@ -63,6 +63,9 @@ pub(crate) struct DevArgs {
     /// How members run
     #[arg(long, value_enum, default_value_t)]
     launcher: LauncherChoice,
+    /// Keep members apart as far as this node can (cgroups, devices): what it cannot is said at the start
+    #[arg(long)]
+    isolated: bool,
     /// Where the scheduler listens: a loopback address [default: 127.0.0.1:7070; any free port for --demo and --jobs]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
@@ -124,6 +127,7 @@ async fn live(args: DevArgs, out: Out) -> Result<(), Failure> {
         nodes: args.nodes,
         gpus: args.gpus,
         launcher: args.launcher.into(),
+        isolated: args.isolated,
         users: if args.demo { users.collect() } else { BTreeSet::new() },
         tls: false,
     };
@@ -168,6 +172,7 @@ async fn until_told(cluster: &Cluster, args: &DevArgs, folder: &std::path::Path,
     };
     out.text(&format!(
         "a cluster of {} nodes with {} {MODEL} each runs at {server}, everything is in {}\n\
+         members are {}\n\
          talk to it from another terminal:\n\n{tell}  \
          dure nodes\n  \
          dure quota show\n  \
@@ -179,7 +184,12 @@ async fn until_told(cluster: &Cluster, args: &DevArgs, folder: &std::path::Path,
          Ctrl-C stops it",
         args.nodes,
         args.gpus,
-        folder.display()
+        folder.display(),
+        match (args.launcher, args.isolated) {
+            (LauncherChoice::Simulated, _) => "timers",
+            (LauncherChoice::Process, true) => "processes of this user, kept apart as far as this node can",
+            (LauncherChoice::Process, false) => "plain processes of this user; --isolated keeps them apart",
+        }
     ))?;
     tokio::select! {
         () = serve::told_to_stop() => Ok(()),

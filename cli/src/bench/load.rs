@@ -44,6 +44,7 @@ pub(super) async fn cluster_of(
         nodes,
         gpus: GPUS,
         launcher: Launcher::Simulated,
+        isolated: false,
         users: missions.iter().map(|(mission, _)| (mission.clone(), USER.to_owned())).collect(),
         tls,
     };

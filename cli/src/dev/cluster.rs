@@ -13,7 +13,7 @@ use std::{
 use dure_agent::{
     AgentConfig,
     config::{GpuSource, LauncherKind, Location},
-    isolation::IsolationMode,
+    isolation::{IsolationMode, RunAs},
 };
 use dure_proto::v1::{CancelRequest, ListJobsRequest, ListNodesRequest, PageRequest};
 use dure_scheduler::{
@@ -76,6 +76,8 @@ pub(crate) struct Spec {
     pub(crate) gpus: u32,
     /// How members run.
     pub(crate) launcher: Launcher,
+    /// Members are kept apart as far as this node can: in cgroups, with their own GPUs' devices only.
+    pub(crate) isolated: bool,
     /// Who submits.
     pub(crate) users: BTreeSet<Speaker>,
     /// Speak TLS, with certificates of the cluster's own authority.
@@ -311,8 +313,10 @@ fn start_agents(
         config.token_file = Some(token_file.clone());
         config.ca = ca.clone();
         config.address = Some("127.0.0.1".to_owned());
-        // A try-out: plain processes of this user, who see the files of this user.
-        config.isolation.mode = IsolationMode::Off;
+        // A try-out: processes of this user, who see the files of this user, on nodes that share this one's CPUs.
+        config.isolation.mode = if spec.isolated { IsolationMode::Auto } else { IsolationMode::Off };
+        config.isolation.run_as = RunAs::Agent;
+        (config.isolation.private_tmp, config.isolation.pin_cpus) = (false, false);
         config.location = Location { leaf: format!("leaf-{}", number / NODES_PER_LEAF), ..Location::default() };
         (config.launcher, config.gpus) = match spec.launcher {
             Launcher::Process => {

@@ -36,6 +36,7 @@ pub(super) async fn run(args: DevArgs, out: Out) -> Result<(), Failure> {
         nodes: args.nodes,
         gpus: args.gpus,
         launcher: Launcher::Simulated,
+        isolated: false,
         users: plan.speakers(),
         tls: false,
     };

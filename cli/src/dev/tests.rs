@@ -26,6 +26,7 @@ async fn cluster(dir: &std::path::Path) -> Cluster {
         nodes: 2,
         gpus: 8,
         launcher: Launcher::Simulated,
+        isolated: false,
         users: users.into(),
         tls: false,
     };
