@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dure_proto::v1::dependency::On;
-use dure_proto::v1::{Dependency, DependencyKind, JobPhase, JobSpec, ListJobsRequest};
+use dure_proto::v1::{ArraySpec, Dependency, DependencyKind, JobPhase, JobSpec, ListJobsRequest};
 use dure_tests::client::{Bearer, Caller};
 use dure_tests::cluster::Cluster;
 use dure_tests::disk::SmallDisk;
@@ -76,6 +76,15 @@ async fn what_is_far_too_large_is_refused_early() {
     assert!(started.elapsed() < EARLY, "{:?}", started.elapsed());
     assert_eq!(said.code, 2, "{said:?}");
     assert!(said.err.contains("huge.sh: larger than 4194304 bytes, which no call can carry"), "{}", said.err);
+    // A million at once: as an array, as a gang, and as jobs of one call.
+    let array = Some(ArraySpec { size: 1_000_000, max_running: 0 });
+    for job in [JobSpec { array, ..script("fusion", 1, 1, "true") }, script("fusion", 1_000_000, 1, "true")] {
+        let status = op.try_submit("", vec![job]).await.expect_err("it is refused");
+        assert!(matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition), "{status:?}");
+        assert!(status.message().starts_with("jobs[0]."), "it names the field: {status:?}");
+    }
+    let status = op.try_submit("", vec![script("fusion", 1, 1, "true"); 1_000_000]).await.expect_err("it is refused");
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
     assert_eq!(op.ended(op.submit(script("fusion", 1, 1, "true")).await).await.phase(), JobPhase::Completed);
 }
 
