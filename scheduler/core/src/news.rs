@@ -68,8 +68,9 @@ impl News {
         }
         let in_pool = |pool: PoolIndex| self.has_freed(pool, since) || at(&self.divided, pool.at()) > since;
         if request.pools.len() > 1 {
-            // It was refused in each of them, for whatever reason.
-            return request.pools.iter().any(|pool| in_pool(*pool));
+            // It was refused in each of them, for whatever reason; what a cap or a budget counts may lie in any other.
+            let is_relieved = matches!(why.wake(), Wake::Tenant(tenant) if at(&self.tenants, tenant.at()) > since);
+            return is_relieved || request.pools.iter().any(|pool| in_pool(*pool));
         }
         match why.wake() {
             Wake::Room(pool) => self.has_freed(pool, since),

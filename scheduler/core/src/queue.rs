@@ -136,15 +136,18 @@ impl UserQueue {
         self.heads[start..].iter().find(is_open).copied()
     }
 
-    /// As `oldest_without`, but without these jobs: others of their buckets come in their place. O(jobs skipped + buckets).
+    /// As `oldest_without`, but without these jobs: others of their buckets come in their place. Those before `from` are among
+    /// them, or closed. O(buckets x log jobs).
     pub(crate) fn oldest_beside(
         &self,
         closed: [Option<&ClassSet>; 3],
+        from: Option<&QueueKey>,
         skipped: &BTreeSet<JobId>,
     ) -> Option<(QueueKey, ClassIndex)> {
         let open = self.buckets.iter().filter(|b| !closed.iter().flatten().any(|set| set.contains(b.class)));
         let oldest = |bucket: &Bucket| {
-            let key = bucket.keys.iter().find(|key| !skipped.contains(&key.job))?;
+            let mut keys = from.map_or_else(|| bucket.keys.iter(), |from| bucket.keys.iter_from(from));
+            let key = keys.find(|key| !skipped.contains(&key.job))?;
             Some((*key, bucket.class))
         };
         open.filter_map(oldest).min()

@@ -59,6 +59,12 @@ impl<K: Copy + Ord> Sorted<K> {
         Iter { entries: self.entries.iter() }
     }
 
+    /// The keys from `key` on, rising. O(log n) to the first.
+    pub fn iter_from(&self, key: &K) -> Iter<'_, K> {
+        let below = self.entries.partition_point(|entry| entry.key < *key);
+        Iter { entries: self.entries.range(below..) }
+    }
+
     /// How many keys are lower than `key`. O(n) where there are gaps.
     pub fn count_below(&self, key: &K) -> usize {
         let below = self.entries.partition_point(|entry| entry.key < *key);
@@ -186,6 +192,7 @@ mod tests {
                 prop_assert_eq!((sorted.first(), sorted.last()), (model.first(), model.last()));
                 prop_assert_eq!((sorted.len(), sorted.is_empty()), (model.len(), model.is_empty()));
                 prop_assert_eq!(sorted.contains(&key), model.contains(&key));
+                prop_assert!(sorted.iter_from(&key).eq(model.range(key..)));
                 prop_assert_eq!(sorted.count_below(&key), model.range(..key).count());
             }
         }

@@ -166,7 +166,7 @@ fn a_small_replay() {
         1500000 [[0, 0, 0, 0], [0, 0, 0, 0]]
         2000000 [[1, 0, 0, 0], [0, 0, 0, 0]]"#]]
     .assert_eq(&samples.join("\n"));
-    expect!["0.416073 0.216475 7a6759ff6988dcbc57d40d81b3df2a011f5ac551a454d2a9c1b3e1f57d0db930"]
+    expect!["0.416073 0.216475 9604e0bad7998b5909598a66d9d698931bd1d41ed5aeb44371254327d4b8e482"]
         .assert_eq(&format!("{} {} {}", report.utilisation, report.fragmentation, report.digest));
 }
 

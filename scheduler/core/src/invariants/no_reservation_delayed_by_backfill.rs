@@ -9,6 +9,7 @@ use crate::cluster::Cluster;
 use crate::event::Event;
 use crate::placement::Placed;
 use crate::plan::{self, latest_end};
+use crate::units::Time;
 
 pub(super) fn check(cluster: &Cluster, events: &[Event]) -> Check {
     for event in events {
@@ -18,14 +19,11 @@ pub(super) fn check(cluster: &Cluster, events: &[Event]) -> Check {
         let end = latest_end(&cluster.policy, job, attempt.placed_at);
         let meets =
             |placed: &Placed, other: &Placed| placed.node == other.node && !placed.gpus.and(other.gpus).is_empty();
-        // Two shares of one GPU are in nobody's way where both have room.
-        let has_room = |set: &Placed| {
-            let node = cluster.node(set.node);
-            let fits_beside = |gpu| node.parts.of(gpu).admits(set.portion);
-            node.taken.and(set.gpus).is_empty() && set.shared_gpu().is_some_and(fits_beside)
-        };
         for other in cluster.reservations() {
-            let in_way = |set: &Placed| members.iter().any(|placed| meets(placed, set)) && !has_room(set);
+            let in_way = |set: &Placed| {
+                members.iter().any(|placed| meets(placed, set))
+                    && !has_room(cluster, set, other.from, attempt.placed_at)
+            };
             let overlaps = other.members.iter().any(in_way);
             let comes_first = !attempt.borrowed && !other.is_own;
             let lent = || plan::returns(cluster, other.job, other.pool, attempt.placed_at);
@@ -38,4 +36,27 @@ pub(super) fn check(cluster: &Cluster, events: &[Event]) -> Check {
         }
     }
     Ok(())
+}
+
+/// Whether a share or an instance has its part of the GPU by then, beside what is still there by its limit: then nothing
+/// that shares the GPU with it is in its way.
+fn has_room(cluster: &Cluster, set: &Placed, by: Time, now: Time) -> bool {
+    let (node, Some(gpu)) = (cluster.node(set.node), set.shared_gpu()) else { return false };
+    let mut parts = node.parts.clone();
+    for resident in &node.residents {
+        let Some(job) = cluster.job(resident.job) else { continue };
+        let Some(attempt) = job.attempt.as_deref() else { continue };
+        let held = &attempt.members[resident.member.at()].placed;
+        let is_over = latest_end(&cluster.policy, job, now).is_some_and(|end| end <= by);
+        if held.gpus.and(set.gpus).is_empty() {
+            continue;
+        }
+        if held.shared_gpu().is_none() && !is_over {
+            return false;
+        }
+        if held.shared_gpu().is_some() && is_over {
+            parts.give_back(held);
+        }
+    }
+    parts.of(gpu).admits(set.portion)
 }

@@ -196,7 +196,7 @@ impl Order {
         let closed = [Some(refused.unplaceable()), Some(refused.inadmissible(tenant)), refused.capped(tenant, user)];
         let (key, class) = match self.skipped.is_empty() {
             true => queue.oldest_without(closed, from)?,
-            false => queue.oldest_beside(closed, &self.skipped)?,
+            false => queue.oldest_beside(closed, from, &self.skipped)?,
         };
         let share = self.share(cluster, tenant, user);
         Some(Turn { priority: Reverse(priority), back: key.back, share, key, user, class })
