@@ -124,6 +124,8 @@ enum Rule {
     Borrowing,
     /// What is lent comes back only when it ends
     Reclaim,
+    /// Nothing is set aside for blocked jobs
+    Plan,
     /// What is set aside for a blocked job is used by nobody until it starts
     Backfill,
     /// What was tried in vain is tried again each time

@@ -66,6 +66,7 @@ fn drive(args: &ReplayArgs, input: &Input) -> Result<(Replayed, Option<Fared>), 
         without: Without {
             borrowing: off(Rule::Borrowing),
             reclaim: off(Rule::Reclaim),
+            plan: off(Rule::Plan),
             backfill: off(Rule::Backfill),
             classes: off(Rule::Classes),
             topology: off(Rule::Topology),

@@ -25,7 +25,7 @@ use crate::reserve::Reserved;
 use crate::tenant::Tenant;
 use crate::timers::Timers;
 use crate::topology::Topology;
-use crate::units::Time;
+use crate::units::{Span, Time};
 use crate::wanted::Wanted;
 
 /// A remembered answer.
@@ -156,6 +156,16 @@ impl Cluster {
     pub(crate) fn next_attempt(&self, job: JobId) -> AttemptNumber {
         let last = self.job(job).and_then(|job| job.attempt.as_deref()).map_or(AttemptNumber(0), |last| last.number);
         AttemptNumber(last.max(self.skipped_attempts).0 + 1)
+    }
+
+    /// For a copy that is run far ahead: it plans in larger steps, and backfills less in each.
+    ///
+    /// What is set aside stands `step` later at the most than where it is planned at every chance.
+    pub fn plan_in_steps(&mut self, step: Span, backfill: u32) {
+        let policy = &mut self.policy;
+        policy.reserve_interval = policy.reserve_interval.max(step);
+        policy.reserve_refresh = policy.reserve_refresh.max(step);
+        policy.max_backfill_per_cycle = policy.max_backfill_per_cycle.min(backfill);
     }
 
     /// The rules and limits.

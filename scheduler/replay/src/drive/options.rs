@@ -29,6 +29,8 @@ pub struct Without {
     pub borrowing: bool,
     /// What is lent is never taken back before it ends, and no class of priority evicts a lower one.
     pub reclaim: bool,
+    /// Nothing is set aside for blocked jobs, and what starts delays whom it will.
+    pub plan: bool,
     /// What is set aside for a blocked job is used by nobody until it starts.
     pub backfill: bool,
     /// Nothing is remembered of what was tried in vain.
@@ -59,8 +61,7 @@ pub(super) fn policy(without: Without) -> Policy {
         max_attempts: u32::MAX,
         plan_interval: Span::ZERO,
         plan_reasons: None,
-        // Without it nothing is set aside, and there is nothing that backfill could be kept from.
-        plan_in_time: standard.plan_in_time || without.backfill,
+        plan_in_time: standard.plan_in_time && !without.plan,
         max_backfill_per_cycle: if without.backfill { 0 } else { standard.max_backfill_per_cycle },
         max_promises: if without.reclaim { 0 } else { standard.max_promises },
         remember_refusals: !without.classes,

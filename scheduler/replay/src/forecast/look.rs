@@ -14,6 +14,9 @@ use crate::learned::Learned;
 
 /// Instants of one look: bounds its time where nobody else does.
 const MAX_INSTANTS: u32 = 2_000_000;
+/// The plan in time is made anew this often, and so many jobs are tried beside it at each instant: the answer comes soon.
+const STEP: Span = Span::seconds(600);
+const BACKFILL: u32 = 8;
 
 /// What lies ahead is looked at to a part of 2 to this power of its distance: nobody knows to the second what happens in a week,
 /// and what ends in the same part of it is one instant, and one cycle.
@@ -124,7 +127,8 @@ impl Looked<'_> {
 
 /// Runs `cluster` forward until all that waits has started, the horizon is reached, nothing happens any more, or it is told to
 /// stop; by learned run times, or by the limits alone.
-pub(super) fn look<'l>(cluster: Cluster, ahead: &Ahead<'l>, learned: bool) -> Looked<'l> {
+pub(super) fn look<'l>(mut cluster: Cluster, ahead: &Ahead<'l>, learned: bool) -> Looked<'l> {
+    cluster.plan_in_steps(STEP, BACKFILL);
     let waiting = cluster.jobs().iter().filter(|job| job.phase == Phase::Waiting && job.index_of.is_none());
     let starts: BTreeMap<JobId, Option<Start>> = waiting.map(|job| (job.id, None)).collect();
     let learned = learned.then_some(ahead.learned);
