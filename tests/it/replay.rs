@@ -68,7 +68,7 @@ fn bad_input_names_file_line_field_value_and_remedy() {
         1 error: nowhere: directory nowhere/journal holds no journal: name the directory of the journal or of a backup"#]].assert_eq(&refusals.join("\n"));
     let unknown = dure(at, &["replay", "--nodes", "nodes.csv", "--jobs", "jobs.csv", "--without", "luck"]);
     assert!(
-        unknown.code == 2 && unknown.err.contains("borrowing, reclaim, backfill, classes, topology"),
+        unknown.code == 2 && unknown.err.contains("borrowing, reclaim, plan, backfill, classes, topology"),
         "{unknown:?}"
     );
     let wide = dure(at, &["generate", "--gpus", "4", "--jobs", "j.csv"]);

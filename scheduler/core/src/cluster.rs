@@ -25,7 +25,7 @@ use crate::reserve::Reserved;
 use crate::tenant::Tenant;
 use crate::timers::Timers;
 use crate::topology::Topology;
-use crate::units::{Span, Time};
+use crate::units::Time;
 use crate::wanted::Wanted;
 
 /// A remembered answer.
@@ -158,14 +158,11 @@ impl Cluster {
         AttemptNumber(last.max(self.skipped_attempts).0 + 1)
     }
 
-    /// For a copy that is run far ahead: it plans in larger steps, and backfills less in each.
-    ///
-    /// What is set aside stands `step` later at the most than where it is planned at every chance.
-    pub fn plan_in_steps(&mut self, step: Span, backfill: u32) {
-        let policy = &mut self.policy;
-        policy.reserve_interval = policy.reserve_interval.max(step);
-        policy.reserve_refresh = policy.reserve_refresh.max(step);
-        policy.max_backfill_per_cycle = policy.max_backfill_per_cycle.min(backfill);
+    /// For a copy that is run far ahead: nothing is set aside in it any more. A plan for every minute of weeks, and what fits
+    /// beside it, would cost twenty times what all starts cost.
+    pub fn set_nothing_aside(&mut self) {
+        self.policy.plan_in_time = false;
+        self.set_reservations(Vec::new());
     }
 
     /// The rules and limits.

@@ -1,4 +1,4 @@
-//! What will happen: a copy of the state, run forward by the plan that the scheduler really follows.
+//! What will happen: a copy of the state, run forward by the rules that the scheduler follows, but for what it sets aside.
 //!
 //! Comes in: a copy of a cluster, and how far to look. Goes out: when and where each waiting job starts (P50 by learned run
 //! times, P90 as if every job ran to its limit), and what each mission gets before and after a change. What has not been

@@ -14,9 +14,6 @@ use crate::learned::Learned;
 
 /// Instants of one look: bounds its time where nobody else does.
 const MAX_INSTANTS: u32 = 2_000_000;
-/// The plan in time is made anew this often, and so many jobs are tried beside it at each instant: the answer comes soon.
-const STEP: Span = Span::seconds(600);
-const BACKFILL: u32 = 8;
 
 /// What lies ahead is looked at to a part of 2 to this power of its distance: nobody knows to the second what happens in a week,
 /// and what ends in the same part of it is one instant, and one cycle.
@@ -128,7 +125,7 @@ impl Looked<'_> {
 /// Runs `cluster` forward until all that waits has started, the horizon is reached, nothing happens any more, or it is told to
 /// stop; by learned run times, or by the limits alone.
 pub(super) fn look<'l>(mut cluster: Cluster, ahead: &Ahead<'l>, learned: bool) -> Looked<'l> {
-    cluster.plan_in_steps(STEP, BACKFILL);
+    cluster.set_nothing_aside();
     let waiting = cluster.jobs().iter().filter(|job| job.phase == Phase::Waiting && job.index_of.is_none());
     let starts: BTreeMap<JobId, Option<Start>> = waiting.map(|job| (job.id, None)).collect();
     let learned = learned.then_some(ahead.learned);
