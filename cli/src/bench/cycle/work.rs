@@ -106,6 +106,8 @@ pub(super) fn build(size: &Size, queue: &[Line]) -> Result<Cluster, Failure> {
         max_placements_per_cycle: u32::MAX,
         max_members_per_cycle: u32::MAX,
         max_jobs_per_submit: u32::MAX,
+        // Strict order: nothing is set aside for whoever is blocked.
+        plan_in_time: false,
         ..Policy::standard()
     };
     let mut cluster = Cluster::new(policy);
