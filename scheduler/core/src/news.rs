@@ -11,6 +11,14 @@ use crate::request::Request;
 /// A point in the order of changes.
 pub(crate) type Stamp = u64;
 
+/// Everything that could lead to another plan, or to a start beside it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Versions {
+    pub(crate) free: Stamp,
+    pub(crate) division: Stamp,
+    pub(crate) queue: u64,
+}
+
 /// When what last changed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct News {
@@ -94,6 +102,12 @@ fn set(stamps: &mut Vec<Stamp>, at: usize, stamp: Stamp) {
 }
 
 impl Cluster {
+    /// The state, as far as plans depend on it.
+    #[inline]
+    pub(crate) fn versions(&self) -> Versions {
+        Versions { free: self.news.free, division: self.news.division, queue: self.queue_version }
+    }
+
     /// After GPUs of a pool became free, or a node of it opened: what found no room may find it now.
     pub(crate) fn freed(&mut self, pool: PoolIndex) {
         let news = &mut self.news;

@@ -40,6 +40,7 @@ use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::finish;
 use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
+use crate::news::Versions;
 use crate::order::Order;
 use crate::placement::Members;
 use crate::refused::Refused;
@@ -77,14 +78,6 @@ struct Refusal {
     told_at: Time,
     /// A plan did not pay: no other is sought before then.
     rests_until: Option<Time>,
-}
-
-/// Everything that could lead to another plan.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Versions {
-    free: u64,
-    division: u64,
-    queue: u64,
 }
 
 impl Plans {
@@ -147,8 +140,7 @@ pub(crate) struct NoPlan {
 
 /// Makes promises to blocked jobs, and evicts for them.
 pub(crate) fn make_room(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
-    let versions =
-        Versions { free: cluster.news.free(), division: cluster.news.division(), queue: cluster.queue_version };
+    let versions = cluster.versions();
     let plans = &mut cluster.plans;
     let is_ripe = plans.ripe_at.is_some_and(|at| at <= now);
     let is_new = is_ripe || plans.seen != Some(versions);

@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::admit::fits::domain_of;
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{NodeIndex, PoolIndex};
 use crate::node::Node;
+use crate::request::Level;
 use crate::units::Time;
 
 /// Sees to it that each pool has as many spares as it shall have, as far as nodes are free. O(nodes) where there are to be
@@ -34,8 +36,13 @@ fn changes(cluster: &Cluster, pool: PoolIndex) -> Vec<(NodeIndex, bool)> {
     let (fit, unfit): (Vec<&Node>, Vec<&Node>) = of_pool().filter(|node| node.spare).partition(|node| is_fit(node));
     let mut changes: Vec<(NodeIndex, bool)> = unfit.iter().map(|node| (node.index, false)).collect();
     changes.extend(fit.iter().skip(wanted).map(|node| (node.index, false)));
+    if fit.len() >= wanted {
+        return changes;
+    }
     // Spread over the leaves, so that one is near whoever loses a node.
-    let leaf = |node: &Node| (node.location.site.clone(), node.location.spine.clone(), node.location.leaf.clone());
+    fn leaf(node: &Node) -> (&str, &str, &str, &str) {
+        domain_of(node, Some(Level::Leaf))
+    }
     let mut in_leaf = BTreeMap::new();
     fit.iter().for_each(|node| *in_leaf.entry(leaf(node)).or_insert(0_u32) += 1);
     let mut free: Vec<&Node> = of_pool().filter(|node| !node.spare && is_fit(node)).collect();

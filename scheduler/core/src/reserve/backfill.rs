@@ -28,13 +28,9 @@ const STEPS_PER_TRY: u32 = 4;
 /// Times in one cycle that the plan is tried anew around a start.
 const MAX_MOVES: u32 = 4;
 
-/// The state that was searched in vain.
-pub(super) type Seen = (u64, u64, u64);
-
 /// Starts what may start beside the reservations.
 pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
-    let seen = (cluster.news.free(), cluster.news.division(), cluster.queue_version);
-    if cluster.reserved.filled == Some(seen) || cluster.reservations().is_empty() {
+    if cluster.reserved.filled == Some(cluster.versions()) || cluster.reservations().is_empty() {
         return;
     }
     let (jobs, mut moves) = (cycled.jobs, MAX_MOVES);
@@ -50,7 +46,7 @@ pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
         cluster.plans.look_again();
         cycled.more = true;
     }
-    cluster.reserved.filled = Some((cluster.news.free(), cluster.news.division(), cluster.queue_version));
+    cluster.reserved.filled = Some(cluster.versions());
 }
 
 /// The jobs behind the first ones, in their order.

@@ -9,6 +9,7 @@ use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{JobId, PoolIndex};
 use crate::job::Job;
+use crate::news::Versions;
 use crate::node::SetAside;
 use crate::order::Order;
 use crate::plan;
@@ -24,18 +25,9 @@ pub(crate) struct Plan {
     pub(super) wake: Option<Time>,
 }
 
-/// Everything that could lead to another plan.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Versions {
-    free: u64,
-    division: u64,
-    queue: u64,
-}
-
 /// Plans the reservations anew if something changed and it is time to.
 pub(crate) fn replan(cluster: &mut Cluster, now: Time, out: &mut Events) {
-    let versions =
-        Versions { free: cluster.news.free(), division: cluster.news.division(), queue: cluster.queue_version };
+    let versions = cluster.versions();
     cluster.reserved.plan.wake = None;
     if let Some((made_of, at)) = cluster.reserved.plan.made {
         let (interval, refresh) = (cluster.policy.reserve_interval, cluster.policy.reserve_refresh);
@@ -51,7 +43,7 @@ pub(crate) fn replan(cluster: &mut Cluster, now: Time, out: &mut Events) {
         emit(cluster, now, Event::Planned { reservations }, out);
     }
     // What the plan itself lifted is no reason to plan again.
-    cluster.reserved.plan.made = Some((Versions { free: cluster.news.free(), ..versions }, now));
+    cluster.reserved.plan.made = Some((Versions { free: cluster.versions().free, ..versions }, now));
     let refresh = Some(cluster.policy.reserve_refresh).filter(|refresh| *refresh > Span::ZERO);
     cluster.reserved.plan.wake = refresh.filter(|_| !cluster.reserved.list.is_empty()).map(|refresh| now + refresh);
 }

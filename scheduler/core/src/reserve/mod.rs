@@ -23,6 +23,7 @@ use crate::admit::{lending, quota};
 use crate::cluster::Cluster;
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, NodeIndex, PoolIndex, TenantIndex};
+use crate::news::Versions;
 use crate::node::SetAside;
 use crate::place::PlaceIndex;
 use crate::placement::{Members, Placed};
@@ -80,8 +81,8 @@ pub(crate) struct Reserved {
     list: Vec<Reservation>,
     on_node: BTreeMap<NodeIndex, SmallVec<[Part; 1]>>,
     plan: Plan,
-    /// What the last search beside the reservations saw.
-    filled: Option<backfill::Seen>,
+    /// The state in which backfill had looked last.
+    filled: Option<Versions>,
 }
 
 impl Reserved {
