@@ -82,9 +82,7 @@ pub(super) fn run(args: &CycleArgs) -> Result<Report, Failure> {
     };
     let mut report = Report::with_units_in_names();
     let plain = whole(&size, &lines, args.runs, &mut report)?;
-    // What is taken is whole GPUs, which a node whose GPUs are cut has none of.
-    let is_measured = |constraint: &&Constraint| size.fill == Fill::Empty || **constraint != Constraint::Mig;
-    for constraint in args.constrained.iter().flat_map(|kinds| &kinds.0).filter(is_measured) {
+    for constraint in args.constrained.iter().flat_map(|kinds| &kinds.0) {
         let measured = measured(&Size { constraint: *constraint, ..size }, &lines, args.runs)?;
         let name = constraint.name();
         report.add(format!("{name}_ns_per_placement"), measured.ns_per_member(), "");

@@ -90,12 +90,18 @@ impl Constraint {
                 capacity.islands = (0..gpus as usize).map(of_gpu).collect();
             }
             Self::Mig if node.is_multiple_of(CUT_EVERY) => {
-                let is_cut = |gpu: u32| gpu >= gpus - gpus / CUT_EVERY;
+                let is_cut = |gpu: u32| gpu >= self.uncut(node, gpus);
                 let cut = if node.is_multiple_of(2 * CUT_EVERY) { sevenths() } else { halves() };
                 capacity.layouts = (0..gpus).map(|gpu| if is_cut(gpu) { cut } else { Layout::WHOLE }).collect();
             }
             Self::Mig => {}
         }
+    }
+
+    /// The first GPUs of a node are not cut.
+    pub(super) fn uncut(self, node: u32, gpus: u32) -> u32 {
+        let is_cut = self == Self::Mig && node.is_multiple_of(CUT_EVERY);
+        if is_cut { gpus - gpus / CUT_EVERY } else { gpus }
     }
 
     /// Lets a job ask for it.

@@ -77,8 +77,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<Line>, Failure> {
 }
 
 impl Size {
-    /// GPUs of a node that are taken before: the formula of the published comparison.
+    /// GPUs of a node that are taken before, whole ones: the formula of the published comparison.
     pub(super) fn taken(&self, node: u32) -> u32 {
+        self.wanted(node).min(self.constraint.uncut(node, self.gpus))
+    }
+
+    fn wanted(&self, node: u32) -> u32 {
         let hash = (u64::from(node) * 2_654_435_761) % (1 << 32);
         match self.fill {
             Fill::Empty => 0,
