@@ -95,7 +95,10 @@ impl Historian {
                 self.dated(cluster, *key, what, (seq, time));
             }
             Event::QuotaBegan { key } => self.dated(cluster, *key, in_force("began", cluster, *key), (seq, time)),
-            Event::QuotaEnded { key } => self.dated(cluster, *key, in_force("is over", cluster, *key), (seq, time)),
+            Event::QuotaEnded { key } => {
+                let how = if time < key.from { "is cancelled" } else { "is over" };
+                self.dated(cluster, *key, in_force(how, cluster, *key), (seq, time));
+            }
             // Everything else is on its way to one of these, or concerns what is no history.
             _ => {}
         }
