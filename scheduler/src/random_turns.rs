@@ -27,8 +27,7 @@ pub(crate) fn small_policy() -> Policy {
         max_ended: 50,
         max_requests: 20,
         half_life: Span::seconds(600),
-        // Two cores of the same state decide the same, whenever each planned last, and however far it had come.
-        max_plans_per_cycle: 10_000,
+        // Two cores of the same state decide the same, whenever each planned last.
         plan_interval: Span::ZERO,
         reserve_interval: Span::ZERO,
         reserve_refresh: Span::ZERO,

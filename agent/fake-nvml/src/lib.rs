@@ -32,9 +32,6 @@
 //! ```
 //! XIDs are delivered to event sets that were registered before the line appeared or grew, as a driver does it.
 
-// Of every exported function the same holds: see the head of `exports`.
-#![allow(clippy::missing_safety_doc)]
-
 mod abi;
 mod conf;
 mod cuda;

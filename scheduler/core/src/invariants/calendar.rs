@@ -4,6 +4,7 @@
 //! Source: design 5.2, "a quota change may have a start and an end"; "sum of the children's quotas <= the parent's".
 
 use super::{Check, ensure};
+use crate::calendar::DatedQuota;
 use crate::cluster::Cluster;
 use crate::ids::{PoolIndex, TenantIndex};
 use crate::units::Gpus;
@@ -20,7 +21,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
             let holds = in_force.iter().all(|dated| dated.until.is_some() && dated.quota == tenant.quota_in(pool));
             ensure(holds, || format!("the quota of {:?} is not what its calendar says", tenant.name))?;
             for (at, one) in dated.iter().enumerate() {
-                let meets = dated[at + 1..].iter().any(|other| one.meets(other.key.from, other.until));
+                let meets = dated[at + 1..].iter().any(|other| both_hold(one, other));
                 ensure(!meets, || format!("two dated quotas of {:?} hold at once", tenant.name))?;
             }
             let Some(quota) = tenant.quota_in(pool).quota else { continue };
@@ -30,4 +31,10 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         }
     }
     Ok(())
+}
+
+/// Whether two hold at one moment, or begin at one. One without an end lies below those that have one.
+fn both_hold(one: &DatedQuota, other: &DatedQuota) -> bool {
+    let (begins, ends) = ((one.key.from, other.key.from), one.until.zip(other.until));
+    begins.0 == begins.1 || ends.is_some_and(|(end, other)| begins.0.max(begins.1) < end.min(other))
 }
