@@ -29,7 +29,8 @@ pub(super) const UNCOUNTED: i64 = i64::MAX;
 pub(super) struct Room {
     /// GPUs on which something may start.
     pub(super) free: GpuSet,
-    /// GPUs on which something may start once nothing runs there: none when the node is closed.
+    /// GPUs on which something may start once nothing runs there: none when the node is closed, and none that is held whole
+    /// and was cut meanwhile, of which nothing is left before it is given back.
     pub(super) usable: GpuSet,
     /// Thousandths of a CPU left, below 0 where more is held than there is.
     pub(super) cpu: i64,
@@ -48,7 +49,7 @@ impl Room {
         let left = |capacity: u64, taken: u64| if capacity == 0 { UNCOUNTED } else { clamp(capacity) - clamp(taken) };
         Self {
             free: node.free().without(aside.gpus),
-            usable: node.usable().without(aside.gpus),
+            usable: node.usable().without(node.taken.and(node.parts.gpus())).without(aside.gpus),
             cpu: left(node.capacity.cpu.0, node.cpu_taken.0 + node.promised.cpu.0 + aside.cpu.0),
             memory: left(node.capacity.memory.0, node.memory_taken.0 + node.promised.memory.0 + aside.memory.0),
         }

@@ -213,7 +213,8 @@ impl Walk<'_> {
             .fold(GpuSet::EMPTY, |all, placed| all.with(placed.gpus));
         let entry = &self.cluster.nodes[node.at()];
         let (whole, parts) = &self.held[node.at()];
-        let usable = entry.usable().without(blocked);
+        // Of what is held whole and was cut meanwhile nothing is left before it is given back.
+        let usable = entry.usable().without(blocked).without(whole.and(parts.gpus()));
         let free = usable.without(*whole).without(parts.gpus());
         self.cluster.index.foresee(node, free, usable, parts, cpu, memory);
     }

@@ -69,6 +69,29 @@ fn what_is_held_stays_held_when_a_gpu_is_cut_anew() {
 }
 
 #[test]
+fn of_what_is_held_whole_nothing_is_given_away_when_it_is_cut() {
+    check(
+        "
+        node   n0 gpus=1 model=H100-80GB
+        tenant t quota=9
+        queued t/a 1x1
+        cycle
+        node   n0 gpus=1 model=H100-80GB mig=0/0/3g.40gb,0/4/3g.40gb
+        queued t/b 1x1 mig=3g.40gb
+        cycle                  # the whole GPU is still held
+        exit   a 0
+        cycle
+        ",
+        expect![[r#"
+            place t/a -> n0[0]
+            blocked b: NoShare { H100-80GB, want: 1, fit: 0, of: Slice(3g/4) }
+            over t/a: Completed
+            end t/a: Completed
+            place t/b -> n0[0]"#]],
+    );
+}
+
+#[test]
 fn whole_gpus_are_refused_where_all_are_cut() {
     check(
         "
