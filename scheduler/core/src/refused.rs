@@ -81,7 +81,9 @@ impl Refused {
         });
         over_budget.retain(|(class, tenant), why| {
             let is_lifted = is_lifted(*class, why);
-            if is_lifted && !no_quota.contains_key(&(*class, *tenant)) {
+            if is_lifted {
+                // What it was refused as a scavenger may be admitted once it is paid for.
+                no_quota.remove(&(*class, *tenant));
                 inadmissible[tenant.at()].remove(*class);
             }
             !is_lifted

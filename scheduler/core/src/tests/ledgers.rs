@@ -258,3 +258,26 @@ fn who_saved_its_work_loses_least() {
             blocked p: ReclaimPending { gpu, want: 8, free: 0, due +150s }"#]],
     );
 }
+
+#[test]
+fn who_was_refused_as_a_scavenger_starts_when_it_is_paid_for() {
+    check(
+        "
+        node   n0 gpus=4
+        tenant a quota=4 budget=4/1h lend=0 within=1s
+        queued a/p 1x2 limit=2h
+        cycle
+        prepared p
+        started p
+        queued a/q 1x2 limit=1h
+        cycle                  # 4 of 4 are committed, and nobody lends to a scavenger
+        tick   1h
+        cycle                  # a new period: p may use 2 of it, and q the others
+        ",
+        expect![[r#"
+            place a/p -> n0[0-1]
+            blocked q: OverBudget { a, left: 0, want: 7200 GPU-seconds, until +3600s }
+            next budget period of a
+            place a/q -> n0[2-3]"#]],
+    );
+}
