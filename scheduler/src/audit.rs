@@ -51,7 +51,7 @@ impl Subject {
                 Self::words(format!("node {}", cluster.node(*node).name))
             }
             Input::MemberReported { job, .. } | Input::NoGpuWork { job, .. } => Self::job(cluster, *job),
-            Input::Tick | Input::CameBack => Self::default(),
+            Input::Tick | Input::TickDates | Input::CameBack => Self::default(),
             Input::SkipIds { jobs, .. } => Self::words(format!("{jobs} ids of jobs are left out")),
         }
     }

@@ -228,10 +228,15 @@ impl Scheduler {
         for message in messages {
             self.take_message(message, &mut turn);
         }
-        if self.cluster.next_timer().is_some_and(|due| due <= now) && self.timers_may_act(now) {
-            self.decide(Input::Tick, &mut turn);
-            // It may only mean that something may be planned now.
-            self.changed = true;
+        if self.cluster.next_timer().is_some_and(|due| due <= now) {
+            if self.timers_may_act(now) {
+                self.decide(Input::Tick, &mut turn);
+                // It may only mean that something may be planned now.
+                self.changed = true;
+            } else {
+                // What an operator changes is judged by the dates that have come.
+                self.decide(Input::TickDates, &mut turn);
+            }
         }
         if now >= self.next_roll_call {
             self.next_roll_call = now + ROLL_CALL_EVERY;

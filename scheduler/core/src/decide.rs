@@ -86,6 +86,12 @@ pub fn decide(
             tick(cluster, now, out);
             Reply::Done
         }
+        Input::TickDates => {
+            while let Some(timer) = cluster.timers.dated_by(now) {
+                tick_one(cluster, timer, now, out);
+            }
+            Reply::Done
+        }
         Input::CameBack => {
             promise::renew(cluster, |_| true, now, out);
             Reply::Done
@@ -202,22 +208,26 @@ fn tick(cluster: &mut Cluster, now: Time, out: &mut Events) {
     while let Some((time, timer)) = cluster.timers.first()
         && time <= now
     {
-        match timer {
-            Timer::NotBefore(job) => emit(cluster, now, Event::JobEligible { job }, out),
-            Timer::Forget(job) => forget(cluster, job, now, out),
-            Timer::BudgetPeriod(tenant) => admit::budget::next_period(cluster, tenant, now, out),
-            Timer::QuotaEnd(key) => admit::calendar::end(cluster, key, now, out),
-            Timer::QuotaBegin(key) => admit::calendar::begin(cluster, key, now, out),
-            Timer::Launch(job, _) => finish::stop(cluster, job, StopReason::LaunchDeadline, now, out),
-            Timer::TimeLimit(job, _) => finish::stop(cluster, job, StopReason::TimeLimit, now, out),
-        }
-        debug_assert!(!cluster.timers.contains(time, timer), "a timer that was handled is gone");
+        tick_one(cluster, (time, timer), now, out);
     }
     let limit = cluster.policy.max_ended as usize;
     while cluster.ended.len() > limit {
         let oldest = *cluster.ended.front().expect("it is longer than its limit");
         forget(cluster, oldest, now, out);
     }
+}
+
+fn tick_one(cluster: &mut Cluster, (time, timer): (Time, Timer), now: Time, out: &mut Events) {
+    match timer {
+        Timer::NotBefore(job) => emit(cluster, now, Event::JobEligible { job }, out),
+        Timer::Forget(job) => forget(cluster, job, now, out),
+        Timer::BudgetPeriod(tenant) => admit::budget::next_period(cluster, tenant, now, out),
+        Timer::QuotaEnd(key) => admit::calendar::end(cluster, key, now, out),
+        Timer::QuotaBegin(key) => admit::calendar::begin(cluster, key, now, out),
+        Timer::Launch(job, _) => finish::stop(cluster, job, StopReason::LaunchDeadline, now, out),
+        Timer::TimeLimit(job, _) => finish::stop(cluster, job, StopReason::TimeLimit, now, out),
+    }
+    debug_assert!(!cluster.timers.contains(time, timer), "a timer that was handled is gone");
 }
 
 fn forget(cluster: &mut Cluster, job: JobId, now: Time, out: &mut Events) {

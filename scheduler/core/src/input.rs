@@ -304,6 +304,8 @@ pub enum Input {
     },
     /// Time has passed: see `Cluster::next_timer`.
     Tick,
+    /// The same for dated quotas alone: while it is not known yet what happened meanwhile, nothing else is taken for late.
+    TickDates,
     /// The scheduler was not there until now: it has just taken over, or stood still. What it ordered may not have been
     /// heard, so that what waits for that gets its time anew.
     CameBack,

@@ -88,6 +88,19 @@ impl Timers {
         })
     }
 
+    /// The first date of the calendar that has come by `now`. O(timers that are due).
+    pub(crate) fn dated_by(&self, now: Time) -> Option<(Time, Timer)> {
+        let is_dated = |timer: &Timer| match timer {
+            Timer::QuotaEnd(_) | Timer::QuotaBegin(_) => true,
+            Timer::Launch(..)
+            | Timer::TimeLimit(..)
+            | Timer::NotBefore(_)
+            | Timer::Forget(_)
+            | Timer::BudgetPeriod(_) => false,
+        };
+        self.others.iter().take_while(|(time, _)| *time <= now).find(|(_, timer)| is_dated(timer)).copied()
+    }
+
     /// All of them, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Time, Timer)> {
         self.launches.iter().chain(&self.limits).chain(&self.others).copied()
