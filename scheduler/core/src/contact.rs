@@ -45,7 +45,7 @@ pub(crate) fn hello(cluster: &mut Cluster, draft: &NodeDraft, now: Time, out: &m
         emit(cluster, now, Event::NodeContact { node, contact: Contact::Ready }, out);
     }
     health(cluster, node, draft.bad, now, out);
-    promise::renew(cluster, |told| told == node, now, out);
+    promise::renew(cluster, node, now, out);
     Ok(Reply::Node(node))
 }
 

@@ -86,14 +86,9 @@ pub fn decide(
             tick(cluster, now, out);
             Reply::Done
         }
-        Input::TickDates => {
-            while let Some(timer) = cluster.timers.dated_by(now) {
-                tick_one(cluster, timer, now, out);
-            }
-            Reply::Done
-        }
+        Input::TickDates => tick_dates(cluster, now, out),
         Input::CameBack => {
-            promise::renew(cluster, |_| true, now, out);
+            promise::begin_anew(cluster, now, out);
             Reply::Done
         }
         Input::SkipIds { jobs, attempts } => skip_ids(cluster, jobs, attempts, now, out),
@@ -215,6 +210,14 @@ fn tick(cluster: &mut Cluster, now: Time, out: &mut Events) {
         let oldest = *cluster.ended.front().expect("it is longer than its limit");
         forget(cluster, oldest, now, out);
     }
+}
+
+/// Handles the dates of the calendar that have come.
+fn tick_dates(cluster: &mut Cluster, now: Time, out: &mut Events) -> Reply {
+    while let Some(timer) = cluster.timers.dated_by(now) {
+        tick_one(cluster, timer, now, out);
+    }
+    Reply::Done
 }
 
 fn tick_one(cluster: &mut Cluster, (time, timer): (Time, Timer), now: Time, out: &mut Events) {

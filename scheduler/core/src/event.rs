@@ -329,6 +329,15 @@ pub enum Event {
         /// Kept free.
         spare: bool,
     },
+    /// The time of a promise is counted anew: an agent, or the scheduler, was away.
+    PromiseRenewed {
+        /// For which job it is.
+        job: JobId,
+        /// If its GPUs are not all free by then, others are looked for.
+        due: Time,
+        /// However often agents connect anew, it is not put off beyond this.
+        latest: Time,
+    },
     /// GPUs are not held for a job any more, and it did not get them.
     PromiseDropped {
         /// For which job they were.

@@ -21,7 +21,10 @@ use crate::node::Contact;
 use crate::placement::{Members, Placed};
 use crate::survivors;
 use crate::tenant::RunningKey;
-use crate::units::{Gpus, Time};
+use crate::units::{Gpus, Span, Time};
+
+/// As often as this, in times of its `span`, the time of a promise is counted at most while agents connect again and again.
+const MOST_SPANS: u64 = 4;
 
 /// GPUs held for a waiting job.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -36,11 +39,20 @@ pub struct Promise {
     pub start_order: u64,
     /// If they are not all free by then, others are looked for.
     pub due: Time,
+    /// What those that are in the way have to be gone, from the moment on at which they could hear of it.
+    pub span: Span,
+    /// However often agents connect anew, `due` is no later than this.
+    pub latest: Time,
     /// Of a gang that lost nodes: the ranks for which a place is sought still, in order; `members` are the others then.
     pub sought: SmallVec<[MemberIndex; 2]>,
 }
 
 impl Promise {
+    /// Beyond this a promise that was made, or whose time began anew, at `since` is not renewed because of an agent.
+    pub fn latest(since: Time, span: Span) -> Time {
+        since + Span(span.0.saturating_mul(MOST_SPANS))
+    }
+
     /// All GPUs of all members.
     pub fn gpus(&self) -> Gpus {
         self.members.iter().map(Placed::held).sum()
@@ -56,7 +68,7 @@ pub enum DropCause {
     NodeClosed,
     /// Quotas, limits or a pause do not allow it any more.
     NotAllowed,
-    /// Something did not stop in time: other GPUs are looked for, or the same ones are held with a new time.
+    /// Something did not stop in time: other GPUs are looked for.
     Late,
     /// Nothing came in time to take the place of what a gang has lost: it is placed anew.
     NoSpare,
@@ -110,20 +122,33 @@ fn drain_late(cluster: &mut Cluster, late: BTreeSet<NodeIndex>, now: Time, out: 
     }
 }
 
-/// Promises that wait for a member on such a node get their time anew, from now on: its agent may hear of the stop only
-/// now, and a node is not to blame for what it was not told.
-pub(crate) fn renew(cluster: &mut Cluster, is_told_anew: impl Fn(NodeIndex) -> bool, now: Time, out: &mut Events) {
-    let waits =
-        |(_, promise): &(&JobId, &Promise)| in_the_way(cluster, &promise.members).into_iter().any(&is_told_anew);
-    // What survivors hold is free: nobody is waited for.
-    let is_whole = |(_, promise): &(&JobId, &Promise)| promise.sought.is_empty();
-    let promises = cluster.promises.iter().filter(is_whole);
-    let waiting: Vec<(JobId, Promise)> = promises.filter(waits).map(|(job, promise)| (*job, promise.clone())).collect();
-    for (job, Promise { pool, members, made_at, due, .. }) in waiting {
-        let due = now + due.since(made_at);
-        emit(cluster, now, Event::PromiseDropped { job, why: DropCause::Late }, out);
-        emit(cluster, now, Event::Promised { job, pool, members, due }, out);
+/// The agent of a node has connected anew. Promises that wait for a member there get their time anew: it may hear of the
+/// stop only now, and a node is not to blame for what it was not told. An agent that connects again and again puts a
+/// promise off until its `latest`, and no further.
+pub(crate) fn renew(cluster: &mut Cluster, node: NodeIndex, now: Time, out: &mut Events) {
+    for (job, Promise { span, due, latest, .. }) in waiting_for(cluster, |other| other == node) {
+        let renewed = (now + span).min(latest);
+        if renewed > due {
+            emit(cluster, now, Event::PromiseRenewed { job, due: renewed, latest }, out);
+        }
     }
+}
+
+/// The scheduler was away: the time of all promises that wait for somebody begins anew, as if they were made now.
+pub(crate) fn begin_anew(cluster: &mut Cluster, now: Time, out: &mut Events) {
+    for (job, Promise { span, .. }) in waiting_for(cluster, |_| true) {
+        let (due, latest) = (now + span, Promise::latest(now, span));
+        emit(cluster, now, Event::PromiseRenewed { job, due, latest }, out);
+    }
+}
+
+/// The promises that wait for a member on such a node. What survivors hold is free: nobody is waited for.
+fn waiting_for(cluster: &Cluster, is_asked: impl Fn(NodeIndex) -> bool) -> Vec<(JobId, Promise)> {
+    let waits = |promise: &Promise| {
+        promise.sought.is_empty() && in_the_way(cluster, &promise.members).into_iter().any(&is_asked)
+    };
+    let promises = cluster.promises.iter().filter(|(_, promise)| waits(promise));
+    promises.map(|(job, promise)| (*job, promise.clone())).collect()
 }
 
 /// Drops the promise for a job that cannot use it any more, if there is one.
@@ -225,6 +250,12 @@ impl Cluster {
             self.tenants[mission.at()].attempts.remove(&key);
         }
         Some(promise)
+    }
+
+    /// `apply`: a promise is kept for longer.
+    pub(crate) fn renew_promise(&mut self, id: JobId, due: Time, latest: Time) {
+        let promise = self.promises.get_mut(&id).expect("an event names a promise that exists");
+        (promise.due, promise.latest) = (due, latest);
     }
 
     /// `apply`: a promise was not kept.

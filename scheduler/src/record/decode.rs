@@ -73,6 +73,7 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::AvoidanceLifted(_)
         | Wire::AttemptEnded(_) => attempt(wire),
         Wire::Promised(_)
+        | Wire::PromiseRenewed(_)
         | Wire::PromiseDropped(_)
         | Wire::SurvivorsHeld(_)
         | Wire::Planned(_)
@@ -273,6 +274,9 @@ fn planned(wire: Wire) -> Result<Event, Fault> {
             begun: it.begun.iter().map(wanted_from_wire).collect::<Result<_, _>>()?,
             over: it.over.iter().map(|wanted| Ok(wanted_from_wire(wanted)?.0)).collect::<Result<_, Fault>>()?,
         },
+        Wire::PromiseRenewed(it) => {
+            Event::PromiseRenewed { job: JobId(it.job), due: Time(it.due_ms), latest: Time(it.latest_ms) }
+        }
         Wire::PromiseDropped(it) => {
             Event::PromiseDropped { job: JobId(it.job), why: DropCause::from_wire("PromiseDropped.why", it.why)? }
         }

@@ -55,16 +55,17 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::MemberGone { .. }
         | Event::MemberProven { .. }
         | Event::AttemptStopping { .. }
-        | Event::Promised { .. }
-        | Event::PromiseDropped { .. }
-        | Event::SurvivorsHeld { .. }
-        | Event::Planned { .. }
-        | Event::WantedBack { .. }
         | Event::JobCheckpointed { .. }
         | Event::JobIdle { .. }
         | Event::JobBusy { .. }
         | Event::AvoidanceLifted { .. }
         | Event::AttemptEnded { .. } => attempt(event),
+        Event::Promised { .. }
+        | Event::PromiseRenewed { .. }
+        | Event::PromiseDropped { .. }
+        | Event::SurvivorsHeld { .. }
+        | Event::Planned { .. }
+        | Event::WantedBack { .. } => planned(event),
         Event::CountersRestored { .. }
         | Event::TenantRestored { .. }
         | Event::UserRestored { .. }
@@ -232,6 +233,12 @@ fn attempt(event: &Event) -> Wire {
         Event::AttemptEnded { job, attempt, outcome } => {
             Wire::AttemptEnded(v1::AttemptEnded { job: job.0, attempt: attempt.0, outcome: outcome.to_wire() })
         }
+        _ => unreachable!("only events of attempts come here"),
+    }
+}
+
+fn planned(event: &Event) -> Wire {
+    match event {
         Event::Promised { job, pool, members, due } => Wire::Promised(v1::Promised {
             job: job.0,
             pool: u32::from(pool.0),
@@ -250,10 +257,13 @@ fn attempt(event: &Event) -> Wire {
             lost: lost.iter().map(|rank| rank.0).collect(),
             until_ms: until.0,
         }),
+        Event::PromiseRenewed { job, due, latest } => {
+            Wire::PromiseRenewed(v1::PromiseRenewed { job: job.0, due_ms: due.0, latest_ms: latest.0 })
+        }
         Event::PromiseDropped { job, why } => {
             Wire::PromiseDropped(v1::PromiseDropped { job: job.0, why: why.to_wire() })
         }
-        _ => unreachable!("only events of attempts come here"),
+        _ => unreachable!("only events of plans come here"),
     }
 }
 

@@ -11,7 +11,7 @@ use dure_core::place::{Faded, Need};
 use dure_core::promise::Promise;
 use dure_core::reserve::Reservation;
 use dure_core::tenant::UserLedger;
-use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Time};
+use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span, Time};
 use dure_core::wanted::Wanted;
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::phase;
@@ -276,16 +276,23 @@ pub(super) fn promise_to_wire(job: JobId, promise: &Promise) -> v1::PromiseResto
         start_order: promise.start_order,
         due_ms: promise.due.0,
         sought: promise.sought.iter().map(|rank| rank.0).collect(),
+        span_ms: Some(promise.span.0),
+        latest_ms: Some(promise.latest.0),
     }
 }
 
 pub(super) fn promise_from_wire(wire: v1::PromiseRestored) -> Result<Promise, Fault> {
+    let made_at = Time(wire.made_at_ms);
+    let span = wire.span_ms.map_or(Time(wire.due_ms).since(made_at), Span);
+    let latest = wire.latest_ms.map_or(Promise::latest(made_at, span), Time);
     Ok(Promise {
         pool: pool("PromiseRestored.pool", wire.pool)?,
         members: members_from_wire("PromiseRestored.members", wire.members, |placed| placed_from_wire(&placed))?,
-        made_at: Time(wire.made_at_ms),
+        made_at,
         start_order: wire.start_order,
         due: Time(wire.due_ms),
+        span,
+        latest,
         sought: wire.sought.into_iter().map(MemberIndex).collect(),
     })
 }

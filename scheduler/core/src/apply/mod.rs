@@ -71,9 +71,10 @@ impl Cluster {
             Event::AvoidanceLifted { job } => self.job_mut(*job).avoid.clear(),
             Event::JobIdle { job, notice, .. } => self.attempt_of(*job).idle = Some(*notice),
             Event::JobBusy { job, .. } => self.attempt_of(*job).idle = None,
-            Event::Promised { .. } | Event::SurvivorsHeld { .. } | Event::PromiseDropped { .. } => {
-                self.apply_to_promise(now, event);
-            }
+            Event::Promised { .. }
+            | Event::SurvivorsHeld { .. }
+            | Event::PromiseRenewed { .. }
+            | Event::PromiseDropped { .. } => self.apply_to_promise(now, event),
             Event::Planned { reservations } => self.set_reservations(reservations.clone()),
             Event::WantedBack { begun, over } => self.change_wanted(begun, over),
             Event::AttemptStopping { job, reason, keeps, .. } => self.stop_attempt(*job, *reason, *keeps),
@@ -112,6 +113,7 @@ impl Cluster {
         match event {
             Event::Promised { job, pool, members, due } => self.make_promise(*job, *pool, members, *due, now),
             Event::SurvivorsHeld { job, lost, until } => self.hold_survivors(*job, lost, *until, now),
+            Event::PromiseRenewed { job, due, latest } => self.renew_promise(*job, *due, *latest),
             Event::PromiseDropped { job, .. } => self.drop_promise(*job, now),
             _ => unreachable!("only events of promises come here"),
         }
@@ -119,8 +121,10 @@ impl Cluster {
 
     fn make_promise(&mut self, job: JobId, pool: PoolIndex, members: &Members, due: Time, now: Time) {
         let (members, start_order, sought) = (members.clone(), self.next_start, SmallVec::new());
+        let (made_at, span) = (now, due.since(now));
+        let latest = Promise::latest(now, span);
         self.next_start += 1;
-        self.hold_promise(job, Promise { pool, members, made_at: now, start_order, due, sought }, now);
+        self.hold_promise(job, Promise { pool, members, made_at, start_order, due, span, latest, sought }, now);
         self.classify_mission_of(job, now);
     }
 
@@ -131,8 +135,8 @@ impl Cluster {
         let members = held.map(|(_, member)| member.placed).collect();
         let start_order = self.next_start;
         self.next_start += 1;
-        let sought = lost.into();
-        self.hold_promise(job, Promise { pool, members, made_at: now, start_order, due: until, sought }, now);
+        let (made_at, sought, due, latest, span) = (now, lost.into(), until, until, until.since(now));
+        self.hold_promise(job, Promise { pool, members, made_at, start_order, due, span, latest, sought }, now);
         self.classify_mission_of(job, now);
     }
 }

@@ -19,6 +19,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         let Some(job) = cluster.job(id) else { return Err(format!("job {id} is promised GPUs and does not exist")) };
         let is_wanted = job.is_eligible() || (!promise.sought.is_empty() && survivors::awaits_proof(job));
         ensure(is_wanted && job.progress.is_none(), || format!("job {id} is promised GPUs in {:?}", job.phase))?;
+        ensure(promise.due <= promise.latest, || format!("the promise for {id} is put off beyond its latest"))?;
         ensure(promise.start_order < cluster.next_start, || format!("the promise for {id} is out of the order"))?;
         let shape = &job.spec.request.shape;
         let (least, most) = (job.spec.request.least_members() as usize, shape.members() as usize);

@@ -126,6 +126,13 @@ pub(crate) enum Step {
         tenant: u8,
         paused: bool,
     },
+    /// An agent connects so often, with some time in between.
+    Flap {
+        node: u8,
+        times: u8,
+    },
+    /// The scheduler stood still for a while.
+    Away(Span),
     /// The scheduler crashes: its follower takes over, and a core restored from a snapshot runs beside it.
     Restore,
 }
@@ -213,6 +220,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (n(), division()).prop_map(|(tenant, division)| Step::Divide { tenant, division }),
         1 => (n(), n()).prop_map(|(tenant, which)| Step::Undate { tenant, which }),
         2 => (n(), any::<bool>()).prop_map(|(tenant, paused)| Step::Pause { tenant, paused }),
+        1 => (n(), 2..12u8).prop_map(|(node, times)| Step::Flap { node, times }),
+        1 => (0..200_000u64).prop_map(|ms| Step::Away(Span(ms))),
         2 => Just(Step::Restore),
     ]
 }

@@ -46,6 +46,8 @@ pub(crate) struct World {
     reports: Vec<Input>,
     accepted: BTreeSet<JobId>,
     ended: BTreeSet<JobId>,
+    /// Since when the time of each promise counts: it was made, or the scheduler was away.
+    promised: BTreeMap<JobId, Time>,
     answers: BTreeMap<u8, (u64, Reply)>,
     requests: u64,
     events: usize,
@@ -127,6 +129,7 @@ impl World {
             reports: Vec::new(),
             accepted: BTreeSet::new(),
             ended: BTreeSet::new(),
+            promised: BTreeMap::new(),
             answers: BTreeMap::new(),
             requests: 0,
             events: 0,
@@ -204,6 +207,19 @@ impl World {
                 let tenant = self.tenant(*tenant).into();
                 drop(self.input(Input::Pause { tenant, paused: *paused }));
             }
+            Step::Flap { node, times } => {
+                for _ in 0..*times {
+                    self.tick(Span::seconds(20));
+                    self.hello(self.at(*node));
+                    self.cycle();
+                }
+            }
+            Step::Away(span) => {
+                self.now = self.now + *span;
+                self.promised.values_mut().for_each(|since| *since = self.now);
+                drop(self.input(Input::CameBack));
+                drop(self.input(Input::TickDates));
+            }
             Step::Restore => self.take_over(),
         }
     }
@@ -276,6 +292,8 @@ impl World {
             assert_eq!(same, events, "after a restore");
         }
         self.note(&events);
+        let overdue = self.cluster.promises().find(|(_, promise)| promise.due <= self.now);
+        assert_eq!(overdue, None, "it is late, and was not dropped");
         if !cycled.more {
             self.memory_is_sound();
         }
@@ -292,8 +310,19 @@ impl World {
                 }
                 Event::JobEnded { job, .. } => assert!(self.ended.insert(*job), "job {job} ended twice"),
                 Event::JobForgotten { job } => assert!(self.ended.contains(job), "job {job} was forgotten alive"),
+                Event::Promised { job, .. } | Event::SurvivorsHeld { job, .. } => {
+                    self.promised.insert(*job, self.now);
+                }
                 _ => {}
             }
+        }
+    }
+
+    /// However often agents connect anew, a promise is not put off for ever.
+    fn promises_end(&self) {
+        for (job, promise) in self.cluster.promises() {
+            let counted = promise.due.since(self.promised[&job]);
+            assert!(counted.0 <= 4 * promise.span.0, "the promise for {job} has {counted:?}: {promise:?}");
         }
     }
 
@@ -301,6 +330,7 @@ impl World {
         if let Err(why) = invariants::check_all(&self.cluster) {
             panic!("step {}: {why}", self.steps);
         }
+        self.promises_end();
         for (at, agent) in self.agents.iter().enumerate() {
             agent.check(&self.cluster, NodeIndex::of(at));
         }

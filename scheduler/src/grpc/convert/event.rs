@@ -54,11 +54,12 @@ fn after_attempt(outcome: Outcome) -> JobPhase {
     if outcome == Outcome::NodeLost { JobPhase::AwaitingProof } else { JobPhase::Stopping }
 }
 
+fn of(job: &JobId, kind: &'static str, phase: JobPhase, attempt: &AttemptNumber, detail: String) -> Option<Shown> {
+    Some(Shown { job: *job, kind, phase, attempt: *attempt, detail })
+}
+
 fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
     let before = AttemptNumber(0);
-    let of = |job: &JobId, kind, phase, attempt: &AttemptNumber, detail: String| {
-        Some(Shown { job: *job, kind, phase, attempt: *attempt, detail })
-    };
     let waits = |job: &JobId, kind, detail: String| of(job, kind, JobPhase::Pending, &before, detail);
     let word = |outcome: &Outcome| outcome_word(*outcome).to_owned();
     match event {
@@ -78,6 +79,7 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         Event::JobBusy { job, attempt } => of(job, "busy", JobPhase::Running, attempt, String::new()),
         Event::Promised { job, members, .. } => waits(job, "promised", places(cluster, members)),
         Event::SurvivorsHeld { job, lost, until } => waits(job, "survivors_held", held_text(lost, *until)),
+        Event::PromiseRenewed { job, due, .. } => waits(job, "promise_renewed", renewed_text(*due)),
         Event::PromiseDropped { job, why } => waits(job, "promise_dropped", drop_text(*why).to_owned()),
         Event::AttemptStopping { job, attempt, reason, beneficiary, keeps } => {
             of(job, "stopping", JobPhase::Stopping, attempt, stopping(*reason, *beneficiary, *keeps))
@@ -132,6 +134,10 @@ fn of_array(array: JobId, index: u32) -> String {
 fn held_text(lost: &[MemberIndex], until: Time) -> String {
     let ranks: Vec<String> = lost.iter().map(ToString::to_string).collect();
     format!("all places but those of {} until {}", ranks.join(","), until.0)
+}
+
+fn renewed_text(due: Time) -> String {
+    format!("the same places until {}: who is in the way may hear of it only now", moment(due))
 }
 
 fn wait_text(not_before: Option<Time>) -> String {

@@ -328,6 +328,7 @@ fn samples() -> Vec<Event> {
     samples.extend(dated());
     samples.push(learned());
     samples.extend(survivors());
+    samples.extend(renewed());
     samples
 }
 
@@ -477,7 +478,9 @@ fn survivors() -> Vec<Event> {
     let lost = || [MemberIndex(1), MemberIndex(4)].into_iter().collect();
     let members = [placed(300, 0xff)].into_iter().collect();
     let (pool, sought) = (PoolIndex(1), lost());
-    let promise = Promise { pool, members, made_at: WRITTEN_AT, start_order: 43, due: until, sought };
+    let (made_at, span) = (WRITTEN_AT, until.since(WRITTEN_AT));
+    let latest = Promise::latest(made_at, span);
+    let promise = Promise { pool, members, made_at, start_order: 43, due: until, span, latest, sought };
     let shape = Shape::Equal { members: 4, gpus: 8 };
     let holds = JobSpec { hold_survivors: Span::seconds(600), ..spec(shape) };
     vec![
@@ -489,11 +492,21 @@ fn survivors() -> Vec<Event> {
     ]
 }
 
+fn renewed() -> Vec<Event> {
+    let (job, due, latest) = (JobId(1000), Time(1_700_000_900_000), Time(1_700_001_000_000));
+    let members = [placed(300, 0xff)].into_iter().collect();
+    let (pool, span, sought) = (PoolIndex(1), Span::seconds(130), Default::default());
+    let promise = Promise { pool, members, made_at: WRITTEN_AT, start_order: 44, due, span, latest, sought };
+    vec![Event::PromiseRenewed { job, due, latest }, Event::PromiseRestored { job, promise: Box::new(promise) }]
+}
+
 fn promises() -> Vec<Event> {
     let (job, due) = (JobId(1000), Time(1_700_000_150_000));
     let members = || [placed(300, 0xff), placed(7, 0b11)].into_iter().collect();
     let (pool, sought) = (PoolIndex(1), Default::default());
-    let promise = Promise { pool, members: members(), made_at: WRITTEN_AT, start_order: 41, due, sought };
+    let (made_at, span) = (WRITTEN_AT, due.since(WRITTEN_AT));
+    let latest = Promise::latest(made_at, span);
+    let promise = Promise { pool, members: members(), made_at, start_order: 41, due, span, latest, sought };
     let change = TenantChange { min_run: Some(Span::seconds(600)), ..TenantChange::default() };
     vec![
         Event::Promised { job, pool: PoolIndex(1), members: members(), due },

@@ -55,6 +55,7 @@ fn kind(event: &Event) -> &'static str {
         AttemptStopping,
         AttemptEnded,
         Promised,
+        PromiseRenewed,
         PromiseDropped,
         SurvivorsHeld,
         Planned,
@@ -78,7 +79,7 @@ fn kind(event: &Event) -> &'static str {
 }
 
 /// How many kinds there are: the length of the list in `kind`.
-const KINDS: usize = 51;
+const KINDS: usize = 52;
 
 #[test]
 fn random_events_are_of_every_kind() {

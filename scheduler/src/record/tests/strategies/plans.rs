@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{gpus, job, member_index, placed, pool, tenant, time};
+use super::{gpus, job, member_index, placed, pool, span, tenant, time};
 
 pub(super) fn drop_cause() -> impl Strategy<Value = DropCause> {
     select(vec![
@@ -21,13 +21,16 @@ pub(super) fn drop_cause() -> impl Strategy<Value = DropCause> {
 }
 
 pub(super) fn promise() -> impl Strategy<Value = Promise> {
-    (pool(), vec(placed(), 1..6), time(), any::<u64>(), time(), vec(member_index(), 0..3)).prop_map(
-        |(pool, members, made_at, start_order, due, sought)| Promise {
+    let times = (time(), time(), span(), time());
+    (pool(), vec(placed(), 1..6), any::<u64>(), times, vec(member_index(), 0..3)).prop_map(
+        |(pool, members, start_order, (made_at, due, span, latest), sought)| Promise {
             pool,
             members: members.into(),
             made_at,
             start_order,
             due,
+            span,
+            latest,
             sought: sought.into(),
         },
     )
