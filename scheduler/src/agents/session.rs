@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::FromAgent;
 use super::logs::LogDesk;
 use crate::auth;
+use crate::auth::token::Checked;
 use crate::grpc::join::Joiner;
 
 /// Messages that wait for one agent; one that lets more pile up is cut off and comes back.
@@ -209,9 +210,10 @@ impl AgentService {
         let opened = FromAgent::Opened { session, hello: Box::new(hello), outgoing: outgoing.clone() };
         let mut going = self.messages.send(opened).await.is_ok();
         let mut ended = Status::unavailable("the session is over; connect again");
+        let mut checked = Checked::default();
         while going {
             let Ok(Some(message)) = incoming.message().await else { break };
-            if let Err(revoked) = self.joiner.check(&node, credential) {
+            if let Err(revoked) = self.joiner.check(&node, credential, &mut checked) {
                 ended = revoked;
                 break;
             }

@@ -10,6 +10,7 @@ mod spent;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
@@ -103,6 +104,11 @@ pub enum TokenError {
     NoRandom(String),
 }
 
+/// What was listed when a session's certificate was last found good: whoever holds one asks of every message, and takes no
+/// lock as long as nothing is listed anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Checked(Option<u64>);
+
 /// Why a token is not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BadToken {
@@ -149,11 +155,14 @@ type Stamp = (SystemTime, u64);
 struct OnDisk {
     path: PathBuf,
     stamp: Option<Stamp>,
-    looked_at: Time,
 }
 
 struct Inner {
     clock: Clock,
+    /// When the file was last looked at, in milliseconds; 0: never.
+    looked_at: AtomicU64,
+    /// Grows with every reading of the file that changed what is listed.
+    reading: AtomicU64,
     from_file: RwLock<Arc<Listed>>,
     in_memory: RwLock<Table>,
     on_disk: Mutex<Option<OnDisk>>,
@@ -210,7 +219,7 @@ impl Tokens {
     pub fn load(path: &Path, spent: &Path) -> Result<Self, TokenError> {
         let stamp = stamp(path);
         let table = file::read(path)?;
-        let on_disk = OnDisk { path: path.to_owned(), stamp, looked_at: Time(0) };
+        let on_disk = OnDisk { path: path.to_owned(), stamp };
         Ok(Self::with(table, Some(on_disk), Spent::load(spent)?))
     }
 
@@ -221,13 +230,15 @@ impl Tokens {
     pub fn load_shared(path: &Path, spend: Spend) -> Result<Self, TokenError> {
         let stamp = stamp(path);
         let table = file::read(path)?;
-        let on_disk = OnDisk { path: path.to_owned(), stamp, looked_at: Time(0) };
+        let on_disk = OnDisk { path: path.to_owned(), stamp };
         Ok(Self::with(table, Some(on_disk), Spent::shared(spend)))
     }
 
     fn with(listed: Listed, on_disk: Option<OnDisk>, spent: Spent) -> Self {
         let inner = Inner {
             clock: Clock::start(Time(0)),
+            looked_at: AtomicU64::new(0),
+            reading: AtomicU64::new(0),
             from_file: RwLock::new(Arc::new(listed)),
             in_memory: RwLock::default(),
             on_disk: Mutex::new(on_disk),
@@ -286,6 +297,22 @@ impl Tokens {
         }
     }
 
+    /// As `check_node`, for every message of a session: while the file says what it said at the last check, nothing is looked
+    /// up and no lock is taken.
+    ///
+    /// # Errors
+    /// [`Revoked`].
+    pub fn check_again(&self, node: &str, issued: Time, checked: &mut Checked) -> Result<(), Revoked> {
+        self.look_again(self.inner.clock.now());
+        // Before the look into the table: what is listed after it is a newer reading.
+        let reading = self.inner.reading.load(Ordering::Acquire);
+        if checked.0 != Some(reading) {
+            self.check_node(node, issued)?;
+            checked.0 = Some(reading);
+        }
+        Ok(())
+    }
+
     /// Spends a one-time token on a node with a key. True when it was not spent before, or on the same node and key:
     /// an answer that was lost may be asked for again. Durable when it returns.
     ///
@@ -297,12 +324,15 @@ impl Tokens {
 
     /// Reads the file again if it looks different from the last time.
     fn look_again(&self, now: Time) {
-        let mut on_disk = lock(&self.inner.on_disk);
-        let Some(file) = on_disk.as_mut() else { return };
-        if now.since(file.looked_at) < LOOK_AGAIN && file.looked_at != Time(0) {
+        let is_recent = |looked_at: u64| looked_at != 0 && now.since(Time(looked_at)) < LOOK_AGAIN;
+        if is_recent(self.inner.looked_at.load(Ordering::Relaxed)) {
             return;
         }
-        file.looked_at = now;
+        let mut on_disk = lock(&self.inner.on_disk);
+        if is_recent(self.inner.looked_at.swap(now.0, Ordering::Relaxed)) {
+            return;
+        }
+        let Some(file) = on_disk.as_mut() else { return };
         let stamp = stamp(&file.path);
         if stamp == file.stamp {
             return;
@@ -312,6 +342,7 @@ impl Tokens {
             Ok(listed) => {
                 tracing::info!(tokens = listed.tokens.len(), revoked = listed.revoked.len(), "token file read again");
                 *self.inner.from_file.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(listed);
+                self.inner.reading.fetch_add(1, Ordering::Release);
             }
             Err(err) => {
                 tracing::error!(error = %err, "the changed token file cannot be used; the old tokens stay in force")

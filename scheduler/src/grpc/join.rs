@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::status::Violation;
 use crate::auth::ca::{Authority, CaError, NodeRequest};
+use crate::auth::token::Checked;
 use crate::auth::{self, Credential, Identity, Target, Tokens, Verb};
 
 /// Longest name of a node, in bytes.
@@ -46,13 +47,13 @@ impl Joiner {
         signed.map_err(|err| Status::internal(format!("joining failed: {err}")))?.map(Response::new)
     }
 
-    /// Whether a node's certificate was revoked since the session with it began.
+    /// Whether a node's certificate was revoked since the session with it began; `checked` is the session's own.
     ///
     /// # Errors
     /// `UNAUTHENTICATED`, with the way back.
-    pub fn check(&self, node: &str, credential: Credential) -> Result<(), Status> {
+    pub fn check(&self, node: &str, credential: Credential, checked: &mut Checked) -> Result<(), Status> {
         let Credential::Certificate { issued } = credential else { return Ok(()) };
-        self.tokens.check_node(node, issued).map_err(|revoked| Status::unauthenticated(revoked.to_string()))
+        self.tokens.check_again(node, issued, checked).map_err(|revoked| Status::unauthenticated(revoked.to_string()))
     }
 
     fn sign(&self, identity: &Identity, request: &v1::JoinRequest) -> Result<v1::JoinResponse, Status> {

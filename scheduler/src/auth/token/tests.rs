@@ -187,3 +187,28 @@ fn a_changed_file_is_read_again_and_a_broken_one_is_not_believed() {
     assert!(tokens.find_at("b", Time(30_000)).is_ok());
     assert_eq!(tokens.find_at("a", Time(30_000)), Err(BadToken::Unknown), "what is removed is out of force");
 }
+
+#[test]
+fn a_session_hears_of_its_revocation_and_looks_nothing_up_while_nothing_is_listed_anew() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("tokens.toml");
+    let listed = entry("a", "user = \"ana\"\nrole = \"operator\"");
+    std::fs::write(&file, &listed).expect("written");
+    let tokens = Tokens::load(&file, &dir.path().join("spent")).expect("it is good");
+    let (mut checked, mut other, issued) = (Checked::default(), Checked::default(), Time(1_700_000_000_000));
+    tokens.check_again("n1", issued, &mut checked).expect("it is good");
+    let first = checked;
+    {
+        // Nothing that could be looked up: the session goes on all the same.
+        let _held = tokens.inner.from_file.write().expect("nobody else has it");
+        tokens.check_again("n1", issued, &mut checked).expect("it was good");
+    }
+    assert_eq!(checked, first);
+    std::fs::write(&file, listed + "[[revoked]]\nnode = \"n1\"\nbefore = 2026-01-01T00:00:00Z\n").expect("written");
+    tokens.look_again(Time(u64::MAX));
+    let refused = tokens.check_again("n1", issued, &mut checked).expect_err("it is revoked");
+    assert!(refused.to_string().starts_with("the certificate of node \"n1\" was revoked"), "{refused}");
+    assert!(tokens.check_again("n1", issued, &mut checked).is_err(), "and stays so");
+    tokens.check_again("n2", issued, &mut other).expect("another node's is good");
+    assert_ne!(other, first, "by what is listed now");
+}
