@@ -120,6 +120,8 @@ pub struct Gpus {
     faults: Arc<Mutex<Faults>>,
     /// The GPUs that members run on, as was last heard.
     busy: Arc<Mutex<Vec<u32>>>,
+    /// What earlier lives of the agent have found; none where nothing is tested.
+    history: Option<History>,
     driver_version: String,
     feed: Feed,
 }
@@ -129,7 +131,8 @@ pub struct Gpus {
 struct Faults {
     /// With the node as a whole: no GPU of it may be used then.
     node: Vec<String>,
-    /// With single GPUs. They are not tested again before the agent starts anew.
+    /// With the memory of single GPUs. They are not tested again before the node boots anew, or a person has removed what
+    /// is kept of it.
     gpus: BTreeMap<u32, String>,
 }
 
@@ -163,15 +166,17 @@ impl Gpus {
             }
         };
         let history = History::new(&config.state_dir, boot_id);
+        let kept = Some(history.clone());
         let (sampler, facts, driver_version) = nvml::Sampler::start(library, config.health.clone(), history).await?;
         let (suspect, bad) = (config.health.hang_s.max(1), config.health.hang_bad_s);
         let hangs = Hangs { suspect: Duration::from_secs(suspect), bad: Duration::from_secs(bad.max(suspect)) };
-        Ok(Self { driver_version, feed: Feed::Nvml { sampler, hangs }, ..Self::without_library(facts) })
+        let feed = Feed::Nvml { sampler, hangs };
+        Ok(Self { driver_version, history: kept, feed, ..Self::without_library(facts) })
     }
 
     fn without_library(facts: Vec<GpuFacts>) -> Self {
         let (facts, faults, busy) = (Arc::new(facts), Arc::default(), Arc::default());
-        Self { facts, faults, busy, driver_version: String::new(), feed: Feed::Simulated }
+        Self { facts, faults, busy, history: None, driver_version: String::new(), feed: Feed::Simulated }
     }
 
     /// The GPUs, in the order of their indices.
@@ -188,12 +193,14 @@ impl Gpus {
         let bounds = checks.gpu_memory(matches!(config.gpus, GpuSource::Fake { .. }));
         let again = Duration::from_secs(checks.again_s.max(1));
         let (facts, faults, busy) = (self.facts.clone(), self.faults.clone(), self.busy.clone());
+        let history = self.history.clone();
+        lock(&faults).gpus.extend(remembered(&facts, history.as_ref()));
         let round = move || {
             let wrong = checks::run(&checks, &facts);
             wrong.iter().for_each(|fault| tracing::error!(fault, "the node fails a check: its GPUs are not used"));
             let well = wrong.is_empty();
             if well && let Some(bounds) = &bounds {
-                test_memory(&shim, bounds, &facts, &faults, &lock(&busy).clone());
+                test_memory(&shim, bounds, &facts, &faults, &lock(&busy).clone(), history.as_ref());
             }
             lock(&faults).node = wrong;
             well
@@ -265,14 +272,38 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Tests the memory of all GPUs that nothing runs on, and notes which must not be used. Blocking.
-fn test_memory(shim: &[OsString], bounds: &Bounds, facts: &[GpuFacts], faults: &Mutex<Faults>, busy: &[u32]) {
-    for (gpu, tested) in gpu_memory::test_all(shim, bounds, facts, busy) {
+/// The GPUs whose memory failed its test earlier in this boot, and why.
+fn remembered(facts: &[GpuFacts], history: Option<&History>) -> BTreeMap<u32, String> {
+    let named = facts.iter().filter(|gpu| !gpu.uuid.is_empty());
+    let fault = |gpu: &GpuFacts| {
+        let why = history?.memory_fault(&gpu.uuid)?;
+        tracing::error!(gpu = gpu.index, why, "a GPU has failed the test of its memory before: it is not used");
+        Some((gpu.index, why))
+    };
+    named.filter_map(fault).collect()
+}
+
+/// Tests the memory of all GPUs that nothing runs on and that have not failed yet, and notes which must not be used. Blocking.
+fn test_memory(
+    shim: &[OsString],
+    bounds: &Bounds,
+    facts: &[GpuFacts],
+    faults: &Mutex<Faults>,
+    busy: &[u32],
+    history: Option<&History>,
+) {
+    let known = lock(faults).gpus.clone();
+    let facts: Vec<GpuFacts> = facts.iter().filter(|gpu| !known.contains_key(&gpu.index)).cloned().collect();
+    for (gpu, tested) in gpu_memory::test_all(shim, bounds, &facts, busy) {
         match tested {
             Tested::Well { mib } => tracing::info!(gpu, mib, "the memory of a GPU holds what is written"),
             Tested::Skipped(why) => tracing::info!(gpu, why, "the memory of a GPU is not tested"),
             Tested::Bad(why) => {
                 tracing::error!(gpu, why, "a GPU fails the test of its memory: it is not used");
+                let uuid = facts.iter().find(|facts| facts.index == gpu).map(|facts| &facts.uuid);
+                if let (Some(uuid), Some(history)) = (uuid, history) {
+                    history.keep_memory_fault(uuid, &why);
+                }
                 lock(faults).gpus.insert(gpu, why);
             }
         }

@@ -408,3 +408,43 @@ fn a_later_leader_may_launch_what_an_earlier_one_saw_end() {
     core.handle(Millis(0), launch_at(2, 1));
     expect!["write 7.1.0 v1 started\n"].assert_eq(&show(&core.handle(Millis(0), Input::EpochSynced(mark))));
 }
+
+/// What was removed is forgotten when a later leader comes; from then on its epoch alone keeps late orders out: before it is
+/// on disk, when it cannot be written, and after a restart.
+#[test]
+fn after_a_later_leader_has_come_a_late_order_for_what_was_removed_starts_nothing() {
+    let welcome = |epoch: u64| {
+        let (wanted, settled) = (Vec::new(), Vec::new());
+        Input::Welcome(Welcome { epoch: Epoch(epoch), seq: JournalSeq(60), store_id: String::new(), wanted, settled })
+    };
+    // Under epoch 1, with a sequence that is higher than any that was obeyed.
+    let late = || order(ID, 50, Want::Launch(launch(&[0], true)));
+    let refused = "note EpochRefused { got: Epoch(1), highest: Epoch(2) }\n";
+    let ended = || {
+        let mut core = core();
+        core.handle(Millis(0), order(ID, 1, Want::Launch(launch(&[0], true))));
+        core.handle(Millis(0), Input::LeaseSynced { id: ID, version: 1 });
+        core.handle(Millis(0), Input::Gone { id: ID, exit: exit(0) });
+        core.handle(Millis(0), Input::LeaseSynced { id: ID, version: 2 });
+        core.handle(Millis(0), Input::Acked(vec![1]));
+        core.handle(Millis(0), Input::EpochSynced(EpochMark { epoch: Epoch(1), seq: JournalSeq(1), ..core.mark() }));
+        assert!(core.is_empty(), "its end is acknowledged");
+        core
+    };
+    let mut core = ended();
+    let again = "note OrderRepeated(MemberId { job: 7, attempt: 1, member: 0 })\n";
+    assert_eq!(show(&core.handle(Millis(0), late())), again, "the same leader's late order");
+    assert_eq!(show(&core.handle(Millis(0), welcome(2))), "epoch 2 seq 50\n");
+    assert_eq!(show(&core.handle(Millis(0), late())), refused, "the epoch is on its way to the disk");
+    let mut failed = ended();
+    failed.handle(Millis(0), welcome(2));
+    failed.handle(Millis(0), Input::EpochFailed("disk full".to_owned()));
+    assert_eq!(show(&failed.handle(Millis(0), late())), refused, "the disk may have it all the same");
+    let mark = EpochMark { epoch: Epoch(2), ..core.mark() };
+    core.handle(Millis(0), Input::EpochSynced(mark.clone()));
+    assert_eq!(show(&core.handle(Millis(0), late())), refused, "the epoch is obeyed");
+    let (mut restarted, _) = Leases::recover("boot".to_owned(), mark, Vec::new(), 10);
+    assert_eq!(show(&restarted.handle(Millis(0), late())), refused, "after a restart");
+    let hung_up = show(&restarted.handle(Millis(0), welcome(1)));
+    assert_eq!(hung_up, format!("{refused}hang up: epoch 1 is over, 2 was obeyed\n"));
+}

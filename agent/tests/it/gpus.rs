@@ -67,8 +67,7 @@ async fn a_gpu_whose_memory_does_not_hold_is_bad_before_its_first_use_and_what_i
     let agent = node.start();
     let mut session = scheduler.accept().await;
     let inventory = session.hello.inventory.clone().expect("it is stated");
-    let health: Vec<&str> = inventory.gpus.iter().map(|gpu| gpu.health.as_str()).collect();
-    assert_eq!(health, ["ok", "ok", "bad", "ok"], "one is fenced; where CUDA sees none it is skipped");
+    assert_eq!(health(&session), ["ok", "ok", "bad", "ok"], "one is fenced; where CUDA sees none it is skipped");
     let why = &inventory.gpus[2].health_reason;
     assert!(why.starts_with("its memory does not hold what is written (MiB 0 of 16 tested)"), "{why}");
     session.welcome(1, Vec::new(), Vec::new()).await;
@@ -80,8 +79,44 @@ async fn a_gpu_whose_memory_does_not_hold_is_bad_before_its_first_use_and_what_i
     node.config.gpus = GpuSource::Fake { conf: conf.to_owned() };
     let _agent = node.start();
     let session = scheduler.accept().await;
-    let inventory = session.hello.inventory.clone().expect("it is stated");
-    let health: Vec<&str> = inventory.gpus.iter().map(|gpu| gpu.health.as_str()).collect();
-    assert_eq!(health, ["ok", "bad", "bad", "bad"]);
+    assert_eq!(health(&session), ["ok", "bad", "bad", "bad"]);
     session.welcome(1, vec![launch(1, script("sleep 1000")), crate::harness::stop(1, 0)], Vec::new()).await;
+}
+
+#[tokio::test]
+async fn a_failed_test_of_gpu_memory_outlives_the_agent_until_the_node_boots_anew_or_its_file_is_removed() {
+    let mut scheduler = Scheduler::start().await;
+    let mut node = Node::new(&scheduler);
+    let broken = "seed n0\ngpus 4 cuda_mib=64\ngpu 1 flip=4096\ngpu 2 flip=4096";
+    node.config.gpus = GpuSource::Fake { conf: broken.to_owned() };
+    node.config.checks.libcuda = node.config.state_dir.join("fake-nvml").join(fake::LIBRARY_NAME);
+    node.config.boot_id = Some("boot-1".to_owned());
+    let agent = node.start();
+    let session = scheduler.accept().await;
+    assert_eq!(health(&session), ["ok", "bad", "bad", "ok"]);
+    agent.crash().await;
+    // From now on every test passes: a fault that comes and goes is not gone.
+    node.config.gpus = GpuSource::Fake { conf: "seed n0\ngpus 4 cuda_mib=64".to_owned() };
+    let agent = node.start();
+    let session = scheduler.accept().await;
+    assert_eq!(health(&session), ["ok", "bad", "bad", "ok"]);
+    let inventory = session.hello.inventory.clone().expect("it is stated");
+    let why = &inventory.gpus[1].health_reason;
+    assert!(why.starts_with("its memory does not hold what is written"), "{why}");
+    agent.crash().await;
+    // A person has reset one of them, and says so.
+    let file = node.config.state_dir.join("health").join(format!("{}.memory", inventory.gpus[1].uuid));
+    std::fs::remove_file(&file).expect("it is there");
+    let agent = node.start();
+    assert_eq!(health(&scheduler.accept().await), ["ok", "ok", "bad", "ok"]);
+    agent.crash().await;
+    // After a reboot everything is tested again.
+    node.config.boot_id = Some("boot-2".to_owned());
+    let _agent = node.start();
+    assert_eq!(health(&scheduler.accept().await), ["ok", "ok", "ok", "ok"]);
+}
+
+fn health(session: &Session) -> Vec<String> {
+    let inventory = session.hello.inventory.as_ref().expect("it is stated");
+    inventory.gpus.iter().map(|gpu| gpu.health.clone()).collect()
 }

@@ -1,14 +1,15 @@
-//! What is known of each GPU over the lives of the agent: a file per GPU, named by its UUID.
+//! What is known of each GPU over the lives of the agent: a file per GPU, named by its UUID, and one more (`UUID.memory`) when
+//! the test of its memory has failed.
 //!
 //! Comes in: records. Goes out: files, and the records that an earlier life has left. A person who has reset a GPU, or
-//! changed it, removes its file. A file that cannot be read counts as none; one that cannot be written is said once.
+//! changed it, removes its files. A file that cannot be read counts as none; one that cannot be written is said once.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use super::{Judge, Record};
+use super::{BadRecord, Judge, Record};
 use crate::durable;
 
 /// The folder of the files, for one boot of the node.
@@ -42,6 +43,33 @@ impl History {
             Record::default()
         });
         Kept { judge: Judge::recover(written.clone(), &self.boot_id), path, written, failed: false }
+    }
+
+    /// Why the test of its memory has failed earlier in this boot of the node.
+    pub(in crate::inventory) fn memory_fault(&self, uuid: &str) -> Option<String> {
+        let path = self.memory_file(uuid);
+        let text = fs::read_to_string(&path).ok()?;
+        match toml::from_str::<BadRecord>(&text) {
+            Ok(bad) => (bad.boot_id == self.boot_id).then_some(bad.reason),
+            Err(err) => {
+                tracing::warn!(path = %path.display(), error = %err, "a failed test of a GPU's memory cannot be read");
+                None
+            }
+        }
+    }
+
+    /// The test of its memory has failed: that is known until the node boots anew, when it is tested again.
+    pub(in crate::inventory) fn keep_memory_fault(&self, uuid: &str, reason: &str) {
+        let (path, bad) =
+            (self.memory_file(uuid), BadRecord { boot_id: self.boot_id.clone(), reason: reason.to_owned() });
+        let text = toml::to_string(&bad).expect("texts are TOML");
+        if let Err(err) = durable::create_dir(&self.dir).and_then(|()| durable::replace(&path, text.as_bytes())) {
+            tracing::error!(path = %path.display(), error = %err, "a failed test of a GPU's memory is not kept");
+        }
+    }
+
+    fn memory_file(&self, uuid: &str) -> PathBuf {
+        self.dir.join(format!("{uuid}.memory"))
     }
 
     /// Writes what has changed.
