@@ -90,12 +90,37 @@ pub enum FollowerError {
 struct Shared {
     /// The last position that is durable.
     durable: AtomicU64,
+    /// When that happened.
+    durable_ms: AtomicU64,
     /// The last position that the follower has applied.
     applied: AtomicU64,
+    /// The last position whose rows are written in the history, and when that happened.
+    history: AtomicU64,
+    history_ms: AtomicU64,
     /// Position of the last snapshot handed over.
     snapshot: AtomicU64,
     /// Why it stopped, if it did.
     failure: OnceLock<String>,
+}
+
+impl Shared {
+    fn history_lag(&self) -> HistoryLag {
+        let read = |number: &AtomicU64| number.load(Ordering::SeqCst);
+        // First what grows behind the other: a turn that becomes durable in between is no lag below zero.
+        let (written, written_ms) = (read(&self.history), read(&self.history_ms));
+        let events = read(&self.durable).saturating_sub(written);
+        let span = if events == 0 { Span::ZERO } else { Span(read(&self.durable_ms).saturating_sub(written_ms)) };
+        HistoryLag { events, span }
+    }
+}
+
+/// How far the history is behind the journal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HistoryLag {
+    /// Durable events that are not in it yet.
+    pub events: u64,
+    /// Between the last turn in it and the last of the journal; zero when no event is missing.
+    pub span: Span,
 }
 
 /// The scheduler's end: takes durable turns and never waits.
@@ -109,6 +134,7 @@ impl FollowerFeed {
     /// Hands on a turn that has become durable. Never waits: what finds no room is read again from the journal.
     pub fn feed(&self, batch: Arc<DurableBatch>) {
         // Before the queue: whoever empties it sees that there is more.
+        self.shared.durable_ms.fetch_max(batch.time.0, Ordering::SeqCst);
         self.shared.durable.fetch_max(batch.last().0, Ordering::SeqCst);
         drop(self.queue.try_send(Command::Turn(batch)));
     }
@@ -131,6 +157,11 @@ impl FollowerFeed {
         let (reply, answer) = sync_channel(1);
         self.ask(Command::Snapshot { reply })?;
         answer.recv().unwrap_or(Err(FollowerError::Stopped))
+    }
+
+    /// How far the history is behind. One that cannot be written falls behind for good. Asks nobody.
+    pub fn history_lag(&self) -> HistoryLag {
+        self.shared.history_lag()
     }
 
     /// A copy of the state as it is at the last durable position; with what has happened since the last copy that was given
@@ -186,6 +217,11 @@ impl Follower {
         let shared = Arc::new(Shared::default());
         let snapshot = recovered.from_snapshot.unwrap_or(Seq(0));
         shared.durable.store(recovered.head.0, Ordering::SeqCst);
+        shared.durable_ms.store(recovered.time.0, Ordering::SeqCst);
+        let (history, time) = keeping.as_ref().map(|keeping| keeping.historian.written()).unwrap_or_default();
+        shared.history.store(history.0, Ordering::SeqCst);
+        let is_known = time > dure_core::units::Time(0);
+        shared.history_ms.store(if is_known { time.0 } else { recovered.time.0 }, Ordering::SeqCst);
         shared.applied.store(recovered.head.0, Ordering::SeqCst);
         shared.snapshot.store(snapshot.0, Ordering::SeqCst);
         let pump = Pump { following: Following::new(recovered, config), source, sink, shared: shared.clone(), keeping };

@@ -24,6 +24,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tokio::net::TcpListener;
 
+use crate::follower::HistoryLag;
 use crate::grpc::text;
 use crate::journal::Durable;
 use crate::live::Live;
@@ -79,6 +80,8 @@ pub struct Metrics {
     events: Counter,
     written: Counter,
     head: Gauge<u64, AtomicU64>,
+    history_events: Gauge<u64, AtomicU64>,
+    history_seconds: Gauge<f64, AtomicU64>,
     rpcs: Family<Rpc, Counter>,
 }
 
@@ -115,6 +118,8 @@ impl Metrics {
             events: Counter::default(),
             written: Counter::default(),
             head: Gauge::default(),
+            history_events: Gauge::default(),
+            history_seconds: Gauge::default(),
             rpcs: Family::default(),
         };
         metrics.register();
@@ -156,6 +161,10 @@ impl Metrics {
             self.written.clone(),
         );
         registry.register("journal_head", "Position of the last durable event", self.head.clone());
+        let events = "Durable events that are not in the history yet";
+        registry.register("history_lag_events", events, self.history_events.clone());
+        let seconds = "Time between the last turn in the history and the last of the journal";
+        registry.register_with_unit("history_lag", seconds, Unit::Seconds, self.history_seconds.clone());
         registry.register("rpcs", "Calls by method and the code that their answer began with", self.rpcs.clone());
     }
 
@@ -170,6 +179,12 @@ impl Metrics {
         self.events.inc_by(durable.events);
         self.written.inc_by(durable.bytes);
         self.head.set(durable.head.seq);
+    }
+
+    /// The history is so far behind the journal.
+    pub fn history(&self, lag: HistoryLag) {
+        self.history_events.set(lag.events);
+        self.history_seconds.set(lag.span.0 as f64 / 1000.0);
     }
 
     /// A call was answered, or began to be.
@@ -325,6 +340,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.turn(Duration::from_millis(1));
         metrics.called("/dure.v1.Jobs/Get", tonic::Code::NotFound);
+        metrics.history(HistoryLag { events: 7, span: dure_core::units::Span(1_500) });
         metrics.observe(&Cluster::new(dure_core::Policy::standard()), &Live::default());
         let text = metrics.text();
         for line in [
@@ -334,6 +350,8 @@ mod tests {
             "dure_nodes{state=\"ready\"} 0",
             "dure_agents_connected 0",
             "dure_journal_written_bytes_total 0",
+            "dure_history_lag_events 7",
+            "dure_history_lag_seconds 1.5",
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");

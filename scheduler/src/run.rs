@@ -92,7 +92,10 @@ impl Pump {
                     }
                 }
                 _ = self.stop.changed(), if !stopping => stopping = true,
-                _ = gauges.tick() => self.metrics.observe(self.leader.scheduler().cluster(), self.leader.scheduler().live()),
+                _ = gauges.tick() => {
+                    self.metrics.observe(self.leader.scheduler().cluster(), self.leader.scheduler().live());
+                    self.metrics.history(self.follower.history_lag());
+                }
                 _ = self.messages.recv_many(&mut messages, MAX_MESSAGES_PER_TURN), if room => {}
                 _ = self.calls.recv_many(&mut calls, MAX_CALLS_PER_TURN), if room => {}
                 () = tokio::time::sleep(idle), if room => {}

@@ -12,7 +12,6 @@ use dure_tests::drafts::{await_file, is_end, note, noted, script};
 use dure_tests::process::lives;
 use dure_tests::setup::{Setup, Who};
 use dure_tests::wait::{soon, until, until_some};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
@@ -333,14 +332,6 @@ async fn a_restored_backup_leads_under_an_epoch_that_agents_accept() {
     assert_eq!(ana.ended(kept).await.phase(), JobPhase::Completed);
 }
 
-async fn metrics(cluster: &Cluster) -> String {
-    let mut stream = tokio::net::TcpStream::connect(cluster.metrics_socket()).await.expect("it listens");
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("sent");
-    let mut text = String::new();
-    soon("the page", stream.read_to_string(&mut text)).await.expect("it is text");
-    text
-}
-
 #[tokio::test]
 async fn health_reflection_and_metrics_answer() {
     let cluster = Cluster::start(crate::DURE, Setup { nodes: 1, ..Setup::default() }).await;
@@ -362,7 +353,7 @@ async fn health_reflection_and_metrics_answer() {
     }
     assert!(!names.iter().any(|name| name.contains("journal")), "records are nobody's interface: {names:?}");
     let page = until_some("the gauges are fresh", || async {
-        Some(metrics(&cluster).await).filter(|page| page.contains("dure_agents_connected 1"))
+        Some(cluster.metrics().await).filter(|page| page.contains("dure_agents_connected 1"))
     })
     .await;
     for name in [

@@ -77,6 +77,43 @@ async fn history_and_audit_outlive_crashes_and_are_made_anew_from_the_journal() 
     assert!(said.code == 0 && cluster.path("other").join("history/history.sqlite").exists(), "{said:?}");
 }
 
+#[tokio::test]
+async fn after_a_restore_the_history_is_that_of_the_restored_journal() {
+    let mut cluster = Cluster::start(crate::DURE, Setup { nodes: 1, ..Setup::default() }).await;
+    let ana = cluster.caller(Who::Ana);
+    for _ in 0..2 {
+        ana.ended(ana.submit(script("fusion", 1, 2, "true")).await).await;
+    }
+    let before = told(&cluster, 2).await;
+    let (backup, data_dir) = (cluster.path("backup").display().to_string(), cluster.data_dir().display().to_string());
+    let said = cluster.dure(Who::Op, &["backup", "--data-dir", &data_dir, &backup]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    // What comes after the backup is lost with the journal, and its rows are in the history.
+    let lost = [ana.submit(script("solar", 1, 2, "true")).await, ana.submit(script("solar", 1, 2, "true")).await];
+    for id in lost {
+        ana.ended(id).await;
+    }
+    told(&cluster, 4).await;
+    until_some("the history has caught up", || async {
+        cluster.metrics().await.lines().any(|line| line == "dure_history_lag_events 0").then_some(())
+    })
+    .await;
+    cluster.kill_scheduler();
+    let said = cluster.dure(Who::Op, &["restore", "--force", "--data-dir", &data_dir, &backup]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    cluster.start_scheduler();
+    cluster.serving().await;
+    let mut now = told(&cluster, 2).await;
+    now.retain(|row| !row.contains("method: \"restore\""));
+    assert_eq!(now, before, "as it was at the backup");
+    assert!(cluster.scheduler().log().contains("the history is not the journal's"), "and the log says so");
+    // What happens from now on is in it, although the journal was longer before.
+    let id = ana.submit(script("fusion", 1, 2, "true")).await;
+    ana.ended(id).await;
+    let after = told(&cluster, 3).await;
+    assert!(after.iter().any(|row| row.contains(&format!("job_id: {id}"))), "{after:#?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_asks_too_much_is_turned_away_and_nobody_else_notices() {
     let more = "[limits]\ncalls_per_second = 20\nburst = 40\n";

@@ -13,6 +13,8 @@ use dure_agent::config::{GpuSource, Location};
 use dure_agent::isolation::IsolationMode;
 use dure_proto::v1::{ListNodesRequest, Node};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -22,7 +24,7 @@ use crate::client::{Bearer, Caller};
 use crate::netns::Namespace;
 use crate::process::{self, Process};
 use crate::setup::{self, MODEL, Setup, Who};
-use crate::wait::{LOOK_EVERY, PATIENCE, until_some};
+use crate::wait::{LOOK_EVERY, PATIENCE, soon, until_some};
 
 /// Clusters of this process so far.
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
@@ -132,6 +134,18 @@ impl Cluster {
     /// Address and port of the metrics.
     pub fn metrics_socket(&self) -> String {
         format!("{}:7071", self.address)
+    }
+
+    /// The scheduler's metrics, as one page of text.
+    ///
+    /// # Panics
+    /// When they do not come soon.
+    pub async fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.metrics_socket()).await.expect("it listens");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("sent");
+        let mut text = String::new();
+        soon("the page", stream.read_to_string(&mut text)).await.expect("it is text");
+        text
     }
 
     /// The authority's certificate, where TLS is spoken.

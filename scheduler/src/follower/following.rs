@@ -58,6 +58,11 @@ impl Following {
         self.with_history(Historian::write);
     }
 
+    /// What the history has written: position, and when that happened. None when no history is kept.
+    pub fn history_written(&self) -> Option<(Seq, Time)> {
+        self.historian.as_ref().map(Historian::written)
+    }
+
     fn with_history(&mut self, work: impl FnOnce(&mut Historian) -> Result<(), HistoryError>) {
         if let Some(historian) = &mut self.historian
             && let Err(err) = work(historian)

@@ -229,3 +229,37 @@ fn stops_when_the_journal_lacks_what_is_durable() {
     let err = bench.follower.stop().expect_err("it stopped by itself").to_string();
     assert!(err.contains("the journal's head is at"), "{err}");
 }
+
+#[test]
+fn how_far_the_history_is_behind_is_known() {
+    let shared = Shared::default();
+    let set = |number: &AtomicU64, to: u64| number.store(to, Ordering::SeqCst);
+    set(&shared.durable, 12);
+    set(&shared.durable_ms, 95_000);
+    set(&shared.history, 5);
+    set(&shared.history_ms, 5_000);
+    assert_eq!(shared.history_lag(), HistoryLag { events: 7, span: Span::seconds(90) });
+    set(&shared.history, 12);
+    assert_eq!(shared.history_lag(), HistoryLag::default(), "the time alone is no lag");
+    // One that a follower fills has caught up soon.
+    let store = MemoryStore::new(StoreId([5; 16]));
+    let shelf = Shelf(Arc::new(Mutex::new(MemoryEngine::open(&store, OpenOptions::default()).expect("opened"))));
+    let recovered = recover(&shelf, small_policy()).expect("an empty one");
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = crate::history::HistoryStore::path_in(dir.path());
+    let history = crate::history::HistoryStore::open(&path, "store").expect("it opens");
+    let retention = crate::history::Retention::standard();
+    let historian = crate::history::Historian::new(history, retention, Default::default()).expect("it goes on");
+    let keeping = Some(Keeping { historian, policy: small_policy() });
+    let (source, sink): (_, Sink) = (Box::new(shelf.clone()), Box::new(|_, _| Ok(())));
+    let follower = Follower::start_keeping(&recovered, config(u64::MAX, 64), source, sink, keeping).expect("a thread");
+    let mut turns = RandomTurns::new(11, 8, small_policy());
+    follower.feed().feed(shelf.append(turns.now, &turns.opening()));
+    assert!(follower.feed().shared.durable.load(Ordering::SeqCst) > 0);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while follower.feed().history_lag().events > 0 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", follower.feed().history_lag());
+        std::thread::yield_now();
+    }
+    follower.stop().expect("nothing went wrong");
+}

@@ -87,6 +87,7 @@ impl Pump {
 
     fn serve(&mut self, commands: &Receiver<Command>) -> Result<(), FollowerError> {
         loop {
+            self.tell_of_history();
             let command = match commands.try_recv() {
                 Ok(command) => command,
                 Err(TryRecvError::Disconnected) => return Ok(()),
@@ -122,6 +123,12 @@ impl Pump {
                 Command::Stop => return self.catch_up(),
             }
         }
+    }
+
+    fn tell_of_history(&self) {
+        let Some((seq, time)) = self.following.history_written() else { return };
+        self.shared.history_ms.store(time.0, Ordering::SeqCst);
+        self.shared.history.store(seq.0, Ordering::SeqCst);
     }
 
     /// Applies a turn that was fed; one that is known already is passed over, one too far ahead waits for the journal.

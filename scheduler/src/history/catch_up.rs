@@ -2,12 +2,13 @@
 //!
 //! In: a history that ends anywhere, and a journal. Out: the history at the journal's end. The state at the history's end
 //! comes from the newest snapshot that does not lie behind it, else from the journal's beginning; where neither is kept any
-//! more the history has a gap, which it states.
+//! more the history has a gap, which it states. One that is not this journal's goes back to the journal's beginning first.
 
 use dure_core::ids::Seq;
 use dure_core::{Cluster, Policy};
 
 use super::fold::Historian;
+use super::rewind;
 use super::store::HistoryError;
 use crate::journal::{FoundSnapshot, Snapshot};
 use crate::recover::{RecoverError, Recovered, apply_seen};
@@ -36,6 +37,17 @@ impl From<SourceError> for CatchUpError {
 /// [`CatchUpError`]; what was filled by then stays.
 pub fn catch_up<S: Source + ?Sized>(historian: &mut Historian, source: &S, policy: Policy) -> Result<(), CatchUpError> {
     let head = source.last_position().map_err(RecoverError::from)?;
+    let (at, time) = historian.written();
+    if let Some(parted) = rewind::parted(source, head, at, time)? {
+        let beginning = source.beginning().map_err(RecoverError::from)?;
+        let Recovered { cluster, head: from, time, .. } = state_at(beginning, policy.clone())?;
+        tracing::warn!(
+            %parted,
+            from = from.0 + 1,
+            "the history is not the journal's: one of them was restored; what the journal keeps is told again"
+        );
+        historian.go_back(&cluster, from, time)?;
+    }
     if historian.position() >= head {
         return Ok(());
     }

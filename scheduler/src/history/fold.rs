@@ -11,6 +11,7 @@ use dure_core::tenant::Quota;
 use dure_core::units::Time;
 
 use super::refusals::Refusals;
+use super::rewind::rewind;
 use super::rows::{AttemptRow, GpuMs, JobRow, Owner, Row, write_refusal};
 use super::store::{HistoryError, HistoryStore, failed, signed};
 use super::{DAY_MS, Retention};
@@ -46,8 +47,27 @@ impl Historian {
     /// Those of reading it.
     pub fn new(store: HistoryStore, retention: Retention, refusals: Refusals) -> Result<Self, HistoryError> {
         let charged = store.charged()?;
-        let seq = store.position();
-        Ok(Self { store, retention, refusals, rows: Vec::new(), charged, turns: 0, seq, time: Time(0), swept: 0 })
+        let (seq, time) = (store.position(), store.time());
+        Ok(Self { store, retention, refusals, rows: Vec::new(), charged, turns: 0, seq, time, swept: 0 })
+    }
+
+    /// What is written: up to which position, and when the turn there happened (0 where that is not known).
+    pub fn written(&self) -> (Seq, Time) {
+        (self.store.position(), self.store.time())
+    }
+
+    /// Forgets everything that was not so yet when `cluster` was the state, at `seq` and `time`.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub(super) fn go_back(&mut self, cluster: &Cluster, seq: Seq, time: Time) -> Result<(), HistoryError> {
+        if seq == Seq(0) {
+            return self.clear();
+        }
+        self.rows.clear();
+        self.store.write(seq, time, |change| rewind(change, cluster, seq, time))?;
+        (self.charged, self.seq, self.time) = (self.store.charged()?, seq, time);
+        Ok(())
     }
 
     /// Everything up to here is in the history, or waits to be.
@@ -216,7 +236,7 @@ impl Historian {
         let rows = std::mem::take(&mut self.rows);
         self.turns = 0;
         let (today, retention, swept) = (self.time.0 / DAY_MS, self.retention, self.swept);
-        self.store.write(self.seq, |change| {
+        self.store.write(self.seq, self.time, |change| {
             rows.iter().try_for_each(|row| row.write(change))?;
             refusals.iter().try_for_each(|refusal| write_refusal(refusal, change))?;
             if today > swept { sweep(change, today, retention) } else { Ok(()) }
@@ -308,7 +328,7 @@ fn change_words(cluster: &Cluster, change: &TenantChange) -> String {
 }
 
 /// GPU-time spread evenly over the days that an attempt touched, the rest on the last; whole GPU-milliseconds.
-fn spread(used: GpuMs, from: u64, to: u64) -> Vec<(u64, GpuMs)> {
+pub(super) fn spread(used: GpuMs, from: u64, to: u64) -> Vec<(u64, GpuMs)> {
     let span = u128::from(to.saturating_sub(from).max(1));
     let part = |whole: u64, ms: u64| u64::try_from(u128::from(whole) * u128::from(ms) / span).unwrap_or(whole);
     let (mut left, mut days) = (used, Vec::new());

@@ -6,12 +6,13 @@
 //! refusals, which are counted here. It goes on from where it ends, however it ended: rows and position are one
 //! transaction, and no snapshot is handed to the journal before the history holds everything up to it.
 //!
-//! Reading order: `store` (the tables), `rows`, `fold`, `refusals`, `catch_up`, `read`.
+//! Reading order: `store` (the tables), `rows`, `fold`, `refusals`, `catch_up`, `rewind`, `read`.
 
 mod catch_up;
 mod fold;
 mod read;
 mod refusals;
+mod rewind;
 mod rows;
 mod store;
 

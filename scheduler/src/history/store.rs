@@ -7,10 +7,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dure_core::ids::{JobId, Seq};
+use dure_core::units::Time;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-/// The schema's version; a file of another one is made anew.
+/// The schema's version; a file of another one is set aside and made anew.
 const VERSION: i64 = 1;
+/// What a file that was set aside ends in, in place of its own ending; there is one at most.
+const ASIDE: &str = "aside.sqlite";
 
 const SCHEMA: &str = "
     CREATE TABLE meta (version INTEGER NOT NULL, store_id TEXT NOT NULL, seq INTEGER NOT NULL);
@@ -49,6 +52,9 @@ const SCHEMA: &str = "
     CREATE INDEX audit_by_time ON audit (time_ms);
 ";
 
+/// Where it ends, and when that turn happened: a file that an older version has made has no such table.
+const ENDS: &str = "CREATE TABLE IF NOT EXISTS ends (seq INTEGER NOT NULL, time_ms INTEGER NOT NULL)";
+
 /// The tables that follow from the journal; refusals are in none.
 const FOLDED: [&str; 7] = ["gaps", "jobs", "attempts", "evictions", "usage", "charged", "quota_changes"];
 
@@ -81,6 +87,8 @@ pub struct HistoryStore {
     pub(super) path: PathBuf,
     pub(super) db: Connection,
     seq: Seq,
+    /// When the turn happened with which it ends; 0 where that is not known.
+    time: Time,
 }
 
 impl HistoryStore {
@@ -89,7 +97,7 @@ impl HistoryStore {
         data_dir.join("history").join("history.sqlite")
     }
 
-    /// Opens the history of a store, or makes it. One of another store or another version is made anew.
+    /// Opens the history of a store, or makes it. One of another store or another version is set aside first.
     ///
     /// # Errors
     /// [`HistoryError`] when neither is possible.
@@ -98,21 +106,28 @@ impl HistoryStore {
             let folder_error = |error| HistoryError::Folder { path: folder.to_owned(), error };
             std::fs::create_dir_all(folder).map_err(folder_error)?;
         }
-        let db = Connection::open(path).map_err(failed(path, "opening"))?;
-        // What a crash takes from it is filled again from the journal: only snapshots wait for it to be on disk.
-        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;").map_err(failed(path, "opening"))?;
-        let known: Option<(i64, String, i64)> = db
-            .query_row("SELECT version, store_id, seq FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-            .optional()
-            .unwrap_or(None);
+        let (mut db, mut known) = connect(path)?;
+        if let Some((version, store, _)) = known.take_if(|(version, store, _)| *version != VERSION || store != store_id)
+        {
+            let aside = path.with_extension(ASIDE);
+            tracing::warn!(
+                path = %path.display(), aside = %aside.display(), version, store, wanted = store_id,
+                "the history is of another store, or of another version: it is set aside, and made anew from the journal"
+            );
+            set_aside(db, path, &aside)?;
+            (db, known) = connect(path)?;
+        }
         let seq = match known {
-            Some((VERSION, store, seq)) if store == store_id => Seq(unsigned(seq)),
-            Some(_) | None => {
+            Some((_, _, seq)) => Seq(unsigned(seq)),
+            None => {
                 make_anew(&db, store_id).map_err(failed(path, "making the tables"))?;
                 Seq(0)
             }
         };
-        Ok(Self { path: path.to_owned(), db, seq })
+        db.execute_batch(ENDS).map_err(failed(path, "making the tables"))?;
+        let ends = "SELECT time_ms FROM ends WHERE seq = ?1";
+        let time = db.query_row(ends, [signed(seq.0)], |row| row.get(0)).optional().map_err(failed(path, "reading"))?;
+        Ok(Self { path: path.to_owned(), db, seq, time: Time(unsigned(time.unwrap_or(0))) })
     }
 
     /// Everything up to here is in it.
@@ -120,12 +135,17 @@ impl HistoryStore {
         self.seq
     }
 
+    /// When the turn happened with which it ends; 0 where that is not known.
+    pub fn time(&self) -> Time {
+        self.time
+    }
+
     /// Forgets everything that the journal can tell again.
     ///
     /// # Errors
     /// Those of writing.
     pub fn clear(&mut self) -> Result<(), HistoryError> {
-        self.write(Seq(0), |change| {
+        self.write(Seq(0), Time(0), |change| {
             for table in FOLDED {
                 change.execute(&format!("DELETE FROM {table}"), [])?;
             }
@@ -133,18 +153,22 @@ impl HistoryStore {
         })
     }
 
-    /// Writes rows and the position that they go up to, all or none.
+    /// Writes rows and the position that they go up to, with the time of the turn there, all or none.
     pub(super) fn write(
         &mut self,
         seq: Seq,
+        time: Time,
         rows: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
     ) -> Result<(), HistoryError> {
         let path = &self.path;
         let change = self.db.transaction().map_err(failed(path, "beginning"))?;
         rows(&change).map_err(failed(path, "writing"))?;
         change.execute("UPDATE meta SET seq = ?1", [signed(seq.0)]).map_err(failed(path, "writing"))?;
+        change.execute("DELETE FROM ends", []).map_err(failed(path, "writing"))?;
+        let ends = params![signed(seq.0), signed(time.0)];
+        change.execute("INSERT INTO ends VALUES (?1, ?2)", ends).map_err(failed(path, "writing"))?;
         change.commit().map_err(failed(path, "committing"))?;
-        self.seq = seq;
+        (self.seq, self.time) = (seq, time);
         Ok(())
     }
 
@@ -165,6 +189,29 @@ impl HistoryStore {
         };
         read().map_err(failed(&self.path, "reading"))
     }
+}
+
+/// Version, store and position, as the file says them; nothing where it is new.
+type Known = Option<(i64, String, i64)>;
+
+fn connect(path: &Path) -> Result<(Connection, Known), HistoryError> {
+    let db = Connection::open(path).map_err(failed(path, "opening"))?;
+    // What a crash takes from it is filled again from the journal: only snapshots wait for it to be on disk.
+    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;").map_err(failed(path, "opening"))?;
+    let known = db
+        .query_row("SELECT version, store_id, seq FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()
+        .unwrap_or(None);
+    Ok((db, known))
+}
+
+/// Moves the whole file to `aside`, in the place of what lies there.
+fn set_aside(db: Connection, path: &Path, aside: &Path) -> Result<(), HistoryError> {
+    // What is still in its log belongs to it.
+    let whole = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    whole.map_err(failed(path, "setting it aside"))?;
+    db.close().map_err(|(_, error)| failed(path, "setting it aside")(error))?;
+    std::fs::rename(path, aside).map_err(|error| HistoryError::Folder { path: aside.to_owned(), error })
 }
 
 fn make_anew(db: &Connection, store_id: &str) -> rusqlite::Result<()> {

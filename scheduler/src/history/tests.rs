@@ -54,8 +54,17 @@ impl Source for Shelf {
 
 /// A random life of a cluster, with a snapshot now and then. The state at its end.
 fn journal(seed: u64, turns: usize) -> (Shelf, Cluster) {
+    journal_parting(seed, turns, usize::MAX)
+}
+
+/// The same life up to a turn, and from then on another: the journal was restored as it was there, an hour later.
+fn journal_parting(seed: u64, turns: usize, parting: usize) -> (Shelf, Cluster) {
     let (mut shelf, mut turns_of, mut seq) = (Shelf::default(), RandomTurns::new(seed, 4, small_policy()), 0);
     for number in 0..turns {
+        if number == parting {
+            turns_of.roll(2);
+            turns_of.now = turns_of.now + dure_core::units::Span(3_600_000);
+        }
         let events = if number == 0 { turns_of.opening() } else { turns_of.turn() };
         if events.is_empty() {
             continue;
@@ -86,7 +95,8 @@ fn historian(dir: &Path) -> Historian {
 fn told(dir: &Path) -> Vec<String> {
     let db = Connection::open(HistoryStore::path_in(dir)).expect("it opens");
     let mut all = Vec::new();
-    for table in ["meta", "gaps", "jobs", "attempts", "evictions", "usage", "charged", "quota_changes", "audit"] {
+    for table in ["meta", "ends", "gaps", "jobs", "attempts", "evictions", "usage", "charged", "quota_changes", "audit"]
+    {
         let mut statement = db.prepare(&format!("SELECT * FROM {table}")).expect("it is there");
         let skip = usize::from(table == "audit");
         let columns = statement.column_count();
@@ -253,4 +263,62 @@ fn stops_for_others_for_drains_and_for_lost_nodes_are_rows() {
         count(dir.path(), "SELECT count(*) FROM evictions WHERE tenant <> '' AND user <> ''") > 0
     });
     assert!(found, "twelve lives without one");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// The journal is restored from a backup: the history, which is ahead of it or has gone another way, is as one of that
+    /// journal from the beginning. Also where the journal does not reach back to its beginning any more.
+    #[test]
+    fn a_history_of_another_past_becomes_the_journals(
+        seed in 1..u64::MAX, parting in 45..110usize, lost in 1..60usize, gained in 0..60usize, is_cut in any::<bool>()
+    ) {
+        let (old, _) = journal(seed, parting + lost);
+        let (mut restored, _) = journal_parting(seed, parting + gained, parting);
+        let dir = tempfile::tempdir().expect("a folder");
+        catch_up(&mut historian(dir.path()), &old, small_policy()).expect("it is filled");
+        let expected = whole(&restored);
+        // Its beginning lies before the parting: a backup begins where its journal did.
+        let common = old.snapshots.first().filter(|first| restored.snapshots.first() == Some(*first));
+        if let Some(base) = common.filter(|_| is_cut) {
+            restored.kept_from = base.seq + 1;
+        }
+        catch_up(&mut historian(dir.path()), &restored, small_policy()).expect("it is filled");
+        prop_assert_eq!(told(dir.path()), expected);
+    }
+}
+
+#[test]
+fn a_history_that_is_ahead_or_of_another_turn_is_known_for_what_it_is() {
+    use super::rewind::{Parted, parted};
+    let (shelf, _) = journal(11, 60);
+    let head = shelf.last_position().expect("it has an end");
+    let last = shelf.batches.last().expect("there is one");
+    let time = crate::source::DurableBatch::decode(last).expect("it decodes").time;
+    let look = |at: u64, time: Time| parted(&shelf, head, Seq(at), time).expect("it reads");
+    assert_eq!(look(head.0, time), None);
+    assert_eq!(look(head.0, Time(0)), None, "an older version did not say it");
+    assert_eq!(look(head.0 + 1, Time(0)), Some(Parted::Ahead { at: head.0 + 1, head: head.0 }));
+    assert_eq!(look(head.0, Time(time.0 + 1)), Some(Parted::Other { at: head.0 }));
+    assert_eq!(look(last.first_seq - 1, time), Some(Parted::Other { at: last.first_seq - 1 }));
+    let cut = Shelf { kept_from: head.0 + 1, ..shelf.clone() };
+    let unknown = parted(&cut, head, head, Time(1)).expect("it reads");
+    assert_eq!(unknown, None, "the journal cannot tell any more");
+    let words = Parted::Ahead { at: 9, head: 7 }.to_string();
+    assert_eq!(words, "it ends at position 9, and the journal at 7");
+}
+
+#[test]
+fn a_history_of_another_store_is_set_aside_and_not_lost() {
+    let (shelf, _) = journal(11, 120);
+    let dir = tempfile::tempdir().expect("a folder");
+    catch_up(&mut historian(dir.path()), &shelf, small_policy()).expect("it is filled");
+    let jobs = count(dir.path(), "SELECT count(*) FROM jobs");
+    let path = HistoryStore::path_in(dir.path());
+    let other = HistoryStore::open(&path, "another").expect("it opens");
+    assert_eq!((other.position(), count(dir.path(), "SELECT count(*) FROM jobs")), (Seq(0), 0));
+    let aside = Connection::open(path.with_file_name("history.aside.sqlite")).expect("it opens");
+    let kept: i64 = aside.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0)).expect("it counts");
+    assert!(kept == jobs && jobs > 0, "{kept} {jobs}");
 }
