@@ -18,6 +18,7 @@ mod parts;
 mod replay;
 mod several;
 mod sim;
+mod survivors;
 mod tidy;
 mod tls;
 

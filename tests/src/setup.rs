@@ -8,8 +8,8 @@ use dure_scheduler::auth::token::{self, TokenEntry};
 /// The GPU model of every node.
 pub const MODEL: &str = "NVIDIA H200";
 
-/// The missions: 32 GPUs between them.
-const TENANTS: &str = "
+/// The missions: 28 of 32 GPUs between them.
+pub const TENANTS: &str = "
 [[pool]]
 name = \"h200\"
 model = \"NVIDIA H200\"
@@ -38,6 +38,8 @@ pub struct Setup {
     pub liveness: &'static str,
     /// `[policy]` of the scheduler.
     pub policy: &'static str,
+    /// `[[pool]]` and `[[tenant]]` of the scheduler.
+    pub tenants: &'static str,
     /// Further sections of the scheduler's file.
     pub more: &'static str,
     /// Speak TLS; nodes then join by one-time tokens.
@@ -56,6 +58,7 @@ impl Default for Setup {
             fake: "",
             liveness: "heartbeat = \"200ms\"\nsuspect_after = \"20s\"\nlost_after = \"60s\"",
             policy: "default_grace = \"2s\"\nbackoff = \"100ms\"\nreclaim_patience = \"0s\"",
+            tenants: TENANTS,
             more: "",
             tls: false,
             address: None,
@@ -131,10 +134,11 @@ pub fn scheduler_toml(setup: &Setup, address: &str, data_dir: &Path) -> String {
     let tls = if setup.tls { "[tls]\n" } else { "" };
     format!(
         "listen = \"{address}:7070\"\nmetrics_listen = \"{address}:7071\"\ndata_dir = \"{}\"\ntokens = \"tokens.toml\"\n\
-         {tls}[liveness]\n{}\n[policy]\n{}\n{}\n{TENANTS}",
+         {tls}[liveness]\n{}\n[policy]\n{}\n{}\n{}",
         data_dir.display(),
         setup.liveness,
         setup.policy,
         setup.more,
+        setup.tenants,
     )
 }
