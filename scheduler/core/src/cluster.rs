@@ -322,7 +322,9 @@ impl Cluster {
         let (tenant, priority, user) = (job.spec.tenant, job.spec.priority, job.spec.user);
         self.tenants[tenant.at()].queue.insert(priority, user, queued);
         self.queue_version += 1;
+        self.reserved.vain.came(job, class);
         self.count_queued(tenant, 1);
+        self.plan_for_first(id);
     }
 
     /// Takes a job out of its queue if it is there.
@@ -337,6 +339,7 @@ impl Cluster {
         if self.classes.leave(queued.class) {
             self.refused.forget_class(queued.class);
             self.plans.forget_class(queued.class);
+            self.reserved.vain.forget_class(queued.class);
         }
     }
 

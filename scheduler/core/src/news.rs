@@ -5,7 +5,7 @@
 
 use crate::blocked::{Blocked, Wake};
 use crate::cluster::Cluster;
-use crate::ids::{PoolIndex, TenantIndex};
+use crate::ids::{NodeIndex, PoolIndex, TenantIndex};
 use crate::request::Request;
 
 /// A point in the order of changes.
@@ -28,8 +28,12 @@ pub(crate) struct News {
     division: Stamp,
     /// The last change of the division that may concern every pool and tenant.
     everybody: Stamp,
+    /// How often an attempt turned out to end sooner than was known.
+    sooner: Stamp,
     /// By pool: GPUs became free, a node opened, what was set aside is for others.
     freed: Vec<Stamp>,
+    /// By pool: the most GPUs free on a node that became freer, since backfill looked last.
+    pub(crate) grown: Vec<u32>,
     /// By pool: somebody holds less of it, or may have more.
     divided: Vec<Stamp>,
     /// By tenant: it holds less itself, or may have more.
@@ -41,6 +45,12 @@ impl News {
     #[inline]
     pub(crate) fn now(&self) -> Stamp {
         self.now
+    }
+
+    /// Changes whenever an attempt turns out to end sooner than was known.
+    #[inline]
+    pub(crate) fn sooner(&self) -> Stamp {
+        self.sooner
     }
 
     /// Changes whenever something was freed.
@@ -64,6 +74,23 @@ impl News {
     #[inline]
     pub(crate) fn has_freed(&self, pool: PoolIndex, since: Stamp) -> bool {
         at(&self.freed, pool.at()) > since
+    }
+
+    /// Whether a node of `pool` that became freer, since backfill looked last, has so many GPUs free.
+    pub(crate) fn has_grown(&self, pool: PoolIndex, gpus: u32) -> bool {
+        self.grown.get(pool.at()).is_some_and(|most| *most >= gpus)
+    }
+
+    /// Whether a tenant itself holds less since, or may have more.
+    #[inline]
+    pub(crate) fn is_relieved(&self, tenant: TenantIndex, since: Stamp) -> bool {
+        at(&self.tenants, tenant.at()) > since
+    }
+
+    /// Whether the division changed since for all.
+    #[inline]
+    pub(crate) fn is_divided_anew(&self, since: Stamp) -> bool {
+        self.everybody > since
     }
 
     /// Whether what refused a class in a tenant may be lifted since; `why` is what it was refused for.
@@ -110,7 +137,25 @@ impl Cluster {
 
     /// After GPUs of a pool became free, or a node of it opened: what found no room may find it now.
     pub(crate) fn freed(&mut self, pool: PoolIndex) {
+        self.grew(pool, u32::MAX);
+    }
+
+    /// As `freed`, on a node.
+    #[inline]
+    pub(crate) fn freed_on(&mut self, node: NodeIndex) {
+        let node = &self.nodes[node.at()];
+        let free = node.free().count().rounded_up();
+        self.grew(node.pool, free);
+    }
+
+    /// A node has so many GPUs free.
+    fn grew(&mut self, pool: PoolIndex, free: u32) {
         let news = &mut self.news;
+        if pool.at() >= news.grown.len() {
+            news.grown.resize(pool.at() + 1, 0);
+        }
+        let most = &mut news.grown[pool.at()];
+        *most = free.max(*most);
         news.now += 1;
         news.free = news.now;
         set(&mut news.freed, pool.at(), news.now);
@@ -145,6 +190,12 @@ impl Cluster {
             self.relieved(tenant);
             next = self.tenants[tenant.at()].parent;
         }
+    }
+
+    /// After an attempt turns out to end sooner than was known: who must leave something for others may be admitted now.
+    #[inline]
+    pub(crate) fn ends_sooner(&mut self) {
+        self.news.sooner += 1;
     }
 
     /// After a change of the division that may concern everybody.

@@ -170,7 +170,7 @@ impl Policy {
             max_plans_per_cycle: 8,
             plan_in_time: true,
             reserve_interval: Span::seconds(60),
-            reserve_refresh: Span::seconds(60),
+            reserve_refresh: Span::seconds(300),
             reserve_after: Span::ZERO,
             max_reservations: 8,
             max_timeline_steps: 20_000,

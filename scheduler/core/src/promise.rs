@@ -268,7 +268,7 @@ impl Cluster {
         self.divided(promise.pool);
         for placed in &promise.members {
             // The node may have come to another pool.
-            self.freed(self.nodes[placed.node.at()].pool);
+            self.freed_on(placed.node);
         }
         self.enqueue_if_eligible(id);
     }

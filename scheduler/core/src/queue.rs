@@ -258,6 +258,18 @@ impl Queue {
         }
     }
 
+    /// The jobs behind one, in its class, user and priority.
+    pub(crate) fn behind(
+        &self,
+        priority: PriorityIndex,
+        user: UserIndex,
+        queued: Queued,
+    ) -> impl Iterator<Item = JobId> {
+        let user = self.levels.get(&priority).and_then(|users| users.get(&user));
+        let bucket = user.and_then(|user| user.find(queued.class).ok().map(|at| &user.buckets[at].keys));
+        bucket.into_iter().flat_map(move |keys| keys.iter_from(&queued.key)).map(|key| key.job)
+    }
+
     /// Jobs of a class of whom one is the oldest: of each user and priority the first in its place, and the first of those
     /// that are not at the front.
     pub(crate) fn oldest_of(&self, class: ClassIndex) -> impl Iterator<Item = JobId> + '_ {

@@ -36,7 +36,7 @@ impl Refused {
     /// Starts a cycle: forgets the refusals that what has happened since may have lifted. O(refusals).
     pub(crate) fn begin(&mut self, news: &News, classes: &Classes, index: &PlaceIndex, tenants: usize) {
         self.alone.clear();
-        self.inadmissible.resize_with(tenants.max(self.inadmissible.len()), ClassSet::default);
+        self.make_room(tenants);
         let since = std::mem::replace(&mut self.heard, news.now());
         if since != news.now() {
             self.wake_for_room(news, classes, index, since);
@@ -168,8 +168,37 @@ impl Refused {
     }
 
     /// Whether a cap refuses the class to this user.
-    fn is_capped(&self, class: ClassIndex, tenant: TenantIndex, user: UserIndex) -> bool {
+    pub(crate) fn is_capped(&self, class: ClassIndex, tenant: TenantIndex, user: UserIndex) -> bool {
         self.capped(tenant, user).is_some_and(|classes| classes.contains(class))
+    }
+
+    /// How many classes caps refuse to users.
+    pub(crate) fn caps(&self) -> usize {
+        self.over_cap.len()
+    }
+
+    /// The class is not refused to this user any more.
+    pub(crate) fn lift_cap(&mut self, class: ClassIndex, tenant: TenantIndex, user: UserIndex) {
+        if self.over_cap.remove(&(class, tenant, user)).is_some() {
+            self.capped.entry((tenant, user)).or_default().remove(class);
+        }
+    }
+
+    /// Keeps of what caps refuse to users only that for which `keep` says so.
+    pub(crate) fn retain_caps(&mut self, mut keep: impl FnMut(ClassIndex, TenantIndex, &Blocked) -> bool) {
+        let Self { over_cap, capped, .. } = self;
+        over_cap.retain(|(class, tenant, user), why| {
+            let is_kept = keep(*class, *tenant, why);
+            if !is_kept && let Some(classes) = capped.get_mut(&(*tenant, *user)) {
+                classes.remove(*class);
+            }
+            is_kept
+        });
+    }
+
+    /// Room for so many tenants.
+    pub(crate) fn make_room(&mut self, tenants: usize) {
+        self.inadmissible.resize_with(tenants.max(self.inadmissible.len()), ClassSet::default);
     }
 
     /// This job finds no room outside the nodes that it keeps away from; its class may.
@@ -207,7 +236,7 @@ impl Refused {
     pub(crate) fn reserve(&mut self, classes: usize, tenants: usize) {
         self.no_room.resize(classes.max(self.no_room.len()), None);
         self.unplaceable.reserve(classes);
-        self.inadmissible.resize_with(tenants.max(self.inadmissible.len()), ClassSet::default);
+        self.make_room(tenants);
         self.inadmissible.iter_mut().for_each(|set| set.reserve(classes));
     }
 

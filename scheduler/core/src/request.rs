@@ -68,6 +68,14 @@ impl Shape {
         }
     }
 
+    /// The GPUs of the smallest member.
+    pub fn smallest(&self) -> u8 {
+        match self {
+            Shape::Equal { gpus, .. } => *gpus,
+            Shape::Unequal(list) => list.iter().copied().min().unwrap_or(0),
+        }
+    }
+
     /// The GPUs of the largest member.
     pub fn largest(&self) -> u8 {
         match self {

@@ -91,6 +91,15 @@ pub(crate) enum Refused {
     Alone(Blocked),
 }
 
+impl Refused {
+    /// What stands in the way.
+    pub(crate) fn why(self) -> Blocked {
+        match self {
+            Self::Admission(why) | Self::Placement(why) | Self::Budget(why) | Self::Cap(why) | Self::Alone(why) => why,
+        }
+    }
+}
+
 /// Where a job starts.
 pub(crate) struct Found {
     pub(crate) pool: PoolIndex,

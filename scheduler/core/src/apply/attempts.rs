@@ -70,6 +70,7 @@ impl Cluster {
         let limit = now + job.spec.time_limit + job.spec.grace + slack;
         self.timers.remove(launch_deadline + self.policy.launch_deadline, Timer::Launch(id, number));
         self.timers.insert(limit, Timer::TimeLimit(id, number));
+        self.ends_sooner();
         self.note_size(id);
     }
 

@@ -129,7 +129,7 @@ impl Cluster {
         for member in members {
             // The node may have come to another pool since the attempt was placed.
             let node = self.member_mut(id, member).placed.node;
-            self.freed(self.nodes[node.at()].pool);
+            self.freed_on(node);
         }
     }
 

@@ -7,17 +7,19 @@ use super::{Check, ensure};
 use crate::cluster::Cluster;
 use crate::cycle::{Cycled, could_start, wake};
 use crate::ids::JobId;
+use crate::reserve;
 
 /// Retries what the next cycle would pass over, once the refusals have heard what has happened since the last one.
 ///
 /// # Errors
 /// The first job that is passed over and could start.
 pub fn check(cluster: &Cluster) -> Check {
-    if cluster.refused.is_empty() {
+    if cluster.refused.is_empty() && cluster.reservations().is_empty() {
         return Ok(());
     }
     let mut copy = cluster.clone();
     copy.refresh_index();
+    retry_beside(&mut copy)?;
     wake(&mut copy);
     let skipped = copy.jobs.iter().filter(|job| {
         job.queued.is_some_and(|queued| copy.refused.rules_out(queued.class, job.spec.tenant, job.spec.user))
@@ -40,7 +42,14 @@ pub fn check_cycle(cluster: &Cluster, cycled: Cycled) -> Check {
     }
     let mut copy = cluster.clone();
     copy.refresh_index();
+    retry_beside(&mut copy)?;
     retry(&mut copy, queued.into_iter())
+}
+
+/// What is passed over beside the reservations.
+fn retry_beside(copy: &mut Cluster) -> Check {
+    let passed = reserve::passed_over(copy);
+    passed.map_or(Ok(()), |id| Err(format!("job {id} is passed over, and could start beside the reservations")))
 }
 
 fn retry(copy: &mut Cluster, mut jobs: impl Iterator<Item = JobId>) -> Check {

@@ -119,6 +119,13 @@ impl Order {
         self.push(cluster, tenant, turn.priority.0, turn.user, Some(&turn.key));
     }
 
+    /// What `next` gave is looked at once more, as things stand now.
+    pub(crate) fn again(&mut self) {
+        if let Some((tenant, turn)) = self.current.take() {
+            self.leaves[tenant.at()].turns.push(Reverse(turn));
+        }
+    }
+
     /// Only this job was refused, not its class.
     pub(crate) fn skip(&mut self, cluster: &Cluster, job: JobId) {
         self.skipped.insert(job);

@@ -6,77 +6,109 @@
 //! Who starts inside its quota may have what another mission has set aside if the plan, made anew around it, gives nobody a
 //! later time. It must never let a job overlap a reservation of another.
 
-use std::collections::BTreeMap;
-
 use crate::admit::start::{self, Found, Pay, Refused, Site, Wish};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::cycle::{self, Cycled};
 use crate::decide::{Events, emit};
 use crate::event::Event;
-use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
+use crate::ids::{JobId, PoolIndex};
 use crate::job::Job;
 use crate::order::Order;
 use crate::placement::Members;
-use crate::refused;
-use crate::reserve::{Comer, Reservation, heads, over_by};
-use crate::units::{Span, Time};
+use crate::reserve::{Comer, Reservation, heads, over_by, vain};
+use crate::units::Time;
 
-/// Jobs passed over for each one that is tried.
+/// Looks at the order for each job that is tried.
 const STEPS_PER_TRY: u32 = 4;
 
 /// Times in one cycle that the plan is tried anew around a start.
 const MAX_MOVES: u32 = 4;
 
+/// What came of a try.
+enum Tried {
+    Started,
+    /// It stays refused until something happens.
+    InVain(Refused),
+    /// The plan cannot be made anew around it in this cycle any more.
+    Undecided,
+}
+
 /// Starts what may start beside the reservations.
 pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
-    if cluster.reserved.filled == Some(cluster.versions()) || cluster.reservations().is_empty() {
+    if cluster.reservations().is_empty() || !vain::begin(cluster, now) {
         return;
     }
     let (jobs, mut moves) = (cycled.jobs, MAX_MOVES);
-    let heads: Vec<JobId> = cluster.reserved.list.iter().map(|reservation| reservation.job).collect();
-    for job in heads {
-        if cluster.job(job).is_some_and(|job| job.queued.is_some()) {
-            start(cluster, job, &mut moves, now, cycled, out);
-        }
-    }
-    rest(cluster, &mut moves, now, cycled, out);
+    let is_known = heads(cluster, &mut moves, now, cycled, out);
+    let is_settled = rest(cluster, &mut moves, now, cycled, out) && is_known;
+    vain::settle(cluster, is_settled);
     if cycled.jobs > jobs {
         // What could have started where these did may now have others evicted.
         cluster.plans.look_again();
         cycled.more = true;
     }
-    cluster.reserved.filled = Some(cluster.versions());
 }
 
-/// The jobs behind the first ones, in their order.
-fn rest(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled, out: &mut Events) {
-    let fresh = refused::Refused::fresh(cluster.tenants.len());
-    let refused = std::mem::replace(&mut cluster.refused, fresh);
+/// The jobs that hold reservations. Whether each was started or refused.
+fn heads(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled, out: &mut Events) -> bool {
+    let heads: Vec<JobId> = cluster.reserved.list.iter().map(|reservation| reservation.job).collect();
+    let mut is_known = true;
+    for id in heads {
+        if cluster.job(id).is_none_or(|job| job.queued.is_none()) || cluster.reserved.vain.is_refused(id) {
+            continue;
+        }
+        match start(cluster, id, moves, now, cycled, out) {
+            Tried::Started => {}
+            Tried::InVain(why) => vain::refuse_alone(cluster, id, why.why()),
+            Tried::Undecided => is_known = false,
+        }
+    }
+    is_known
+}
+
+/// The jobs behind the first ones, in their order. Whether each that may be tried was started or refused.
+fn rest(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled, out: &mut Events) -> bool {
+    let refused = vain::lend(cluster);
     let mut order = Order::begin(cluster, now);
     let (mut tries, most) = (0, cluster.policy.max_backfill_per_cycle);
-    // By class and tenant the shortest limit that found no place: longer ones find none either.
-    let mut in_vain: BTreeMap<(ClassIndex, TenantIndex), Span> = BTreeMap::new();
+    let (mut is_settled, mut undecided) = (false, Vec::new());
     for _ in 0..most.saturating_mul(STEPS_PER_TRY) {
-        let Some(id) = order.next(cluster).filter(|_| tries < most) else { break };
-        let job = cluster.job(id).expect("the order gives jobs that exist");
-        let class = (job.queued.expect("the order gives queued jobs").class, job.spec.tenant);
-        let limit = job.spec.time_limit;
-        if job.avoid.is_empty() && in_vain.get(&class).is_some_and(|shortest| *shortest <= limit) {
-            order.skip(cluster, id);
+        if tries == most {
+            break;
+        }
+        let Some(first) = order.next(cluster) else {
+            is_settled = undecided.is_empty();
+            break;
+        };
+        let Some(id) = vain::candidate(cluster, first) else {
+            vain::close(cluster, first);
+            order.refused(cluster);
+            continue;
+        };
+        if cluster.reserved.vain.is_refused(id) {
+            order.skip(cluster, first);
             continue;
         }
         tries += 1;
-        if start(cluster, id, moves, now, cycled, out) {
-            order.placed(cluster);
-        } else {
-            in_vain.insert(class, limit);
-            order.skip(cluster, id);
+        match start(cluster, id, moves, now, cycled, out) {
+            Tried::Started => order.placed(cluster),
+            Tried::InVain(why) => {
+                if vain::refuse(cluster, id, why) {
+                    order.skip(cluster, id);
+                } else {
+                    order.again();
+                }
+            }
+            Tried::Undecided => {
+                undecided.extend(vain::close_for_now(cluster, id));
+                order.refused(cluster);
+            }
         }
     }
     order.end(cluster);
-    cluster.refused = refused;
-    cluster.refused.keep_only(&cluster.classes);
+    vain::give_back(cluster, refused, &undecided);
+    is_settled
 }
 
 fn job_of(cluster: &Cluster, id: JobId) -> &Job {
@@ -85,18 +117,19 @@ fn job_of(cluster: &Cluster, id: JobId) -> &Job {
 
 /// Starts a job if it finds a place beside the reservations. What starts inside its quota comes before every borrower; a
 /// borrower that can be gone in time may overlap what a job inside its quota waits for: that eviction is planned.
-fn start(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time, cycled: &mut Cycled, out: &mut Events) -> bool {
+fn start(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time, cycled: &mut Cycled, out: &mut Events) -> Tried {
     let found = start::find(&mut Beside { cluster, job: id, moves: false, now }, Pay::IfItFits);
     let (found, left) = match found {
         Ok(found) => {
             let left = left_by(cluster, id, &found, now);
             (found, left)
         }
-        Err(Refused::Placement(_) | Refused::Alone(_)) if *moves > 0 => {
-            let Some((found, left)) = amid(cluster, id, moves, now) else { return false };
-            (found, Some(left))
-        }
-        Err(_) => return false,
+        Err(why @ (Refused::Placement(_) | Refused::Alone(_))) => match amid(cluster, id, moves, now) {
+            Amid::Found(found, left) => (found, Some(left)),
+            Amid::Nowhere => return Tried::InVain(why),
+            Amid::Unknown => return Tried::Undecided,
+        },
+        Err(why) => return Tried::InVain(why),
     };
     cycled.jobs += 1;
     cycled.members += found.members.len() as u32;
@@ -104,7 +137,7 @@ fn start(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time, cycled: &
         emit(cluster, now, Event::Planned { reservations }, out);
     }
     cycle::begin(cluster, id, found, now, out);
-    true
+    Tried::Started
 }
 
 /// The reservations without those of borrowers that a start inside its quota passes.
@@ -117,19 +150,36 @@ fn left_by(cluster: &Cluster, id: JobId, found: &Found, now: Time) -> Option<Vec
     cluster.without_overlapped(&found.members, is_passed)
 }
 
-/// A place for a job that starts inside its quota on what other missions have set aside, and the reservations planned anew
-/// around it, none of them later than before.
-fn amid(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time) -> Option<(Found, Vec<Reservation>)> {
+/// What came of the search for a start amid the reservations of other missions.
+enum Amid {
+    /// The reservations planned anew around it, none of them later than before.
+    Found(Found, Vec<Reservation>),
+    Nowhere,
+    /// The plan was made anew too often in this cycle.
+    Unknown,
+}
+
+/// A place for a job that starts inside its quota on what other missions have set aside. Around each job a plan is made anew
+/// once: that costs as much as the plan.
+fn amid(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time) -> Amid {
     let is_own = |cluster: &Cluster, pool: PoolIndex, scavenger: bool| {
         Comer { wish: Wish::of(job_of(cluster, id)), scavenger, moves: true, now }.is_own(cluster, pool)
     };
     let pools = &job_of(cluster, id).spec.request.pools;
     if !pools.iter().any(|pool| is_own(cluster, *pool, false)) {
-        return None;
+        return Amid::Nowhere;
     }
-    let found = start::find(&mut Beside { cluster, job: id, moves: true, now }, Pay::FromBudget).ok()?;
+    let Ok(found) = start::find(&mut Beside { cluster, job: id, moves: true, now }, Pay::FromBudget) else {
+        return Amid::Nowhere;
+    };
     if !is_own(cluster, found.pool, found.scavenger) {
-        return None;
+        return Amid::Nowhere;
+    }
+    if *moves == 0 {
+        return Amid::Unknown;
+    }
+    if cluster.reserved.vain.is_moved(id) {
+        return Amid::Nowhere;
     }
     *moves -= 1;
     let job = job_of(cluster, id);
@@ -137,8 +187,7 @@ fn amid(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time) -> Option<
     let until = over_by(&cluster.policy, job.spec.time_limit, job.spec.grace, now);
     let (pool, members) = (found.pool, found.members.clone());
     let start = Reservation { job: id, pool, members, cpu, memory, from: now, until, is_own: true, reclaims: false };
-    let left = heads::around(cluster, start, now)?;
-    Some((found, left))
+    heads::around(cluster, start, now).map_or(Amid::Nowhere, |left| Amid::Found(found, left))
 }
 
 /// A job of the queue, tried among what is free and what is set aside for itself, for later, or for those that it passes.
@@ -179,4 +228,10 @@ impl Site for Beside<'_> {
         (self.cluster.index, self.cluster.scratch) = (index, scratch);
         found
     }
+}
+
+/// Whether a job that waits would find a place beside the reservations, as they are and as things stood when backfill looked
+/// last, though it is passed over.
+pub(super) fn could_start(cluster: &mut Cluster, job: JobId, at: Time) -> bool {
+    start::find(&mut Beside { cluster, job, moves: false, now: at }, Pay::IfItFits).is_ok()
 }

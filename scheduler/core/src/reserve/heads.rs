@@ -23,29 +23,44 @@ use crate::units::{Span, Time};
 pub(crate) struct Plan {
     made: Option<(Versions, Time)>,
     pub(super) wake: Option<Time>,
+    /// Nobody has left it.
+    pub(super) is_whole: bool,
 }
+
+/// What lies ahead is planned anew after such a part of its distance.
+const FAR: u64 = 64;
 
 /// Plans the reservations anew if something changed and it is time to.
 pub(crate) fn replan(cluster: &mut Cluster, now: Time, out: &mut Events) {
     let versions = cluster.versions();
     cluster.reserved.plan.wake = None;
     if let Some((made_of, at)) = cluster.reserved.plan.made {
-        let (interval, refresh) = (cluster.policy.reserve_interval, cluster.policy.reserve_refresh);
-        let next = at + if made_of == versions { refresh } else { interval };
+        let refresh = cluster.policy.reserve_refresh;
+        let next = at + if made_of == versions { refresh } else { interval(cluster, at) };
         if now < next {
             cluster.reserved.plan.wake = (made_of != versions || !cluster.reserved.list.is_empty()).then_some(next);
             return;
         }
     }
     let reservations = plan(cluster, now);
-    cluster.reserved.filled = None;
     if reservations != cluster.reserved.list {
         emit(cluster, now, Event::Planned { reservations }, out);
     }
+    cluster.reserved.vain.planned();
+    cluster.reserved.plan.is_whole = true;
     // What the plan itself lifted is no reason to plan again.
     cluster.reserved.plan.made = Some((Versions { free: cluster.versions().free, ..versions }, now));
     let refresh = Some(cluster.policy.reserve_refresh).filter(|refresh| *refresh > Span::ZERO);
     cluster.reserved.plan.wake = refresh.filter(|_| !cluster.reserved.list.is_empty()).map(|refresh| now + refresh);
+}
+
+/// How long a plan made `at` some time holds though something happened: the longer, the further ahead what it sets aside lies.
+/// What could start before is tried in every cycle.
+fn interval(cluster: &Cluster, at: Time) -> Span {
+    let (least, most) = (cluster.policy.reserve_interval, cluster.policy.reserve_refresh);
+    let ahead = cluster.reserved.list.iter().map(|reservation| reservation.from.since(at)).min();
+    let far = ahead.filter(|_| cluster.reserved.plan.is_whole).map_or(Span::ZERO, |ahead| Span(ahead.0 / FAR));
+    far.min(most).max(least)
 }
 
 /// The reservations of a new plan.

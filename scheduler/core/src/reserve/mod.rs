@@ -13,6 +13,7 @@ mod explain;
 mod headroom;
 mod heads;
 mod timeline;
+mod vain;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +24,7 @@ use crate::admit::{lending, quota};
 use crate::cluster::Cluster;
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, NodeIndex, PoolIndex, TenantIndex};
-use crate::news::Versions;
+use crate::job::Job;
 use crate::node::SetAside;
 use crate::place::PlaceIndex;
 use crate::placement::{Members, Placed};
@@ -35,6 +36,7 @@ pub(crate) use self::backfill::fill;
 pub(crate) use self::headroom::behind;
 use self::heads::Plan;
 pub(crate) use self::heads::{made_anew, replan};
+pub(crate) use self::vain::passed_over;
 
 /// GPUs set aside for a job from a time on.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -81,8 +83,7 @@ pub(crate) struct Reserved {
     list: Vec<Reservation>,
     on_node: BTreeMap<NodeIndex, SmallVec<[Part; 1]>>,
     plan: Plan,
-    /// The state in which backfill had looked last.
-    filled: Option<Versions>,
+    pub(crate) vain: vain::Vain,
 }
 
 impl Reserved {
@@ -118,7 +119,19 @@ impl Cluster {
         if self.reservation(job).is_some() {
             let left = self.reserved.list.iter().filter(|reservation| reservation.job != job);
             self.set_reservations(left.cloned().collect());
+            self.reserved.plan.is_whole = false;
         }
+    }
+
+    /// A job came into the queue: where it comes before one of its mission that holds a reservation, the plan is soon made anew.
+    pub(crate) fn plan_for_first(&mut self, id: JobId) {
+        let rank = |job: &Job| (job.spec.priority, job.front);
+        let Some(first) = self.jobs.get(id).filter(|_| !self.reserved.list.is_empty()) else { return };
+        let mission = self.mission(first.spec.tenant);
+        let comes_after = |other: &Job| self.mission(other.spec.tenant) == mission && rank(other) < rank(first);
+        let mut holders = self.reserved.list.iter().filter_map(|reservation| self.jobs.get(reservation.job));
+        let is_outdone = holders.any(comes_after);
+        self.reserved.plan.is_whole &= !is_outdone;
     }
 
     /// The reservations without those that share a GPU with `members` and are dropped; none when there are none such.
@@ -177,7 +190,7 @@ impl Cluster {
         if is_lifted {
             self.freed_everywhere();
         }
-        self.reserved.filled = None;
+        self.reserved.vain.forget();
     }
 
     /// Whether it pays to take back for a job depends on its reservation: where that is another one, it is worked out anew.

@@ -7,6 +7,8 @@
 //! never come back here.
 //! It must leave index, tenants and pools as it found them.
 
+use std::collections::BTreeMap;
+
 use crate::admit::start::Wish;
 use crate::admit::{lending, quota};
 use crate::cluster::Cluster;
@@ -55,7 +57,8 @@ pub(super) fn sooner(ends: &Ends, returns: &[(Time, JobId)]) -> Ends {
     let returned = |job: JobId| by_job.binary_search_by_key(&job, |(job, _)| *job).ok().map(|at| by_job[at].1);
     let mut sooner: Ends =
         ends.iter().map(|(end, job)| (returned(*job).map_or(*end, |at| at.min(*end)), *job)).collect();
-    sooner.sort_unstable();
+    // Most stay in their order, and a stable sort takes what is in order as it is.
+    sooner.sort();
     sooner
 }
 
@@ -86,8 +89,12 @@ pub(super) struct Found {
 struct Walk<'w> {
     cluster: &'w mut Cluster,
     question: &'w Question<'w>,
-    /// By node: GPUs held whole by what has not ended, and those of which it holds parts.
-    held: Vec<(GpuSet, Parts)>,
+    /// By node, where something ended: GPUs held whole by what has not.
+    whole: Vec<Option<GpuSet>>,
+    /// Where parts were given back: those that are still held.
+    parts: BTreeMap<NodeIndex, Parts>,
+    /// What is set aside already, by node: the GPUs, and of which reservation.
+    aside: Vec<(NodeIndex, GpuSet, usize)>,
     /// By reservation: whether the job would overlap it.
     overlaps: Vec<bool>,
     /// What tenants held before it was changed, oldest first.
@@ -98,9 +105,14 @@ struct Walk<'w> {
 pub(super) fn earliest(cluster: &mut Cluster, question: &Question<'_>) -> Option<Found> {
     let idle = cluster.pools[question.pool.at()].idle;
     let mark = cluster.index.checkpoint();
-    let held = cluster.nodes.iter().map(|node| (node.taken, node.parts.clone())).collect();
+    let whole = vec![None; cluster.nodes.len()];
+    let mut aside = Vec::new();
+    for (at, taken) in question.taken.iter().enumerate() {
+        aside.extend(taken.members.iter().map(|placed| (placed.node, placed.gpus, at)));
+    }
+    aside.sort_unstable_by_key(|(node, _, at)| (*node, *at));
     let overlaps = vec![false; question.taken.len()];
-    let mut walk = Walk { cluster, question, held, overlaps, undo: Vec::new() };
+    let mut walk = Walk { cluster, question, whole, parts: BTreeMap::new(), aside, overlaps, undo: Vec::new() };
     let found = walk.run();
     walk.leave(mark, idle);
     found
@@ -168,11 +180,12 @@ impl Walk<'_> {
         let (tenant, gpus, borrowed) = (job.spec.tenant, attempt.gpus(), attempt.borrowed);
         let placed: Members = attempt.members.iter().map(|member| member.placed).collect();
         for member in placed {
-            let (whole, parts) = &mut self.held[member.node.at()];
+            let node = &self.cluster.nodes[member.node.at()];
             if member.portion == Portion::Whole {
+                let whole = self.whole[member.node.at()].get_or_insert(node.taken);
                 *whole = whole.without(member.gpus);
             } else {
-                parts.give_back(&member);
+                self.parts.entry(member.node).or_insert_with(|| node.parts.clone()).give_back(&member);
             }
             self.show(member.node, signed(cpu.0), signed(memory.0));
         }
@@ -206,16 +219,16 @@ impl Walk<'_> {
 
     /// Tells the index what is free on a node by now.
     fn show(&mut self, node: NodeIndex, cpu: i64, memory: i64) {
-        let overlapped = self.question.taken.iter().zip(&self.overlaps).filter(|(_, overlaps)| **overlaps);
-        let blocked = overlapped
-            .flat_map(|(taken, _)| &taken.members)
-            .filter(|placed| placed.node == node)
-            .fold(GpuSet::EMPTY, |all, placed| all.with(placed.gpus));
+        let first = self.aside.partition_point(|(other, ..)| *other < node);
+        let here = self.aside[first..].iter().take_while(|(other, ..)| *other == node);
+        let blocked =
+            here.filter(|(.., of)| self.overlaps[*of]).fold(GpuSet::EMPTY, |all, (_, gpus, _)| all.with(*gpus));
         let entry = &self.cluster.nodes[node.at()];
-        let (whole, parts) = &self.held[node.at()];
+        let whole = self.whole[node.at()].unwrap_or(entry.taken);
+        let parts = self.parts.get(&node).unwrap_or(&entry.parts);
         // Of what is held whole and was cut meanwhile nothing is left before it is given back.
         let usable = entry.usable().without(blocked).without(whole.and(parts.gpus()));
-        let free = usable.without(*whole).without(parts.gpus());
+        let free = usable.without(whole).without(parts.gpus());
         self.cluster.index.foresee(node, free, usable, parts, cpu, memory);
     }
 

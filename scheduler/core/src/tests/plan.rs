@@ -35,7 +35,7 @@ fn the_first_blocked_gang_is_not_starved_by_small_jobs() {
             place prod/short -> n1[4-7]
             blocked gang: NotEnoughGpus { gpu, want: 16, free: 4 }
             blocked long: BehindReservation { gpu, of prod/gang, idle: 0, until +7290s }
-            why long: Waiting, 1 before it of 2: BehindReservation { gpu, of prod/gang, idle: 0, until +7290s }; NotEnoughGpus { gpu, want: 4, free: 0 }; Reserved { gpu, want: 4, idle: 0, from +11100s }
+            why long: Waiting, 1 before it of 2: BehindReservation { gpu, of prod/gang, idle: 0, until +7290s }; NotEnoughGpus { gpu, want: 4, free: 0 }
             over prod/a: Completed
             end prod/a: Completed
             submit prod/more
@@ -279,7 +279,7 @@ fn reclaim_delays_no_reservation_of_an_earlier_job() {
             blocked y: TooDear { gpu, want: 8, GPU-seconds lost 43200, saved 29280, until +3690s }
             blocked x: TooDear { gpu, want: 8, GPU-seconds lost 43200, saved 29280, until +10650s }
             blocked y: TooDear { gpu, want: 8, GPU-seconds lost 43200, saved 29280, until +3570s }
-            blocked x: NotEnoughGpus { gpu, want: 8, free: 0 }
+            blocked x: TooDear { gpu, want: 8, GPU-seconds lost 43200, saved 29280, until +10530s }
             reserve first/y -> n0[0-7] from +3570s
             reserve second/x -> n0[0-7] from +7380s"#]],
     );
