@@ -14,6 +14,7 @@ use std::{
     collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use dure_proto::v1::Container;
@@ -38,7 +39,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct ContainersConfig {
-    /// The runtime, crun 1.0 or later; looked for in the agent's PATH when empty.
+    /// The runtime, crun 1.0 or later; looked for in the agent's PATH when empty. No other one can be told to leave cgroups
+    /// alone, and a member must not get out of its own.
     pub runtime: PathBuf,
     /// Folders of CDI specifications.
     pub cdi_dirs: Vec<PathBuf>,
@@ -139,11 +141,25 @@ fn runtime(config: &ContainersConfig) -> Result<PathBuf, String> {
         return Err("containers need an agent that is root on this node".to_owned());
     }
     if !config.runtime.as_os_str().is_empty() {
-        return Ok(config.runtime.clone());
+        return is_crun(&config.runtime).map(|()| config.runtime.clone());
     }
     let path = env::var_os("PATH").unwrap_or_else(|| PATH.into());
     let found = env::split_paths(&path).map(|dir| dir.join("crun")).find(|file| file.is_file());
     found.ok_or_else(|| "crun is not installed on this node: install it, or name it in containers.runtime".to_owned())
+}
+
+/// Whether a runtime is crun, by its own word.
+fn is_crun(runtime: &Path) -> Result<(), String> {
+    let named = |why: String| {
+        let runtime = runtime.display();
+        format!(
+            "containers.runtime = {runtime} {why}: name a crun 1.0 or later, which alone can leave cgroups as they are"
+        )
+    };
+    let said = Command::new(runtime).arg("--version").stdin(Stdio::null()).output();
+    let said = said.map_err(|err| named(format!("cannot be started ({err})")))?;
+    let first = String::from_utf8_lossy(&said.stdout).lines().next().unwrap_or_default().to_owned();
+    if first.starts_with("crun ") { Ok(()) } else { Err(named(format!("is none: it says {first:?}"))) }
 }
 
 fn edits(settings: &ProcessSettings, inside: &Inside<'_>) -> Result<cdi::Edits, String> {

@@ -155,6 +155,25 @@ async fn what_cannot_be_had_is_said_before_anything_starts() {
 }
 
 #[tokio::test]
+async fn a_runtime_that_cannot_leave_cgroups_alone_is_refused_by_name() {
+    let mut scheduler = Scheduler::start().await;
+    let Some((mut node, image)) = node(&scheduler) else { return };
+    let runtimes = ["/usr/sbin/runc", "/usr/bin/runc"].map(Path::new);
+    let Some(runc) = runtimes.into_iter().find(|runtime| runtime.is_file()) else {
+        eprintln!("skipped: this needs runc");
+        return;
+    };
+    node.config.containers.runtime = runc.to_owned();
+    let agent = node.start();
+    let mut session = scheduler.welcome().await;
+    session.order(launch(1, inside(&image, "true"))).await;
+    let end = how(&session.gone().await);
+    let expected = format!("containers.runtime = {} is none: it says \"runc version", runc.display());
+    assert!(matches!(&end, How::LaunchFailure(why) if why.contains(&expected)), "{end:?}");
+    agent.crash().await;
+}
+
+#[tokio::test]
 async fn an_image_is_here_before_its_member_says_that_it_is_prepared() {
     let mut scheduler = Scheduler::start().await;
     let Some((node, image)) = node(&scheduler) else { return };
