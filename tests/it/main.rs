@@ -2,6 +2,7 @@
 
 mod api;
 mod beside;
+mod clock;
 mod confined;
 mod crash;
 mod defrag;

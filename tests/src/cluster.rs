@@ -47,6 +47,8 @@ pub struct Cluster {
     address: String,
     setup: Setup,
     tokens: BTreeMap<Who, String>,
+    /// What goes before the scheduler's command.
+    enter: Vec<String>,
     scheduler: Option<Process>,
     agents: Vec<Agent>,
 }
@@ -100,7 +102,8 @@ impl Cluster {
             Agent { config, enter: Vec::new(), process: None }
         };
         let agents = (0..setup.nodes).map(agent).collect();
-        let cluster = Self { binary: binary.into(), dir, address, setup, tokens, scheduler: None, agents };
+        let enter = Vec::new();
+        let cluster = Self { binary: binary.into(), dir, address, setup, tokens, enter, scheduler: None, agents };
         let text = setup::scheduler_toml(&cluster.setup, &cluster.address, &cluster.data_dir());
         std::fs::write(cluster.path("scheduler.toml"), text).expect("the configuration is written");
         cluster
@@ -202,7 +205,8 @@ impl Cluster {
         let config = self.path("scheduler.toml");
         let config = config.to_str().expect("a UTF-8 path");
         let log = self.path("scheduler.log");
-        self.scheduler = Some(Process::start(&self.binary, &["scheduler", "--config", config], &log));
+        let args = ["scheduler", "--config", config];
+        self.scheduler = Some(Process::start_in(&self.enter, &self.binary, &args, &log));
     }
 
     /// The scheduler's process.
@@ -258,6 +262,12 @@ impl Cluster {
     /// From its next start on an agent, with all that it starts, is in a network namespace.
     pub fn put_inside(&mut self, number: usize, namespace: &Namespace) {
         self.agents[number].enter = namespace.enter();
+    }
+
+    /// From their next start on the scheduler and all agents come after such words, which become them.
+    pub fn put_all_behind(&mut self, words: &[String]) {
+        self.enter = words.to_vec();
+        self.agents.iter_mut().for_each(|agent| agent.enter = words.to_vec());
     }
 
     /// An agent's settings.

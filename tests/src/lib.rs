@@ -17,3 +17,4 @@ pub mod proxy;
 pub mod setup;
 pub mod sim;
 pub mod wait;
+pub mod wall;

@@ -43,6 +43,8 @@ pub struct Cluster {
     pub(crate) next_start: u64,
     /// Numbers of attempts up to here may have been given in a journal that a restore gave up.
     pub(crate) skipped_attempts: AttemptNumber,
+    /// Launch deadlines and time limits of what was placed before are counted from here: the scheduler was away until then.
+    pub(crate) counted_from: Time,
     pub(crate) pools: Vec<Pool>,
     pub(crate) tenants: Vec<Tenant>,
     pub(crate) tenant_names: BTreeMap<Box<str>, TenantIndex>,
@@ -112,6 +114,7 @@ impl Cluster {
             next_job: JobId(1),
             next_start: 0,
             skipped_attempts: AttemptNumber(0),
+            counted_from: Time(0),
             pools: Vec::new(),
             tenants: vec![Tenant::new(TenantIndex::ROOT, "".into(), None, 0, 0)],
             tenant_names: BTreeMap::from([("".into(), TenantIndex::ROOT)]),

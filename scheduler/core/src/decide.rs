@@ -87,10 +87,7 @@ pub fn decide(
             Reply::Done
         }
         Input::TickDates => tick_dates(cluster, now, out),
-        Input::CameBack => {
-            promise::begin_anew(cluster, now, out);
-            Reply::Done
-        }
+        Input::CameBack => came_back(cluster, now, out),
         Input::SkipIds { jobs, attempts } => skip_ids(cluster, jobs, attempts, now, out),
     };
     if let Some(RequestKey { user, id, digest }) = key {
@@ -210,6 +207,15 @@ fn tick(cluster: &mut Cluster, now: Time, out: &mut Events) {
         let oldest = *cluster.ended.front().expect("it is longer than its limit");
         forget(cluster, oldest, now, out);
     }
+}
+
+/// Nobody is late by a time at which nobody was there, or by a clock that was another one.
+fn came_back(cluster: &mut Cluster, now: Time, out: &mut Events) -> Reply {
+    if cluster.timers.has_deadlines() && now > cluster.counted_from {
+        emit(cluster, now, Event::CountedAnew { since: now }, out);
+    }
+    promise::begin_anew(cluster, now, out);
+    Reply::Done
 }
 
 /// Handles the dates of the calendar that have come.

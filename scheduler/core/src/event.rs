@@ -329,6 +329,12 @@ pub enum Event {
         /// Kept free.
         spare: bool,
     },
+    /// The scheduler was away: launch deadlines and time limits are counted from now on. Who runs is not over its limit
+    /// because the scheduler's clock is another one than before; its shim ends it in time.
+    CountedAnew {
+        /// From when on.
+        since: Time,
+    },
     /// The time of a promise is counted anew: an agent, or the scheduler, was away.
     PromiseRenewed {
         /// For which job it is.

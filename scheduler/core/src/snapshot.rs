@@ -9,6 +9,7 @@ use crate::event::{Event, TenantChange};
 use crate::ids::{PoolIndex, UserIndex};
 use crate::node::{Node, SetAside};
 use crate::tenant::{Quota, UserLedger};
+use crate::units::Time;
 
 impl Cluster {
     /// Events that build this state from nothing, in order. Lazily: a large cluster is never copied whole.
@@ -87,7 +88,16 @@ impl Cluster {
         let kinds: Vec<_> = self.index.workload.remembered().collect();
         let learned =
             (self.jobs.iter().next().is_some() || !kinds.is_empty()).then(|| Event::WorkloadRestored { kinds });
-        nodes.chain(ended).chain(live).chain(learned).chain(promises).chain(planned).chain(wanted)
+        let counted = (self.counted_from > Time(0)).then_some(Event::CountedAnew { since: self.counted_from });
+        counted
+            .into_iter()
+            .chain(nodes)
+            .chain(ended)
+            .chain(live)
+            .chain(learned)
+            .chain(promises)
+            .chain(planned)
+            .chain(wanted)
     }
 
     fn snapshot_ledgers(&self) -> impl Iterator<Item = Event> {

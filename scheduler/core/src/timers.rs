@@ -29,6 +29,20 @@ pub(crate) enum Timer {
     QuotaBegin(DatedKey),
 }
 
+impl Timer {
+    /// The job that must have started, or be over.
+    pub(crate) fn job_with_deadline(self) -> Option<JobId> {
+        match self {
+            Timer::Launch(job, _) | Timer::TimeLimit(job, _) => Some(job),
+            Timer::NotBefore(_)
+            | Timer::Forget(_)
+            | Timer::BudgetPeriod(_)
+            | Timer::QuotaEnd(_)
+            | Timer::QuotaBegin(_) => None,
+        }
+    }
+}
+
 /// All timers of a cluster.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Timers {
@@ -41,6 +55,11 @@ impl Timers {
     /// The earliest; between equal ones in the order of `Timer`.
     pub(crate) fn first(&self) -> Option<(Time, Timer)> {
         self.launches.first().into_iter().chain(self.limits.first()).chain(self.others.first()).min().copied()
+    }
+
+    /// Whether anything is to start, or to end, by a deadline.
+    pub(crate) fn has_deadlines(&self) -> bool {
+        !self.launches.is_empty() || !self.limits.is_empty()
     }
 
     /// Sets one; it may be set already.

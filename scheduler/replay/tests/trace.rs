@@ -166,7 +166,7 @@ fn a_small_replay() {
         1500000 [[0, 0, 0, 0], [0, 0, 0, 0]]
         2000000 [[1, 0, 0, 0], [0, 0, 0, 0]]"#]]
     .assert_eq(&samples.join("\n"));
-    expect!["0.416073 0.216475 2aa525b577a859076538dfb2de9b4fb6bfa32ba7b3e744a8f5218390b249f428"]
+    expect!["0.416073 0.216475 b8fcca27fda5b08ea67cfb9bc5d38a21de43bb8a57dd58606f12a59a8637e28b"]
         .assert_eq(&format!("{} {} {}", report.utilisation, report.fragmentation, report.digest));
 }
 

@@ -73,6 +73,7 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::AvoidanceLifted(_)
         | Wire::AttemptEnded(_) => attempt(wire),
         Wire::Promised(_)
+        | Wire::CountedAnew(_)
         | Wire::PromiseRenewed(_)
         | Wire::PromiseDropped(_)
         | Wire::SurvivorsHeld(_)
@@ -274,6 +275,7 @@ fn planned(wire: Wire) -> Result<Event, Fault> {
             begun: it.begun.iter().map(wanted_from_wire).collect::<Result<_, _>>()?,
             over: it.over.iter().map(|wanted| Ok(wanted_from_wire(wanted)?.0)).collect::<Result<_, Fault>>()?,
         },
+        Wire::CountedAnew(it) => Event::CountedAnew { since: Time(it.since_ms) },
         Wire::PromiseRenewed(it) => {
             Event::PromiseRenewed { job: JobId(it.job), due: Time(it.due_ms), latest: Time(it.latest_ms) }
         }

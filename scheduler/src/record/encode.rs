@@ -61,6 +61,7 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::AvoidanceLifted { .. }
         | Event::AttemptEnded { .. } => attempt(event),
         Event::Promised { .. }
+        | Event::CountedAnew { .. }
         | Event::PromiseRenewed { .. }
         | Event::PromiseDropped { .. }
         | Event::SurvivorsHeld { .. }
@@ -257,6 +258,7 @@ fn planned(event: &Event) -> Wire {
             lost: lost.iter().map(|rank| rank.0).collect(),
             until_ms: until.0,
         }),
+        Event::CountedAnew { since } => Wire::CountedAnew(v1::CountedAnew { since_ms: since.0 }),
         Event::PromiseRenewed { job, due, latest } => {
             Wire::PromiseRenewed(v1::PromiseRenewed { job: job.0, due_ms: due.0, latest_ms: latest.0 })
         }

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::cluster::Cluster;
 use crate::ids::{AttemptNumber, JobId, MemberIndex, PoolIndex};
-use crate::job::{Attempt, Checkpoint, Exit, Member, MemberPhase, Outcome, Phase, StopReason};
+use crate::job::{Attempt, Checkpoint, Exit, Job, JobSpec, Member, MemberPhase, Outcome, Phase, StopReason};
 use crate::placement::Members;
 use crate::timers::Timer;
 use crate::units::Time;
@@ -56,7 +56,6 @@ impl Cluster {
     }
 
     pub(super) fn note_started(&mut self, id: JobId, now: Time) {
-        let slack = self.policy.time_limit_slack;
         let job = self.job_mut(id);
         let attempt = job.attempt.as_deref_mut().expect("a member has its attempt");
         let all = attempt.members.iter().all(|m| m.phase >= MemberPhase::Running);
@@ -65,10 +64,9 @@ impl Cluster {
         }
         job.phase = Phase::Running;
         attempt.started_at = Some(now);
-        let number = attempt.number;
-        let launch_deadline = attempt.placed_at;
-        let limit = now + job.spec.time_limit + job.spec.grace + slack;
-        self.timers.remove(launch_deadline + self.policy.launch_deadline, Timer::Launch(id, number));
+        let (number, placed_at) = (attempt.number, attempt.placed_at);
+        let limit = self.limit_of(self.jobs.get(id).expect("it was just found"), now);
+        self.timers.remove(self.launch_due(placed_at), Timer::Launch(id, number));
         self.timers.insert(limit, Timer::TimeLimit(id, number));
         self.ends_sooner();
         self.note_size(id);
@@ -163,15 +161,42 @@ impl Cluster {
     }
 
     pub(super) fn drop_attempt_timers(&mut self, id: JobId) {
-        let (launch, slack) = (self.policy.launch_deadline, self.policy.time_limit_slack);
         let job = self.jobs.get(id).expect("an event names a job that exists");
         let attempt = job.attempt.as_deref().expect("an attempt has its record");
-        let launch = attempt.placed_at + launch;
+        let launch = self.launch_due(attempt.placed_at);
         let number = attempt.number;
-        let limit = attempt.started_at.map(|started| started + job.spec.time_limit + job.spec.grace + slack);
+        let limit = attempt.started_at.map(|started| self.limit_of(job, started));
         self.timers.remove(launch, Timer::Launch(id, number));
         if let Some(limit) = limit {
             self.timers.remove(limit, Timer::TimeLimit(id, number));
+        }
+    }
+
+    /// By when what was placed at `placed_at` must run.
+    pub(super) fn launch_due(&self, placed_at: Time) -> Time {
+        placed_at.max(self.counted_from) + self.policy.launch_deadline
+    }
+
+    /// By when what has started at `started` must be over.
+    pub(super) fn limit_of(&self, job: &Job, started: Time) -> Time {
+        let JobSpec { time_limit, grace, .. } = job.spec;
+        started.max(self.counted_from) + time_limit + grace + self.policy.time_limit_slack
+    }
+
+    /// All that has a deadline has it anew, counted from `since`. O(attempts).
+    pub(super) fn count_anew(&mut self, since: Time) {
+        let old: Vec<(Time, Timer)> =
+            self.timers.iter().filter(|(_, timer)| timer.job_with_deadline().is_some()).collect();
+        self.counted_from = since;
+        for (time, timer) in old {
+            self.timers.remove(time, timer);
+            let job = timer.job_with_deadline().and_then(|id| self.jobs.get(id)).expect("a deadline is a job's");
+            let attempt = job.attempt.as_deref().expect("a deadline is an attempt's");
+            let due = match attempt.started_at {
+                Some(started) => self.limit_of(job, started),
+                None => self.launch_due(attempt.placed_at),
+            };
+            self.timers.insert(due, timer);
         }
     }
 

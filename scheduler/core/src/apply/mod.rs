@@ -71,6 +71,7 @@ impl Cluster {
             Event::AvoidanceLifted { job } => self.job_mut(*job).avoid.clear(),
             Event::JobIdle { job, notice, .. } => self.attempt_of(*job).idle = Some(*notice),
             Event::JobBusy { job, .. } => self.attempt_of(*job).idle = None,
+            Event::CountedAnew { since } => self.count_anew(*since),
             Event::Promised { .. }
             | Event::SurvivorsHeld { .. }
             | Event::PromiseRenewed { .. }

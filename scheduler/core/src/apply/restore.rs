@@ -63,7 +63,7 @@ impl Cluster {
         }
         let mut job = job.clone();
         job.queued = None;
-        let (keep, launch, slack) = (self.policy.keep_ended, self.policy.launch_deadline, self.policy.time_limit_slack);
+        let keep = self.policy.keep_ended;
         if let Some(time) = job.not_before {
             self.timers.insert(time, Timer::NotBefore(id));
         }
@@ -76,11 +76,10 @@ impl Cluster {
                 still_holds.extend((0..attempt.members.len()).map(MemberIndex::of));
                 match (job.phase, attempt.started_at) {
                     (Phase::Launching, _) => {
-                        self.timers.insert(attempt.placed_at + launch, Timer::Launch(id, attempt.number));
+                        self.timers.insert(self.launch_due(attempt.placed_at), Timer::Launch(id, attempt.number));
                     }
                     (Phase::Running, Some(started)) => {
-                        let limit = started + job.spec.time_limit + job.spec.grace + slack;
-                        self.timers.insert(limit, Timer::TimeLimit(id, attempt.number));
+                        self.timers.insert(self.limit_of(&job, started), Timer::TimeLimit(id, attempt.number));
                     }
                     (Phase::Stopping(_), _) => {
                         self.leaving.insert(id);

@@ -19,9 +19,11 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         let attempt = job.attempt.as_deref();
         match (job.phase, attempt, attempt.and_then(|attempt| attempt.started_at), job.ended_at) {
             (Phase::Launching, Some(attempt), _, _) => {
-                wanted.insert((attempt.placed_at + policy.launch_deadline, Timer::Launch(job.id, attempt.number)));
+                let placed = attempt.placed_at.max(cluster.counted_from);
+                wanted.insert((placed + policy.launch_deadline, Timer::Launch(job.id, attempt.number)));
             }
             (Phase::Running, Some(attempt), Some(started), _) => {
+                let started = started.max(cluster.counted_from);
                 let limit = started + job.spec.time_limit + job.spec.grace + policy.time_limit_slack;
                 wanted.insert((limit, Timer::TimeLimit(job.id, attempt.number)));
             }

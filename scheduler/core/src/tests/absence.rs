@@ -29,6 +29,7 @@ fn after_an_absence_what_is_waited_for_gets_its_time_anew() {
             promise prod/p -> n0[0-7] by +130s
             stop dev/a: Evicted for prod/p
             blocked p: ReclaimPending { gpu, want: 8, free: 0, due +130s }
+            deadlines are counted anew
             promise renewed prod/p by +130s
             blocked p: ReclaimPending { gpu, want: 8, free: 0, due +130s }
             promise renewed prod/p by +130s
@@ -114,6 +115,34 @@ fn a_scheduler_that_was_away_blames_nobody_for_what_it_did_not_hear() {
             blocked p: ReclaimPending { gpu, want: 8, free: 0, due +130s }
             promise renewed prod/p by +130s
             blocked p: ReclaimPending { gpu, want: 8, free: 0, due +130s }"#]],
+    );
+}
+
+#[test]
+fn under_another_clock_nobody_is_over_a_limit_that_is_not_reached() {
+    check(
+        "
+        node   n0 gpus=8
+        tenant a quota=8
+        queued a/p 1x2 limit=10m
+        queued a/q 1x2 limit=10m
+        cycle
+        prepared p
+        started p
+        tick   5s
+        away   1h              # the next scheduler's clock, say
+        tick   0s
+        tick   9m
+        tick   1m              # q was to be launched by now, counted from then
+        started q
+        tick   1h              # p is over its limit, as counted from then, and its shim did not end it
+        ",
+        expect![[r#"
+            place a/p -> n0[0-1]
+            place a/q -> n0[2-3]
+            deadlines are counted anew
+            stop a/q: LaunchDeadline
+            stop a/p: TimeLimit"#]],
     );
 }
 

@@ -114,6 +114,7 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
         | Event::MemberProven { .. }
         | Event::JobForgotten { .. }
         | Event::RequestAnswered { .. }
+        | Event::CountedAnew { .. }
         | Event::CountersRestored { .. }
         | Event::TenantRestored { .. }
         | Event::UserRestored { .. }

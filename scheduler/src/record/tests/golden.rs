@@ -329,6 +329,7 @@ fn samples() -> Vec<Event> {
     samples.push(learned());
     samples.extend(survivors());
     samples.extend(renewed());
+    samples.push(Event::CountedAnew { since: WRITTEN_AT });
     samples
 }
 

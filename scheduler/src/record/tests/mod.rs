@@ -56,6 +56,7 @@ fn kind(event: &Event) -> &'static str {
         AttemptEnded,
         Promised,
         PromiseRenewed,
+        CountedAnew,
         PromiseDropped,
         SurvivorsHeld,
         Planned,
@@ -79,7 +80,7 @@ fn kind(event: &Event) -> &'static str {
 }
 
 /// How many kinds there are: the length of the list in `kind`.
-const KINDS: usize = 52;
+const KINDS: usize = 53;
 
 #[test]
 fn random_events_are_of_every_kind() {

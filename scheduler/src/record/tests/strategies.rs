@@ -600,6 +600,7 @@ fn attempt_event() -> impl Strategy<Value = Event> {
         vec(reservation(), 0..3).prop_map(|reservations| Event::Planned { reservations }),
         (vec((wanted(), time()), 0..3), vec(wanted(), 0..3))
             .prop_map(|(begun, over)| Event::WantedBack { begun, over }),
+        time().prop_map(|since| Event::CountedAnew { since }),
         (job(), time(), time()).prop_map(|(job, due, latest)| Event::PromiseRenewed { job, due, latest }),
         (job(), drop_cause()).prop_map(|(job, why)| Event::PromiseDropped { job, why }),
         (job(), attempt_number(), outcome()).prop_map(|(job, attempt, outcome)| Event::AttemptEnded {
