@@ -3,6 +3,7 @@
 use crate::cluster::{Answer, Cluster};
 use crate::ids::{JobId, NodeIndex};
 use crate::job::{ArrayProgress, Job, JobSpec, MAX_AVOIDED_NODES, Outcome, Phase, Usage};
+use crate::reply::Reply;
 use crate::timers::Timer;
 use crate::units::Time;
 use smallvec::SmallVec;
@@ -153,9 +154,9 @@ impl Cluster {
         }
     }
 
-    pub(super) fn remember(&mut self, user: &str, id: &str, answer: Answer) {
+    pub(super) fn remember(&mut self, user: &str, id: &str, digest: u64, reply: Reply) {
         let key: (Box<str>, Box<str>) = (user.into(), id.into());
-        self.requests.insert(key.clone(), answer);
+        self.requests.insert(key.clone(), Answer { digest, reply });
         self.request_order.push_back(key);
         while self.request_order.len() > self.policy.max_requests as usize {
             let oldest = self.request_order.pop_front().expect("it is not empty");

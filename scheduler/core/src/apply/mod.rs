@@ -12,7 +12,7 @@ mod restore;
 
 use smallvec::SmallVec;
 
-use crate::cluster::{Answer, Cluster};
+use crate::cluster::Cluster;
 use crate::event::Event;
 use crate::ids::{JobId, MemberIndex, PoolIndex, TenantIndex};
 use crate::job::{Job, MemberPhase};
@@ -85,9 +85,7 @@ impl Cluster {
             }
             Event::JobEnded { job, outcome } => self.end_job(*job, *outcome, now),
             Event::JobForgotten { job } => self.forget_job(*job),
-            Event::RequestAnswered { user, id, digest, reply } => {
-                self.remember(user, id, Answer { digest: *digest, reply: *reply });
-            }
+            Event::RequestAnswered { user, id, digest, reply } => self.remember(user, id, *digest, *reply),
             Event::CountersRestored { .. }
             | Event::TenantRestored { .. }
             | Event::UserRestored { .. }
