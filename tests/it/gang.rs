@@ -106,6 +106,32 @@ async fn a_launch_that_fails_on_one_node_is_tried_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_gang_of_which_one_member_cannot_start_gives_all_back_and_starts_elsewhere() {
+    let mut cluster = Cluster::start(crate::DURE, Setup { nodes: 3, ..Setup::default() }).await;
+    let caller = cluster.caller(Who::Ana);
+    let notes = cluster.path("notes");
+    cluster.kill_agent(0);
+    cluster.agent(0).shim = vec!["/nowhere/shim".to_owned()];
+    cluster.start_agent(0);
+    cluster.node_is("n0", "is cut off or back", |node| node.connected).await;
+    let gang = until_some("a gang meets n0", || async {
+        let id = caller.submit(script("fusion", 2, 8, &note(&notes))).await;
+        let job = caller.ended(id).await;
+        assert_eq!(job.phase(), JobPhase::Completed, "{job:#?}");
+        (job.attempts > 1).then_some(job)
+    })
+    .await;
+    let mut nodes = nodes_of(&gang);
+    nodes.sort_unstable();
+    assert_eq!((gang.attempts, nodes), (2, vec!["n1".to_owned(), "n2".to_owned()]));
+    let ran = noted(&notes).into_iter().filter(|run| run.job == gang.id && run.attempt == 2);
+    assert_eq!(ran.map(|run| run.member).collect::<BTreeSet<_>>(), BTreeSet::from([0, 1]));
+    for name in ["n0", "n1", "n2"] {
+        cluster.node_is(name, "has all its GPUs back", |node| node.gpus_free == 8 && node.jobs.is_empty()).await;
+    }
+}
+
+#[tokio::test]
 async fn cancel_and_time_limit_end_what_runs_and_nothing_is_left_of_it() {
     let cluster = Cluster::start(crate::DURE, Setup { nodes: 2, ..Setup::default() }).await;
     let caller = cluster.caller(Who::Ana);

@@ -50,6 +50,11 @@ async fn nothing_is_lost_when_a_member_of_etcd_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_a_member_of_etcd_is_slow() {
+    survives("etcd-slow", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_etcd_loses_its_quorum_and_has_it_back() {
     survives("quorum", 1).await;
 }

@@ -1,6 +1,7 @@
 //! What only the replicated engine promises: fencing, warm following, truncation, damage found.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::etcd::{Patience, keys::Range};
@@ -152,6 +153,40 @@ fn a_changed_or_missing_entry_never_leads() {
             assert!(refused.is_damage(), "{refused}");
         });
     }
+}
+
+/// A member that stands still for most of the time, but never long enough to be given up: one that follows, and the one that
+/// leads, through which every append goes.
+#[test]
+fn a_slow_member_costs_time_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let cluster = match LocalEtcd::start(dir.path(), 3) {
+        Err(LocalError::NotInstalled) => return println!("skipped: etcd is not installed"),
+        started => started.expect("it starts"),
+    };
+    let etcd = cluster.client("/dure").expect("a way");
+    let key = hold(&etcd, Duration::from_secs(5), "i", "a").expect("nobody holds it");
+    let mut engine = ReplicatedEngine::lead(&etcd, key, None, OpenOptions::default()).expect("leads");
+    append(&mut engine, 3);
+    let leader = cluster.leader().expect("etcd has a leader");
+    for slow in [(leader + 1) % 3, leader] {
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let begun = Instant::now();
+                while !is_over.load(Ordering::SeqCst) && begun.elapsed() < Duration::from_secs(60) {
+                    cluster.pause(slow);
+                    std::thread::sleep(Duration::from_millis(180));
+                    cluster.resume(slow);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+            append(&mut engine, 20);
+            is_over.store(true, Ordering::SeqCst);
+        });
+    }
+    let head = engine.head();
+    assert_whole(&engine, head.seq);
 }
 
 #[test]
