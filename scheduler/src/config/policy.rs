@@ -48,6 +48,8 @@ pub(super) struct PolicyConfig {
     max_requests: Option<u32>,
     #[serde(deserialize_with = "span::optional")]
     half_life: Option<Span>,
+    #[serde(deserialize_with = "span::optional")]
+    learn_half_life: Option<Span>,
     search_steps: Option<u32>,
     max_evicting_failures: Option<u32>,
     #[serde(deserialize_with = "span::optional")]
@@ -122,6 +124,7 @@ impl PolicyConfig {
             max_ended,
             max_requests,
             half_life,
+            learn_half_life,
             search_steps,
             max_evicting_failures,
             min_budget_period,
@@ -200,6 +203,7 @@ impl PolicyConfig {
             ("default_time_limit", policy.default_time_limit),
             ("launch_deadline", policy.launch_deadline),
             ("half_life", policy.half_life),
+            ("learn_half_life", policy.learn_half_life),
             ("min_budget_period", policy.min_budget_period),
         ];
         match positive.into_iter().find(|(_, span)| *span == Span::ZERO) {
