@@ -1,7 +1,7 @@
 //! Defragmentation: which running jobs could move closer together, and what that would free.
 //!
-//! In: the state, read only, and a pool. Out: a plan that a person can look at: moves, each proven on a copy of the index
-//! with those before it, and the room before and after. Nothing is moved by itself: `Input::Defragment` carries a plan out
+//! In: the state, read only, and a pool. Out: a plan that a person can look at: moves, all of them made at once on a copy of
+//! the index, as they will be, and the room before and after. Nothing is moved by itself: `Input::Defragment` carries a plan out
 //! by stopping those jobs; they are queued again, at the front of their tenants, and the tight nodes that the plan shows are
 //! where placement puts them, unless something comes before them.
 //! It must never move what must not be evicted, what has not run its minimum, or what would leave less room for anybody.
@@ -66,7 +66,7 @@ impl WholeNodes {
 pub struct Defrag {
     /// Where.
     pub pool: PoolIndex,
-    /// In an order in which each fits when those before it are done.
+    /// In the order in which they find their places, once all have stopped.
     pub moves: Vec<Move>,
     /// As things are.
     pub before: WholeNodes,
@@ -75,18 +75,27 @@ pub struct Defrag {
 }
 
 impl Cluster {
-    /// A plan of at most `max_moves` moves for a pool. O(nodes of the pool, squared) on a copy of the index.
+    /// A plan of at most `max_moves` moves for a pool. O(nodes of the pool, squared) on copies of the index.
     pub fn plan_defrag(&self, pool: PoolIndex, max_moves: u32, now: Time) -> Defrag {
         let mut trial = Trial::of(self, pool);
         let before = trial.room();
-        let mut moves: Vec<Move> = Vec::new();
+        let mut left = max_moves.min(MAX_MOVES) as usize;
+        let mut emptied: Vec<Vec<JobId>> = Vec::new();
         for (_, node) in trial.by_loss(now) {
-            let left = max_moves.min(MAX_MOVES) as usize - moves.len();
             if let Some(found) = trial.empty(node, left, now) {
-                moves.extend(found);
+                left -= found.len();
+                emptied.push(found);
             }
         }
-        Defrag { pool, moves, before, after: trial.room() }
+        // One after the other they found other places than they do when all stop at once.
+        while !emptied.is_empty() {
+            let moves = Trial::of(self, pool).at_once(emptied.concat(), now);
+            if let Some((moves, after)) = moves.filter(|(_, after)| after.is_better_than(before)) {
+                return Defrag { pool, moves, before, after };
+            }
+            emptied.pop();
+        }
+        Defrag { pool, moves: Vec::new(), before, after: before }
     }
 }
 
@@ -186,8 +195,22 @@ impl<'c> Trial<'c> {
         ids.into_iter().map(one).collect()
     }
 
-    /// Moves everything on a node elsewhere, if that leaves more room and nowhere less.
-    fn empty(&mut self, node: NodeIndex, most: usize, now: Time) -> Option<Vec<Move>> {
+    /// Where all these jobs find their places once all of them have stopped, the oldest first, and the room then.
+    fn at_once(mut self, mut jobs: Vec<JobId>, now: Time) -> Option<(Vec<Move>, WholeNodes)> {
+        jobs.sort_unstable();
+        let jobs: Vec<(&Job, &Attempt)> = jobs
+            .into_iter()
+            .map(|id| self.cluster.job(id).and_then(|job| Some((job, job.live_attempt()?))))
+            .collect::<Option<_>>()?;
+        for (job, attempt) in &jobs {
+            self.index.release(&usable(&self.index, attempt), &job.spec.request);
+        }
+        let moves: Option<Vec<Move>> = jobs.iter().map(|(job, attempt)| self.place(job, attempt, now)).collect();
+        Some((moves?, self.room()))
+    }
+
+    /// Moves everything on a node elsewhere, if that leaves more room and nowhere less: the jobs.
+    fn empty(&mut self, node: NodeIndex, most: usize, now: Time) -> Option<Vec<JobId>> {
         let mut jobs = self.jobs_on(node, now).filter(|jobs| (1..=most).contains(&jobs.len()))?;
         // The largest first: the others find a place where it left one.
         jobs.sort_unstable_by_key(|(job, attempt)| (std::cmp::Reverse(attempt.gpus()), job.id));
@@ -196,11 +219,11 @@ impl<'c> Trial<'c> {
         for (job, attempt) in &jobs {
             self.index.release(&usable(&self.index, attempt), &job.spec.request);
         }
-        let moves: Option<Vec<Move>> = jobs.iter().map(|(job, attempt)| self.place(job, attempt, now)).collect();
-        if let Some(moves) = moves.filter(|_| self.room().is_better_than(before)) {
+        let are_placed = jobs.iter().all(|(job, attempt)| self.place(job, attempt, now).is_some());
+        if are_placed && self.room().is_better_than(before) {
             self.index.commit(mark);
-            self.moved.extend(moves.iter().map(|found| found.job));
-            return Some(moves);
+            self.moved.extend(jobs.iter().map(|(job, _)| job.id));
+            return Some(jobs.iter().map(|(job, _)| job.id).collect());
         }
         self.index.rollback(mark);
         None
