@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "dure/v1/jobs.proto",
         "dure/v1/tenants.proto",
         "dure/v1/nodes.proto",
+        "dure/v1/bookings.proto",
         "dure/v1/agents.proto",
         "dure/v1/schedulers.proto",
         "dure/v1/history.proto",

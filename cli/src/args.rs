@@ -19,6 +19,7 @@ use crate::{
     nodes::{NodeCommand, NodesArgs},
     offline::{BackupArgs, ExportCommand, RestoreArgs, StoreCommand},
     replay::ReplayArgs,
+    reservations::ReservationCommand,
     schedulers::SchedulerArgs,
     serve::ServeArgs,
     show::{FamilyView, Format, View},
@@ -87,6 +88,13 @@ pub(crate) enum Command {
         command: NodeCommand,
     },
     Defrag(Shown<DefragArgs>),
+    /// Keep nodes for a period to come: maintenance, a campaign
+    Reservation {
+        #[command(flatten)]
+        view: FamilyView,
+        #[command(subcommand)]
+        command: Option<ReservationCommand>,
+    },
     /// See and change quotas
     Quota {
         #[command(flatten)]
@@ -161,7 +169,10 @@ impl Cli {
             Command::Watch(with) => with.view,
             Command::Nodes(with) => with.view,
             Command::Defrag(with) => with.view,
-            Command::Node { view, .. } | Command::Quota { view, .. } | Command::Bench { view, .. } => (*view).into(),
+            Command::Node { view, .. }
+            | Command::Reservation { view, .. }
+            | Command::Quota { view, .. }
+            | Command::Bench { view, .. } => (*view).into(),
             Command::Usage(with) => with.view,
             Command::Estimates(with) => with.view,
             Command::Audit(with) => with.view,

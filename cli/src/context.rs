@@ -7,8 +7,9 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use clap::Args;
 use dure_proto::v1::{
-    forecasts_client::ForecastsClient, history_client::HistoryClient, jobs_client::JobsClient,
-    nodes_client::NodesClient, schedulers_client::SchedulersClient, tenants_client::TenantsClient,
+    bookings_client::BookingsClient, forecasts_client::ForecastsClient, history_client::HistoryClient,
+    jobs_client::JobsClient, nodes_client::NodesClient, schedulers_client::SchedulersClient,
+    tenants_client::TenantsClient,
 };
 use serde::Deserialize;
 use tonic::{
@@ -110,6 +111,12 @@ impl Context {
     pub(crate) async fn nodes(&self) -> Result<NodesClient<Authed>, Failure> {
         let (channel, bearer) = self.connect().await?;
         Ok(NodesClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_ANSWER))
+    }
+
+    /// A client of Bookings.
+    pub(crate) async fn bookings(&self) -> Result<BookingsClient<Authed>, Failure> {
+        let (channel, bearer) = self.connect().await?;
+        Ok(BookingsClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_ANSWER))
     }
 
     /// A client of Tenants.

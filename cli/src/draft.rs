@@ -52,6 +52,7 @@ pub(crate) struct Draft {
     pub(crate) begin_ms: Option<u64>,
     pub(crate) retries: Option<u32>,
     pub(crate) hold_survivors: Option<UserSpan>,
+    pub(crate) reservation: Option<String>,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) workdir: Option<String>,
     pub(crate) stdout: Option<String>,
@@ -123,6 +124,7 @@ impl Draft {
             begin_ms: self.begin_ms.or(under.begin_ms),
             retries: self.retries.or(under.retries),
             hold_survivors: self.hold_survivors.or(under.hold_survivors),
+            reservation: self.reservation.or(under.reservation),
             env,
             workdir: self.workdir.or(under.workdir),
             stdout: self.stdout.or(under.stdout),
@@ -164,6 +166,7 @@ impl Draft {
             not_before_ms: self.begin_ms.unwrap_or_default(),
             max_retries: self.retries.unwrap_or_default(),
             hold_survivors_ms: self.hold_survivors.map_or(0, |span| span.0),
+            booking: self.reservation.unwrap_or_default(),
             payload: Some(v1::Payload {
                 script: self.script.unwrap_or_default(),
                 args: self.args,

@@ -213,6 +213,9 @@ fn job_text(job: &Job, now_ms: u64, out: Out) -> String {
         );
         lines.push(("array", format!("{} indices{cap}: {progress}", array.size)));
     }
+    if !job.booking.is_empty() {
+        lines.push(("runs in", format!("reservation {}", job.booking)));
+    }
     if !job.dependencies.is_empty() {
         let all: Vec<String> = job.dependencies.iter().map(depend_text).collect();
         lines.push(("waits for", all.join(", ")));

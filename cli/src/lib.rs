@@ -28,6 +28,7 @@ mod offline;
 mod phase;
 mod progress;
 mod replay;
+mod reservations;
 mod roam;
 mod run;
 mod schedulers;
@@ -134,6 +135,7 @@ async fn speak(command: Command, context: &Context, out: Out) -> Result<(), Fail
         Command::Nodes(with) => nodes::show(with.args, context, out).await,
         Command::Defrag(with) => defrag::run(with.args, context, out).await,
         Command::Node { view: _, command } => nodes::act(command, context, out).await,
+        Command::Reservation { view: _, command } => reservations::run(command, context, out).await,
         Command::Quota { view: _, command } => tenants::quota(command, context, out).await,
         Command::Usage(with) => tenants::usage(with.args, context, out).await,
         Command::Estimates(with) => estimates::run(with.args, context, out).await,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand};
 use dure_proto::v1::{self, GetNodeRequest, ListNodesRequest, Node, NodeActionRequest, PageRequest};
 
-use crate::{context::Context, failure::Failure, phase, show::Out, span, submit, when};
+use crate::{context::Context, failure::Failure, phase, reservations, show::Out, span, submit, when};
 
 /// The largest page of a listing.
 const PAGE: u32 = 1_000;
@@ -33,9 +33,12 @@ pub(crate) enum NodeCommand {
     Drain {
         #[command(flatten)]
         target: NodeTarget,
-        /// Stop what runs there and queue it again
+        /// Stop what runs there and queue it again; with --at in time before
         #[arg(long)]
         evict: bool,
+        /// Not now but then; until then only what is over by then starts there (dure reservation shows and cancels it)
+        #[arg(long, value_name = "TIME", value_parser = when::moment)]
+        at: Option<u64>,
     },
     /// Open it again
     Resume(NodeTarget),
@@ -123,9 +126,15 @@ fn state(node: &Node) -> &'static str {
     match (node.state(), node.draining, node.cordoned) {
         (v1::NodeState::Ready, true, _) => "draining",
         (v1::NodeState::Ready, false, true) => "cordoned",
+        (v1::NodeState::Ready, false, false) if maintained(node) => "maintenance",
+        (v1::NodeState::Ready, false, false) if node.bookings.iter().any(|booking| booking.begun) => "reserved",
         (v1::NodeState::Ready, false, false) if node.spare => "spare",
         (state, _, _) => phase::node_state(state),
     }
+}
+
+fn maintained(node: &Node) -> bool {
+    node.bookings.iter().any(|booking| booking.begun && booking.maintenance)
 }
 
 fn place(node: &Node) -> String {
@@ -155,7 +164,7 @@ fn node_text(node: &Node, now_ms: u64, out: Out) -> String {
         labels.sort_unstable();
         text.push_str(&format!("labels:     {}\n", labels.join(" ")));
     }
-    text.push_str(&instances(node));
+    text.push_str(&(reservations::of_node(&node.bookings) + &instances(node)));
     if let Some(telemetry) = &node.telemetry {
         let mut rows = out.table(&[
             "gpu>",
@@ -221,23 +230,30 @@ fn instances(node: &Node) -> String {
 /// `dure node ...`.
 pub(crate) async fn act(command: NodeCommand, context: &Context, out: Out) -> Result<(), Failure> {
     let mut client = context.nodes().await?;
-    let (target, evict) = match &command {
-        NodeCommand::Drain { target, evict } => (target, *evict),
-        NodeCommand::Cordon(target) | NodeCommand::Resume(target) | NodeCommand::ConfirmDead(target) => (target, false),
+    let (target, evict, at) = match &command {
+        NodeCommand::Drain { target, evict, at } => (target, *evict, *at),
+        NodeCommand::Cordon(target) | NodeCommand::Resume(target) | NodeCommand::ConfirmDead(target) => {
+            (target, false, None)
+        }
     };
+    let at_ms = at.unwrap_or(0);
     for name in &target.names {
         let request_id = submit::request_id()?;
         let (name, reason) = (name.clone(), target.reason.clone());
         let action = NodeActionRequest { request_id: request_id.clone(), name: name.clone(), reason: reason.clone() };
         let answer = match command {
             NodeCommand::Cordon(_) => client.cordon(action).await,
-            NodeCommand::Drain { .. } => client.drain(v1::DrainRequest { request_id, name, reason, evict }).await,
+            NodeCommand::Drain { .. } => {
+                client.drain(v1::DrainRequest { request_id, name, reason, evict, at_ms }).await
+            }
             NodeCommand::Resume(_) => client.resume(action).await,
             NodeCommand::ConfirmDead(_) => client.confirm_dead(action).await,
         };
         let node = answer.map_err(|status| context.refused(status))?.into_inner();
         out.answer("Node", &node, || {
-            format!("node {} is {}, {} jobs run there", node.name, state(&node), node.jobs.len())
+            let jobs = node.jobs.len();
+            let when = at.map(|at| format!("; it is drained from {} on", when::shown(at))).unwrap_or_default();
+            format!("node {} is {}, {jobs} jobs run there{when}", node.name, state(&node))
         })?;
     }
     Ok(())

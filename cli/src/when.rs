@@ -39,6 +39,11 @@ pub(crate) fn parse(text: &str, now: &Zoned) -> Result<u64, NoTime> {
     u64::try_from(zoned.timestamp().as_millisecond()).map_err(|_| refused(": before 1970".to_owned()))
 }
 
+/// Reads a time to begin, as the command line has it.
+pub(crate) fn moment(text: &str) -> Result<u64, String> {
+    parse(text, &Zoned::now()).map_err(|err| err.to_string())
+}
+
 /// `+2h`, `+30minutes`, `+60` (seconds), or nothing.
 fn after(later: &str, now: &Zoned) -> Option<u64> {
     let start = u64::try_from(now.timestamp().as_millisecond()).ok()?;

@@ -225,6 +225,7 @@ impl World {
             max_retries: 0,
             batch: false,
             hold_survivors: Span::ZERO,
+            booking: "".into(),
             payload: BlobId([9; 16]),
         };
         self.put(Input::Submit(vec![draft; count]), out);

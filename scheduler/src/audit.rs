@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use dure_core::Cluster;
 use dure_core::ids::JobId;
-use dure_core::input::{Dates, Input, JobDraft, TenantDraft};
+use dure_core::input::{BookingDraft, Dates, Input, JobDraft, TenantDraft};
 use dure_core::reply::Reply;
 
 use crate::auth::Caller;
@@ -37,6 +37,8 @@ impl Subject {
                 let what = format!("quota{pool} from {} is cancelled", moment(*from));
                 Self { tenant: tenant.clone(), job: 0, what }
             }
+            Input::Book(draft) => Self { tenant: draft.tenant.clone(), job: 0, what: booking_words(draft) },
+            Input::CancelBooking { name } => Self::words(format!("reservation {name} is cancelled")),
             Input::Submit(drafts) => submit_words(drafts),
             Input::Cancel(job) | Input::Hold(job) | Input::Release(job) => Self::job(cluster, *job),
             Input::Cordon { node } | Input::Resume { node } | Input::ConfirmDead { node } => {
@@ -89,6 +91,22 @@ fn submit_words(drafts: &[JobDraft]) -> Subject {
         [] => String::new(),
     };
     Subject { tenant, job: 0, what }
+}
+
+/// Which nodes are kept, when and for what.
+fn booking_words(draft: &BookingDraft) -> String {
+    let nodes = match &draft.nodes[..] {
+        [] => format!("{} nodes of pool {:?}", draft.count, draft.pool),
+        names => names.join(","),
+    };
+    let until = draft.until.map(|until| format!(" until {}", moment(until))).unwrap_or_default();
+    let purpose = match (draft.maintenance, draft.all_jobs) {
+        (true, _) => "maintenance",
+        (false, true) => "all jobs",
+        (false, false) => "jobs that name it",
+    };
+    let forced = if draft.force { ", whatever runs there" } else { "" };
+    format!("reservation {} of {nodes} from {}{until} for {purpose}{forced}", draft.name, moment(draft.from))
 }
 
 /// What of a tenant is set, as on the command line.

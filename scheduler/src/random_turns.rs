@@ -6,7 +6,9 @@
 use dure_core::event::Event;
 use dure_core::gpu::GpuSet;
 use dure_core::ids::{BlobId, JobId, NodeIndex};
-use dure_core::input::{DependencyOn, Input, JobDraft, MemberReport, NodeDraft, QuotaDraft, RequestKey, TenantDraft};
+use dure_core::input::{
+    BookingDraft, DependencyOn, Input, JobDraft, MemberReport, NodeDraft, QuotaDraft, RequestKey, TenantDraft,
+};
 use dure_core::job::{ArraySpec, DependencyKind, Exit, ExitHow, MemberPhase, Phase};
 use dure_core::node::{Capacity, Contact, Location};
 use dure_core::request::{Level, Shape};
@@ -172,6 +174,7 @@ impl RandomTurns {
             max_retries: self.roll(3) as u32,
             batch: self.roll(4) == 0,
             hold_survivors: Span::seconds(self.roll(3) * 20),
+            booking: if self.roll(10) == 0 { format!("b{}", self.roll(3)).into() } else { "".into() },
             payload: BlobId([7; 16]),
         }
     }
@@ -255,16 +258,33 @@ impl RandomTurns {
         self.put(Input::SetTenant(TenantDraft { name, weight, quotas, ..TenantDraft::default() }), None, out);
     }
 
+    fn booking(&mut self, node: Box<str>, tenant: Box<str>) -> Input {
+        let from = self.now + Span::seconds(self.roll(300));
+        let maintenance = self.roll(2) == 0;
+        Input::Book(BookingDraft {
+            name: format!("b{}", self.roll(3)).into(),
+            from,
+            until: Some(from + Span::seconds(1 + self.roll(300))),
+            nodes: vec![node],
+            maintenance,
+            tenant: if maintenance { "".into() } else { tenant },
+            all_jobs: !maintenance && self.roll(2) == 0,
+            ..BookingDraft::default()
+        })
+    }
+
     fn operate(&mut self, out: &mut Vec<Event>) {
         let at = self.roll(u64::from(self.nodes));
         let node: Box<str> = format!("gpu-{at:04}").into();
         let tenant: Box<str> = TENANTS[self.roll(4) as usize].into();
-        let input = match self.roll(8) {
+        let input = match self.roll(10) {
             0 => Input::Cordon { node },
             1 => Input::Drain { node, evict: self.roll(2) == 0 },
             2 => Input::Pause { tenant, paused: true },
             3 => Input::ConfirmDead { node },
             4 | 5 => Input::Pause { tenant, paused: false },
+            6 => self.booking(node, tenant),
+            7 => Input::CancelBooking { name: format!("b{}", self.roll(3)).into() },
             _ => Input::Resume { node },
         };
         self.put(input, None, out);

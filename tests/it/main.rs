@@ -2,6 +2,7 @@
 
 mod api;
 mod beside;
+mod bookings;
 mod clock;
 mod confined;
 mod crash;

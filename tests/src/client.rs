@@ -1,5 +1,6 @@
 //! gRPC clients with a token in every call.
 
+use dure_proto::v1::bookings_client::BookingsClient;
 use dure_proto::v1::history_client::HistoryClient;
 use dure_proto::v1::jobs_client::JobsClient;
 use dure_proto::v1::nodes_client::NodesClient;
@@ -77,6 +78,12 @@ impl Caller {
     /// Schedulers.
     pub fn schedulers(&self) -> SchedulersClient<Authed> {
         SchedulersClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// Bookings.
+    pub fn bookings(&self) -> BookingsClient<Authed> {
+        BookingsClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+            .max_decoding_message_size(MAX_ANSWER)
     }
 
     /// Tenants.

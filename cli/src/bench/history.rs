@@ -96,6 +96,7 @@ impl History {
             max_retries: 0,
             batch: false,
             hold_survivors: Span::ZERO,
+            booking: "".into(),
             payload: BlobId(payload),
         }
     }

@@ -129,6 +129,7 @@ impl Given {
             array: self.read_as("array", draft::array)?,
             depend: self.read_as("dependency", draft::depends)?,
             hold: self.get("hold").map(|_| true),
+            reservation: self.get("reservation").map(str::to_owned),
             begin_ms: self
                 .read_as("begin", |text| when::parse(text, &jiff::Zoned::now()).map_err(|err| err.to_string()))?,
             workdir: self.get("chdir").map(str::to_owned),

@@ -117,7 +117,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     aside("quiet", 'Q', Value::None, "give it to dure submit"),
     refused("reboot", ' ', Value::None, "jobs do not restart nodes: ask an operator"),
     aside("requeue", ' ', Value::None, "an attempt that was evicted or lost is always queued again"),
-    refused("reservation", ' ', Value::Needed, "there are no reservations by name: ask an operator for a quota"),
+    on("reservation", ' ', Value::Needed),
     aside("resv-ports", ' ', Value::Optional, "MASTER_PORT is set for every gang"),
     on("segment", ' ', Value::Needed),
     on("signal", ' ', Value::Needed),

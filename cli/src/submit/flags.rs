@@ -114,6 +114,9 @@ pub(crate) struct JobFlags {
     /// When a node or a GPU is lost, keep the places of the other members so long while a spare is sought, as in 10m
     #[arg(long, value_name = "SPAN", help_heading = "Order")]
     hold_survivors: Option<UserSpan>,
+    /// Run in this reservation, and nowhere else while it is there (dure reservation lists them)
+    #[arg(long, value_name = "NAME", help_heading = "Order")]
+    reservation: Option<String>,
     /// Variables: NAME=VALUE, NAME (from here), ALL or NONE [default: NONE]
     #[arg(long, value_name = "NAME[=VALUE],..", help_heading = "Run")]
     export: Option<String>,
@@ -255,6 +258,7 @@ impl JobFlags {
             begin_ms: self.begin,
             retries: self.retries,
             hold_survivors: self.hold_survivors,
+            reservation: self.reservation,
             env,
             workdir: self.chdir,
             stdout: self.stdout,

@@ -9,10 +9,10 @@ use crate::{failure::Failure, show::Out, submit, when};
 #[derive(Debug, Default, Args)]
 pub(crate) struct DatesArgs {
     /// The quota holds from then on; until then what is set now
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = when::moment)]
     from: Option<u64>,
     /// And until then, when what was set before holds again [default: for good]
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = when::moment)]
     until: Option<u64>,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct CancelArgs {
     #[arg(value_name = "TENANT")]
     tenant: String,
     /// When it begins or began, as dure quota calendar shows it
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = when::moment)]
     from: u64,
     /// In this pool [default: the first one]
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -50,10 +50,6 @@ impl CancelArgs {
         let Self { tenant, from, pool } = self;
         Ok(CancelDatedQuotaRequest { request_id: submit::request_id()?, tenant, pool, from_ms: from })
     }
-}
-
-fn moment(text: &str) -> Result<u64, String> {
-    when::parse(text, &jiff::Zoned::now()).map_err(|err| err.to_string())
 }
 
 pub(super) fn table(tenants: &[v1::Tenant], out: Out) -> String {

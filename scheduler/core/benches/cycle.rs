@@ -100,6 +100,7 @@ fn job(tenant: usize, user: usize, shape: Shape) -> JobDraft {
         not_before: None,
         batch: false,
         hold_survivors: Span::ZERO,
+        booking: "".into(),
         max_retries: 0,
         payload: BlobId::default(),
     }

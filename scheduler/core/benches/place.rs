@@ -68,6 +68,7 @@ fn node(at: usize, fill: Fill, cpu: CpuMilli) -> Node {
         cordoned: false,
         draining: false,
         spare: false,
+        booked: Default::default(),
         bad: GpuSet::EMPTY,
         taken: match fill {
             Fill::Empty => GpuSet::EMPTY,

@@ -87,6 +87,7 @@ fn job(tenant: &str, members: u32, gpus: u8, required: Option<Level>) -> JobDraf
         max_retries: 0,
         batch: false,
         hold_survivors: Span::ZERO,
+        booking: "".into(),
         payload: BlobId::default(),
     }
 }

@@ -1,6 +1,6 @@
 //! "Not now" as a value: why a job that was tried did not start, with the numbers. Text is made in the shell.
 
-use crate::ids::{JobId, PoolIndex, TenantIndex};
+use crate::ids::{BookingId, JobId, PoolIndex, TenantIndex};
 use crate::request::{Level, Part};
 use crate::units::{GpuTime, Gpus, Span, Time};
 
@@ -261,6 +261,26 @@ pub enum Blocked {
         /// When they are wanted.
         until: Time,
     },
+    /// GPUs are idle on nodes that are booked for others: only what is over before the booking begins may run there.
+    Booked {
+        /// Which booking.
+        booking: BookingId,
+        /// Where they are.
+        pool: PoolIndex,
+        /// How many of them are idle.
+        idle: Gpus,
+        /// When it begins.
+        from: Time,
+        /// When it is over; absent: its nodes are drained at its begin.
+        until: Option<Time>,
+    },
+    /// It names a booking that has not begun.
+    AwaitsBooking {
+        /// Which.
+        booking: BookingId,
+        /// When it begins.
+        from: Time,
+    },
     /// The tenant, one above it, or the cluster is paused.
     Paused {
         /// Who; the root for the cluster.
@@ -314,7 +334,9 @@ impl Blocked {
             | Self::ReclaimPending { .. }
             | Self::SpareSought { .. }
             | Self::Reserved { .. }
-            | Self::BehindReservation { .. } => Wake::Plan,
+            | Self::BehindReservation { .. }
+            | Self::Booked { .. }
+            | Self::AwaitsBooking { .. } => Wake::Plan,
             Self::CycleLimit { .. } => Wake::Cycle,
         }
     }
@@ -329,7 +351,9 @@ impl Blocked {
             | Self::ReclaimPending { due: until, .. }
             | Self::SpareSought { until, .. }
             | Self::Reserved { from: until, .. }
-            | Self::BehindReservation { until, .. } => Some(until),
+            | Self::BehindReservation { until, .. }
+            | Self::AwaitsBooking { from: until, .. } => Some(until),
+            Self::Booked { until, .. } => until,
             Self::NotEnoughGpus { .. }
             | Self::NotEnoughSlots { .. }
             | Self::NoShare { .. }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ids::ClassIndex;
+use crate::ids::{BookingId, ClassIndex};
 use crate::job::JobSpec;
 use crate::request::Request;
 use crate::units::Span;
@@ -17,12 +17,15 @@ pub struct ClassKey {
     pub preemptible: bool,
     /// How long it takes to go: what is lent must come back in time.
     pub grace: Span,
+    /// The booking that it may run in, and nowhere else.
+    pub booking: Option<BookingId>,
 }
 
 impl ClassKey {
     /// That of a job.
     pub fn of(spec: &JobSpec) -> Self {
-        Self { request: spec.request.clone(), preemptible: spec.preemptible, grace: spec.grace }
+        let JobSpec { preemptible, grace, booking, .. } = *spec;
+        Self { request: spec.request.clone(), preemptible, grace, booking }
     }
 }
 

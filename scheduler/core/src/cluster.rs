@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use petgraph::graphmap::DiGraphMap;
 
 use crate::blanks::Blanks;
+use crate::booking::Bookings;
 use crate::calendar::Calendar;
 use crate::classes::{ClassKey, Classes};
 use crate::ids::{AttemptNumber, ClassIndex, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
@@ -67,6 +68,8 @@ pub struct Cluster {
     pub(crate) wanted: BTreeMap<Wanted, Time>,
     /// Quotas that hold from a date on.
     pub(crate) calendar: Calendar,
+    /// Nodes that are kept for periods to come.
+    pub(crate) bookings: Bookings,
 
     // What follows is derived: it is rebuilt from the above, is in no event, and no fact depends on its history.
     pub(crate) classes: Classes,
@@ -132,6 +135,7 @@ impl Cluster {
             promises: BTreeMap::new(),
             wanted: BTreeMap::new(),
             calendar: Calendar::default(),
+            bookings: Bookings::default(),
             classes: Classes::default(),
             index: PlaceIndex::build(&topology, &[]),
             widest: Vec::new(),
@@ -323,6 +327,9 @@ impl Cluster {
         let queued = Queued { key: QueueKey { back: !job.front, age, job: id }, class };
         job.queued = Some(queued);
         let (tenant, priority, user) = (job.spec.tenant, job.spec.priority, job.spec.user);
+        if let Some(booking) = job.spec.booking {
+            self.bookings.note_guest(booking, (std::cmp::Reverse(priority), queued.key), true);
+        }
         self.tenants[tenant.at()].queue.insert(priority, user, queued);
         self.queue_version += 1;
         self.reserved.vain.came(job, class);
@@ -337,6 +344,9 @@ impl Cluster {
         self.drop_reservation(id);
         let job = self.jobs.get_mut(id).expect("it was there above");
         let (tenant, priority, user) = (job.spec.tenant, job.spec.priority, job.spec.user);
+        if let Some(booking) = job.spec.booking {
+            self.bookings.note_guest(booking, (std::cmp::Reverse(priority), queued.key), false);
+        }
         self.tenants[tenant.at()].queue.remove(priority, user, queued);
         self.count_queued(tenant, -1);
         if self.classes.leave(queued.class) {

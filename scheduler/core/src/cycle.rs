@@ -60,9 +60,11 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
             cycled.more = true;
         }
     }
-    if !cycled.more && cluster.policy.plan_in_time {
+    if !cycled.more {
         let before = out.len();
-        reserve::replan(cluster, now, out);
+        if cluster.policy.plan_in_time {
+            reserve::replan(cluster, now, out);
+        }
         cycled.more |= out.len() > before;
         reserve::fill(cluster, now, &mut cycled, out);
     }
@@ -152,14 +154,22 @@ impl Site for InQueue<'_> {
 
     #[inline]
     fn place(&mut self, pool: PoolIndex, most: u32, _scavenger: bool) -> Result<Members, Blocked> {
-        let Cluster { jobs, index, policy, scratch, .. } = &mut *self.cluster;
+        let Cluster { jobs, index, policy, scratch, bookings, .. } = &mut *self.cluster;
         let job = jobs.get(self.job).expect("the order gives jobs that exist");
+        if let Some(booking) = job.spec.booking {
+            // It is tried in its booking alone.
+            let from = bookings.get(booking).map_or(Time(0), |booking| booking.from);
+            return Err(Blocked::AwaitsBooking { booking, from });
+        }
         index.place_most(&job.spec.request, most, pool, &job.avoid, policy.search_steps, scratch)
     }
 
     fn place_judged(&mut self, pools: &[PoolIndex]) -> Option<(PoolIndex, Placed)> {
         let Cluster { jobs, index, scratch, .. } = &mut *self.cluster;
         let job = jobs.get(self.job).expect("the order gives jobs that exist");
+        if job.spec.booking.is_some() {
+            return None;
+        }
         index.place_judged(&job.spec.request, pools, &job.avoid, None, scratch)
     }
 }

@@ -50,6 +50,8 @@ pub fn decide(
         Input::CancelDatedQuota { tenant, pool, from } => {
             admit::calendar::cancel(cluster, &tenant, &pool, from, now, out)?
         }
+        Input::Book(draft) => admit::booking::book(cluster, &draft, now, out)?,
+        Input::CancelBooking { name } => admit::booking::cancel(cluster, &name, now, out)?,
         Input::Pause { tenant, paused } => pause(cluster, &tenant, paused, now, out)?,
         Input::CarryBudget { tenant, gpu_time } => admit::budget::carry(cluster, &tenant, gpu_time, now, out)?,
         Input::Submit(drafts) => admit::submit(cluster, &drafts, now, out)?,
@@ -233,6 +235,9 @@ fn tick_one(cluster: &mut Cluster, (time, timer): (Time, Timer), now: Time, out:
         Timer::BudgetPeriod(tenant) => admit::budget::next_period(cluster, tenant, now, out),
         Timer::QuotaEnd(key) => admit::calendar::end(cluster, key, now, out),
         Timer::QuotaBegin(key) => admit::calendar::begin(cluster, key, now, out),
+        Timer::BookingEnd(booking) => emit(cluster, now, Event::BookingEnded { booking }, out),
+        Timer::BookingClear(booking) => admit::booking::clear(cluster, booking, now, out),
+        Timer::BookingBegin(booking) => admit::booking::begin(cluster, booking, now, out),
         Timer::Launch(job, _) => finish::stop(cluster, job, StopReason::LaunchDeadline, now, out),
         Timer::TimeLimit(job, _) => finish::stop(cluster, job, StopReason::TimeLimit, now, out),
     }

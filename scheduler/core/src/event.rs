@@ -5,13 +5,16 @@
 
 use smallvec::SmallVec;
 
+use crate::booking::Booking;
 use crate::budget::{Budget, Grant};
 use crate::calendar::{DatedKey, DatedQuota};
 use crate::caps::Caps;
 use crate::decay::Meter;
 use crate::gpu::GpuSet;
 use crate::idle::{IdleNotice, IdleRule};
-use crate::ids::{AttemptNumber, ForecastId, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex};
+use crate::ids::{
+    AttemptNumber, BookingId, ForecastId, JobId, MemberIndex, NodeIndex, PoolIndex, TenantIndex, UserIndex,
+};
 use crate::job::{Exit, Job, JobSpec, Outcome, StopReason, Usage};
 use crate::node::{Capacity, Contact, Location, Node};
 use crate::place::{Faded, Need};
@@ -109,6 +112,31 @@ pub enum Event {
     QuotaEnded {
         /// Which.
         key: DatedKey,
+    },
+    /// Nodes are kept for a period to come.
+    BookingMade {
+        /// All of it.
+        booking: Box<Booking>,
+    },
+    /// What would run into a booking is told to go from here on.
+    BookingCleared {
+        /// Which.
+        booking: BookingId,
+    },
+    /// A booking holds from here on.
+    BookingBegan {
+        /// Which.
+        booking: BookingId,
+    },
+    /// A booking is over: its nodes are everybody's again.
+    BookingEnded {
+        /// Which.
+        booking: BookingId,
+    },
+    /// An operator took a booking back, whether it had begun or not.
+    BookingCancelled {
+        /// Which.
+        booking: BookingId,
     },
     /// A user was seen for the first time.
     UserSeen {

@@ -12,7 +12,7 @@
 //! Then what happens, in order: `cycle`, `tick +10s`, `prepared|started|exit JOB[.MEMBER] [CODE|sigN|timeout|launch|unknown]`,
 //! `cancel|hold|release|why|explain JOB`, `silent|lose|cordon|resume|confirm-dead NODE`, `return NODE boot=b2`, `drain NODE evict`,
 //! `bad NODE 0-1`, `pause|unpause TENANT`, `quota TENANT quota=4`, `usage|budget TENANT`, `carry TENANT hours=4`,
-//! `checkpoint JOB STEP`, and `node` and `submit` as above.
+//! `book NAME from=1h until=3h nodes=n0,n1`, `cancel-booking NAME`, `checkpoint JOB STEP`, and `node` and `submit` as above.
 //! `plan` tells what is set aside, `defrag [apply]` what could move closer together. `request ID STEP` gives a step a request id, `policy KEY=N` changes a limit. Jobs are called by the last part of their
 //! name, an index of an array `a[0]`.
 //!

@@ -54,6 +54,10 @@ id!(
     AttemptNumber(u32), "a"
 );
 id!(
+    /// A booking, while it is there; given anew when it is over and forgotten.
+    BookingId(u32), "b"
+);
+id!(
     /// The term of a leader; grows for ever.
     Epoch(u64), "e"
 );

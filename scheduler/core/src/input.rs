@@ -110,6 +110,8 @@ pub struct JobDraft {
     pub hold_survivors: Span,
     /// Its script runs on its first member alone.
     pub batch: bool,
+    /// Name of the booking that it may run in, and nowhere else; empty: none.
+    pub booking: Box<str>,
     /// What it runs.
     pub payload: BlobId,
 }
@@ -154,6 +156,36 @@ pub struct QuotaDraft {
     pub lend_limit: Option<Gpus>,
     /// When it holds; absent: from now on, whenever no dated one does.
     pub dates: Option<Dates>,
+}
+
+/// Nodes as they are to be booked: named, or so many of a pool.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BookingDraft {
+    /// Its name, as jobs and operators call it.
+    pub name: Box<str>,
+    /// From then on.
+    pub from: Time,
+    /// Until then; absent, for maintenance only: the nodes are drained then.
+    pub until: Option<Time>,
+    /// These nodes; empty: `count` of `pool`.
+    pub nodes: Vec<Box<str>>,
+    /// So many nodes, those on which least is lost; 0: those that are named.
+    pub count: u32,
+    /// Name of the pool of those; empty: the first one.
+    pub pool: Box<str>,
+    /// Nobody runs there.
+    pub maintenance: bool,
+    /// Whose jobs run there; empty: everybody's.
+    pub tenant: Box<str>,
+    /// All jobs of the tenant; else only those that name the booking.
+    pub all_jobs: bool,
+    /// What would run into it runs on to its limit, instead of being stopped in time.
+    pub spares_running: bool,
+    /// What must not be evicted is stopped as well.
+    pub force: bool,
+    /// By who may only book for the tenant's mission: inside its quota, and at nobody's expense but its own and that of
+    /// borrowers.
+    pub inside_quota: bool,
 }
 
 /// When a quota holds.
@@ -220,6 +252,13 @@ pub enum Input {
         pool: Box<str>,
         /// When it begins.
         from: Time,
+    },
+    /// Keep nodes for a period to come.
+    Book(BookingDraft),
+    /// Take a booking back.
+    CancelBooking {
+        /// Its name.
+        name: Box<str>,
     },
     /// Stop new starts, or let them go on; an empty name: everywhere.
     Pause {

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::idle::IdleNotice;
 use crate::ids::{
-    AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
+    AttemptNumber, BlobId, BookingId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
 };
 use crate::placement::Placed;
 use crate::queue::Queued;
@@ -46,6 +46,8 @@ pub struct JobSpec {
     pub batch: bool,
     /// How long what is left of its places is held for it after a node or a GPU of it was lost; 0: not at all.
     pub hold_survivors: Span,
+    /// The booking that it may run in, and nowhere else while that is there.
+    pub booking: Option<BookingId>,
     /// What it runs.
     pub payload: BlobId,
 }

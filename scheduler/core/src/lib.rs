@@ -17,6 +17,7 @@ pub mod admit;
 mod apply;
 mod blanks;
 pub mod blocked;
+pub mod booking;
 pub mod budget;
 pub mod calendar;
 pub mod caps;

@@ -118,6 +118,15 @@ pub struct SetAside {
     pub memory: MemoryMib,
 }
 
+/// What bookings make of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Booked {
+    /// Some booking keeps it, now or in time to come: it is in nobody's index.
+    pub kept: bool,
+    /// It is under maintenance: nobody runs there.
+    pub maintained: bool,
+}
+
 /// A node and all that the scheduler knows of it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Node {
@@ -143,6 +152,8 @@ pub struct Node {
     pub draining: bool,
     /// It is kept free for gangs that lost a node.
     pub spare: bool,
+    /// What bookings make of it; derived from them, and never part of a record.
+    pub booked: Booked,
     /// GPUs fenced for their health.
     pub bad: GpuSet,
     /// GPUs held whole by members.
@@ -174,6 +185,9 @@ impl Node {
 
     /// What may be taken by something new: whole GPUs, and what is left of those that are cut.
     pub fn idle(&self) -> Gpus {
+        if self.booked.maintained {
+            return Gpus::ZERO;
+        }
         let whole = self.free().count();
         if self.parts.is_empty() { whole } else { whole + self.parts.left(self.usable().without(self.taken)) }
     }

@@ -193,6 +193,14 @@ fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
             order.skip(cluster, id);
             continue;
         }
+        if cluster.is_guest(id) {
+            // Only what is free in its booking is for it.
+            let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
+            let (class, tenant) = (job.queued.expect("the order gives queued jobs").class, job.spec.tenant);
+            cluster.refused.pass_over(class, tenant);
+            order.refused(cluster);
+            continue;
+        }
         if is_held_back(cluster, id) {
             order.refused(cluster);
             continue;
@@ -294,7 +302,7 @@ fn plan_for(cluster: &mut Cluster, id: JobId, now: Time) -> Result<(Plan, Option
 fn find_beside(cluster: &mut Cluster, asked: &Asked, kept: Kept, now: Time) -> (bool, Result<Plan, NoPlan>) {
     let (mut index, mut scratch) = (std::mem::take(&mut cluster.index), std::mem::take(&mut cluster.scratch));
     let mark = index.checkpoint();
-    let is_lifted = reserve::lift(cluster, &mut index, asked.job, kept);
+    let is_lifted = reserve::lift(cluster, &mut index, asked, kept, now);
     let found = if kept == Kept::Own || is_lifted {
         find_plan(cluster, &mut TrialIndex { index: &mut index, scratch: &mut scratch }, asked, now)
     } else {

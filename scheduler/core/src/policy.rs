@@ -125,6 +125,10 @@ pub struct Policy {
     pub max_tenant_depth: u32,
     /// Dated quotas in the calendar at most.
     pub max_dated_quotas: u32,
+    /// Bookings that are not over at most.
+    pub max_bookings: u32,
+    /// How long ahead a booking may begin.
+    pub max_booking_ahead: Span,
     /// Tenants.
     pub max_tenants: u32,
     /// Users.
@@ -189,6 +193,8 @@ impl Policy {
             default_reclaim_within: Span::ZERO,
             max_tenant_depth: 4,
             max_dated_quotas: 1_000,
+            max_bookings: 1_000,
+            max_booking_ahead: Span::seconds(400 * 86_400),
             max_tenants: 10_000,
             max_users: 100_000,
             max_quota: Gpus::whole(10_000_000),

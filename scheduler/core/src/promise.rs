@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use smallvec::SmallVec;
 
+use crate::admit::start::Wish;
 use crate::admit::{budget, lending, quota};
 use crate::cluster::Cluster;
 use crate::cycle::Cycled;
@@ -70,6 +71,8 @@ pub enum DropCause {
     NotAllowed,
     /// Something did not stop in time: other GPUs are looked for.
     Late,
+    /// It would run into a booking of its nodes.
+    Booked,
     /// Nothing came in time to take the place of what a gang has lost: it is placed anew.
     NoSpare,
 }
@@ -79,7 +82,7 @@ pub(crate) fn keep(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
     let jobs: Vec<JobId> = cluster.promises.keys().copied().collect();
     for job in jobs {
         let Some(promise) = cluster.promises.get(&job) else { continue };
-        if let Some(why) = cause_to_drop(cluster, job, promise) {
+        if let Some(why) = cause_to_drop(cluster, job, promise, now) {
             emit(cluster, now, Event::PromiseDropped { job, why }, out);
         } else if !promise.sought.is_empty() {
             survivors::complete(cluster, job, now, cycled, out);
@@ -158,7 +161,7 @@ pub(crate) fn give_up(cluster: &mut Cluster, job: JobId, now: Time, out: &mut Ev
     }
 }
 
-fn cause_to_drop(cluster: &Cluster, id: JobId, promise: &Promise) -> Option<DropCause> {
+fn cause_to_drop(cluster: &Cluster, id: JobId, promise: &Promise, now: Time) -> Option<DropCause> {
     // Survivors are held while it is not proven yet that what was lost is dead.
     let is_wanted = |job: &&Job| job.is_eligible() || (!promise.sought.is_empty() && survivors::awaits_proof(job));
     let Some(job) = cluster.job(id).filter(is_wanted) else {
@@ -175,6 +178,10 @@ fn cause_to_drop(cluster: &Cluster, id: JobId, promise: &Promise) -> Option<Drop
     }
     if budget::is_overdrawn(cluster, job.spec.tenant) || lending::refuses_promise(cluster, job, promise) {
         return Some(DropCause::NotAllowed);
+    }
+    let wish = Wish::of(job);
+    if !promise.members.iter().all(|placed| cluster.admits(placed.node, &wish, now)) {
+        return Some(DropCause::Booked);
     }
     let is_usable = |placed: &Placed| {
         let node = cluster.node(placed.node);

@@ -240,6 +240,8 @@ pub enum Refusal {
         /// When those that there are begin.
         known: Vec<Time>,
     },
+    /// Nodes cannot be booked so, or a job names a booking that is not for it.
+    Booking(BookingRefusal),
     RequestIdReused {
         id: Box<str>,
     },
@@ -274,4 +276,105 @@ pub enum Refusal {
         period: Span,
         shortest: Span,
     },
+}
+
+/// Why nodes cannot be booked so, or a booking cannot be named.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // The names of the fields are their meaning; the shell's messages spell them out.
+pub enum BookingRefusal {
+    TooMany {
+        limit: u32,
+    },
+    BadName {
+        name: Box<str>,
+    },
+    NameTaken {
+        name: Box<str>,
+        /// When the one of this name begins.
+        from: Time,
+    },
+    Unknown {
+        name: Box<str>,
+        known: Vec<Box<str>>,
+    },
+    InThePast {
+        from: Time,
+        now: Time,
+    },
+    TooFarAhead {
+        from: Time,
+        latest: Time,
+    },
+    EndsBeforeItBegins {
+        from: Time,
+        until: Time,
+    },
+    /// Without an end nodes are booked for maintenance only.
+    WithoutEnd,
+    /// Neither nodes nor their number.
+    WithoutNodes,
+    NamedAndCounted,
+    /// Maintenance is for no tenant's jobs.
+    MaintenanceForJobs,
+    /// All jobs of everybody may run there as it is.
+    ForAll,
+    /// Who may book for a mission only names it.
+    ForNoMission,
+    NodeBooked {
+        node: Box<str>,
+        /// The booking that is there.
+        booking: Box<str>,
+        from: Time,
+        until: Option<Time>,
+    },
+    TooFewNodes {
+        pool: Box<str>,
+        want: u32,
+        /// Nodes of the pool.
+        all: u32,
+        /// Those of them that could be booked then.
+        have: u32,
+    },
+    /// A job runs on the node beyond the begin, and must not be stopped for this.
+    InTheWay {
+        node: Box<str>,
+        job: JobId,
+        /// By then it is over, by its limit.
+        until: Time,
+        /// It must not be evicted; else it runs inside the quota of another mission.
+        fixed: bool,
+    },
+    OverQuota {
+        tenant: Box<str>,
+        want: Gpus,
+        /// Booked for the tenant then already.
+        booked: Gpus,
+        quota: Gpus,
+        at: Time,
+    },
+    ForNobody {
+        name: Box<str>,
+    },
+    ForOthers {
+        name: Box<str>,
+        /// For whom it is.
+        tenant: Box<str>,
+    },
+    /// The nodes of the booking that the job names never hold it.
+    TooSmall {
+        name: Box<str>,
+        nodes: u32,
+    },
+}
+
+impl From<BookingRefusal> for Refusal {
+    fn from(why: BookingRefusal) -> Self {
+        Self::Booking(why)
+    }
+}
+
+impl From<BookingRefusal> for Rejected {
+    fn from(why: BookingRefusal) -> Self {
+        Refusal::from(why).into()
+    }
 }

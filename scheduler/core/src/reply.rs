@@ -1,6 +1,6 @@
 //! What an accepted input is answered with.
 
-use crate::ids::{JobId, NodeIndex, TenantIndex};
+use crate::ids::{BookingId, JobId, NodeIndex, TenantIndex};
 
 /// The answer to an accepted mutation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -18,6 +18,8 @@ pub enum Reply {
     Tenant(TenantIndex),
     /// A node was changed.
     Node(NodeIndex),
+    /// A booking was made.
+    Booking(BookingId),
     /// Nothing to say.
     Done,
 }

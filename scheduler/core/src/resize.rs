@@ -58,7 +58,8 @@ pub(crate) fn grow(cluster: &mut Cluster, now: Time, out: &mut Events) -> Option
 
 /// The GPUs that a gang would get more if it started again now.
 fn could_have_more(cluster: &mut Cluster, id: JobId) -> Option<Gpus> {
-    let job = cluster.job(id)?;
+    // In a booking it stays as it is: what else is free is not for it.
+    let job = cluster.job(id).filter(|job| job.spec.booking.is_none())?;
     let attempt = job.live_attempt()?;
     let (has, pool) = (attempt.members.len() as u32, attempt.pool);
     if cluster.pool(pool).idle == Gpus::ZERO {

@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 use crate::cluster::Cluster;
 use crate::event::{Event, TenantChange};
 use crate::ids::{PoolIndex, UserIndex};
-use crate::node::{Node, SetAside};
+use crate::node::{Booked, Node, SetAside};
 use crate::tenant::{Quota, UserLedger};
 use crate::units::Time;
 
@@ -66,8 +66,14 @@ impl Cluster {
 
     fn snapshot_work(&self) -> impl Iterator<Item = Event> {
         // What is promised follows from the promises.
-        let bare = |node: &Node| Node { promised: SetAside::default(), reserved: SetAside::default(), ..node.clone() };
+        let bare = |node: &Node| Node {
+            promised: SetAside::default(),
+            reserved: SetAside::default(),
+            booked: Booked::default(),
+            ..node.clone()
+        };
         let nodes = self.nodes.iter().map(move |node| Event::NodeRestored { node: Box::new(bare(node)) });
+        let booked = self.bookings.iter().map(|booking| Event::BookingMade { booking: Box::new(booking.clone()) });
         // Ended jobs in the order of their ends, then the rest by id. What a job waits for is older and not ended.
         let restored = |job: &crate::job::Job| {
             let mut job = job.clone();
@@ -92,6 +98,7 @@ impl Cluster {
         counted
             .into_iter()
             .chain(nodes)
+            .chain(booked)
             .chain(ended)
             .chain(live)
             .chain(learned)

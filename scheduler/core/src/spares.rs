@@ -59,5 +59,5 @@ fn changes(cluster: &Cluster, pool: PoolIndex) -> Vec<(NodeIndex, bool)> {
 /// Whether all of a node is there for whoever needs it.
 fn is_fit(node: &Node) -> bool {
     let is_idle = node.residents.is_empty() && node.promised.gpus.is_empty() && node.reserved.gpus.is_empty();
-    node.is_open() && node.bad.is_empty() && is_idle
+    node.is_open() && !node.booked.kept && node.bad.is_empty() && is_idle
 }

@@ -21,6 +21,7 @@ use crate::place::{PlaceIndex, Scratch};
 use crate::placement::{Members, Placed};
 use crate::promise::{DropCause, Promise};
 use crate::request::{Constraints, Level, Part, Request, Shape};
+use crate::reserve;
 use crate::units::{Gpus, Span, Time};
 
 /// Whether what an attempt came to is a loss of nodes or GPUs.
@@ -86,7 +87,7 @@ pub(crate) fn complete(cluster: &mut Cluster, id: JobId, now: Time, cycled: &mut
     let is_ready = job.is_eligible();
     let least = job.spec.request.least_members() as usize;
     let without = (promise.members.len() >= least).then(|| promise.members.clone());
-    let members = if is_ready { find(cluster, id).or(without) } else { None };
+    let members = if is_ready { find(cluster, id, now).or(without) } else { None };
     let attempt = cluster.next_attempt(id);
     if let Some(members) = members {
         cycled.jobs += 1;
@@ -103,7 +104,7 @@ pub(crate) fn complete(cluster: &mut Cluster, id: JobId, now: Time, cycled: &mut
 }
 
 /// The places of all members: those that are held, and for the rest the nearest that will do.
-fn find(cluster: &mut Cluster, id: JobId) -> Option<Members> {
+fn find(cluster: &mut Cluster, id: JobId, now: Time) -> Option<Members> {
     let (job, promise) = (cluster.jobs.get(id)?, cluster.promises.get(&id)?);
     let shape = &job.spec.request.shape;
     let more = promise.sought.iter().map(|rank| u32::from(shape.gpus_of(rank.at()))).sum();
@@ -112,7 +113,7 @@ fn find(cluster: &mut Cluster, id: JobId) -> Option<Members> {
     }
     let (mut index, mut scratch) = (std::mem::take(&mut cluster.index), std::mem::take(&mut cluster.scratch));
     let mark = index.checkpoint();
-    let search = Search { cluster, job: cluster.jobs.get(id)?, promise: cluster.promises.get(&id)? };
+    let search = Search { cluster, job: cluster.jobs.get(id)?, promise: cluster.promises.get(&id)?, now };
     let found = search.all(&mut index, &mut scratch);
     index.rollback(mark);
     (cluster.index, cluster.scratch) = (index, scratch);
@@ -124,6 +125,7 @@ struct Search<'c> {
     cluster: &'c Cluster,
     job: &'c Job,
     promise: &'c Promise,
+    now: Time,
 }
 
 /// The places that are known, by rank.
@@ -136,6 +138,7 @@ impl Search<'_> {
         for node in self.cluster.nodes.iter().filter(|node| node.spare && node.pool == *pool) {
             index.set_aside(&Node { spare: false, ..node.clone() }, &node.reserved);
         }
+        reserve::show(self.cluster, index, &Wish::of(self.job), *pool, self.now);
         let mut held = members.iter().copied();
         let ranks = 0..members.len() + sought.len();
         let mut known: Vec<Option<Placed>> =
@@ -192,7 +195,11 @@ impl Search<'_> {
             of_it.all(|placed| shares(segment.level, self.cluster.node(placed.node)))
         });
         let is_welcome = request.only.matches(node) && !self.job.avoid.contains(&node.index);
-        is_welcome && is_alone && is_inside && in_segment
+        self.cluster.admits(node.index, &Wish::of(self.job), self.now)
+            && is_welcome
+            && is_alone
+            && is_inside
+            && in_segment
     }
 
     /// How far a node is from the nearest that is held: the place in `Level::ALL` of the lowest domain that has both.

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::calendar::DatedKey;
-use crate::ids::{AttemptNumber, JobId, TenantIndex};
+use crate::ids::{AttemptNumber, BookingId, JobId, TenantIndex};
 use crate::sorted::Sorted;
 use crate::units::Time;
 
@@ -27,6 +27,12 @@ pub(crate) enum Timer {
     QuotaEnd(DatedKey),
     /// A dated quota begins.
     QuotaBegin(DatedKey),
+    /// A booking is over: before another begins on the same nodes.
+    BookingEnd(BookingId),
+    /// What would run into a booking must be told to go.
+    BookingClear(BookingId),
+    /// A booking begins.
+    BookingBegin(BookingId),
 }
 
 impl Timer {
@@ -38,7 +44,10 @@ impl Timer {
             | Timer::Forget(_)
             | Timer::BudgetPeriod(_)
             | Timer::QuotaEnd(_)
-            | Timer::QuotaBegin(_) => None,
+            | Timer::QuotaBegin(_)
+            | Timer::BookingEnd(_)
+            | Timer::BookingClear(_)
+            | Timer::BookingBegin(_) => None,
         }
     }
 }
@@ -71,7 +80,10 @@ impl Timers {
             | Timer::Forget(_)
             | Timer::BudgetPeriod(_)
             | Timer::QuotaEnd(_)
-            | Timer::QuotaBegin(_) => self.others.insert((time, timer)),
+            | Timer::QuotaBegin(_)
+            | Timer::BookingEnd(_)
+            | Timer::BookingClear(_)
+            | Timer::BookingBegin(_) => self.others.insert((time, timer)),
         };
     }
 
@@ -84,7 +96,10 @@ impl Timers {
             | Timer::Forget(_)
             | Timer::BudgetPeriod(_)
             | Timer::QuotaEnd(_)
-            | Timer::QuotaBegin(_) => self.others.remove(&(time, timer)),
+            | Timer::QuotaBegin(_)
+            | Timer::BookingEnd(_)
+            | Timer::BookingClear(_)
+            | Timer::BookingBegin(_) => self.others.remove(&(time, timer)),
         };
     }
 
@@ -103,7 +118,10 @@ impl Timers {
             | Timer::Forget(_)
             | Timer::BudgetPeriod(_)
             | Timer::QuotaEnd(_)
-            | Timer::QuotaBegin(_) => None,
+            | Timer::QuotaBegin(_)
+            | Timer::BookingEnd(_)
+            | Timer::BookingClear(_)
+            | Timer::BookingBegin(_) => None,
         })
     }
 
@@ -115,7 +133,11 @@ impl Timers {
             | Timer::TimeLimit(..)
             | Timer::NotBefore(_)
             | Timer::Forget(_)
-            | Timer::BudgetPeriod(_) => false,
+            | Timer::BudgetPeriod(_)
+            // What is to be gone by then may have gone long ago.
+            | Timer::BookingEnd(_)
+            | Timer::BookingClear(_)
+            | Timer::BookingBegin(_) => false,
         };
         self.others.iter().take_while(|(time, _)| *time <= now).find(|(_, timer)| is_dated(timer)).copied()
     }

@@ -179,6 +179,7 @@ fn node(place: usize, node: &TraceNode, pool: PoolIndex) -> Result<Node, DriveEr
         cordoned: false,
         draining: false,
         spare: false,
+        booked: Default::default(),
         bad: GpuSet::EMPTY,
         taken: GpuSet::EMPTY,
         parts: dure_core::parts::Parts::default(),

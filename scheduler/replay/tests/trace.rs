@@ -166,7 +166,7 @@ fn a_small_replay() {
         1500000 [[0, 0, 0, 0], [0, 0, 0, 0]]
         2000000 [[1, 0, 0, 0], [0, 0, 0, 0]]"#]]
     .assert_eq(&samples.join("\n"));
-    expect!["0.416073 0.216475 b8fcca27fda5b08ea67cfb9bc5d38a21de43bb8a57dd58606f12a59a8637e28b"]
+    expect!["0.416073 0.216475 654904a323cd76e483c8dabfedaabb45e82232dad0a37671564940d35cb1377f"]
         .assert_eq(&format!("{} {} {}", report.utilisation, report.fragmentation, report.digest));
 }
 

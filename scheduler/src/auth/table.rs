@@ -27,6 +27,8 @@ pub enum Verb {
     ReadNodes,
     /// Cordon, drain, resume nodes, move what runs there closer together, and vouch for dead ones.
     KeepNodes,
+    /// Keep nodes for a period to come.
+    Book,
     /// Get a node its certificate.
     Join,
     /// Speak for a node.
@@ -45,7 +47,7 @@ pub enum Verb {
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Verb; 18] = [
+    pub const ALL: [Verb; 19] = [
         Verb::Submit,
         Verb::ReadJobs,
         Verb::ReadPayload,
@@ -57,6 +59,7 @@ impl Verb {
         Verb::Pause,
         Verb::ReadNodes,
         Verb::KeepNodes,
+        Verb::Book,
         Verb::Join,
         Verb::Session,
         Verb::SeeLeader,
@@ -80,6 +83,7 @@ impl Verb {
             Verb::Pause => "pause or resume",
             Verb::ReadNodes => "see nodes of",
             Verb::KeepNodes => "cordon, drain or resume",
+            Verb::Book => "book nodes for",
             Verb::Join => "join",
             Verb::Session => "speak for",
             Verb::SeeLeader => "see the leader of",
@@ -125,6 +129,7 @@ pub fn grant(role: Role, verb: Verb) -> Scope {
         Verb::Pause       => [OwnMission,      Nothing,    Any,     Nothing, Nothing],
         Verb::ReadNodes   => [Any,             Any,        Any,     Any,     Nothing],
         Verb::KeepNodes   => [Nothing,         Nothing,    Any,     Nothing, Nothing],
+        Verb::Book        => [OwnMission,      Nothing,    Any,     Nothing, Nothing],
         Verb::Join        => [Nothing,         Nothing,    Nothing, Nothing, OwnNode],
         Verb::Session     => [Nothing,         Nothing,    Nothing, Nothing, OwnNode],
         Verb::SeeLeader   => [Any,             Any,        Any,     Any,     Any],
@@ -178,6 +183,8 @@ pub fn access(path: &str) -> Option<Access> {
         | "/dure.v1.Nodes/ConfirmDead"
         | "/dure.v1.Nodes/PlanDefrag"
         | "/dure.v1.Nodes/Defrag" => Needs(Verb::KeepNodes),
+        "/dure.v1.Bookings/List" => Needs(Verb::ReadNodes),
+        "/dure.v1.Bookings/Create" | "/dure.v1.Bookings/Cancel" => Needs(Verb::Book),
         "/dure.v1.Agents/Join" => Needs(Verb::Join),
         "/dure.v1.Agents/Session" => Needs(Verb::Session),
         "/dure.v1.Schedulers/Leader" => Needs(Verb::SeeLeader),

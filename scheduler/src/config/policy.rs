@@ -76,6 +76,9 @@ pub(super) struct PolicyConfig {
     max_tenant_depth: Option<u32>,
     max_tenants: Option<u32>,
     max_dated_quotas: Option<u32>,
+    max_bookings: Option<u32>,
+    #[serde(deserialize_with = "span::optional")]
+    max_booking_ahead: Option<Span>,
     max_users: Option<u32>,
     max_quota: Option<u32>,
 }
@@ -142,6 +145,8 @@ impl PolicyConfig {
             max_tenant_depth,
             max_tenants,
             max_dated_quotas,
+            max_bookings,
+            max_booking_ahead,
             max_users,
         );
         if let Some(gpus) = self.max_quota {

@@ -74,6 +74,7 @@ fn submitted(job: u64, name: &str) -> Event {
         max_retries: 0,
         batch: false,
         hold_survivors: dure_core::units::Span::ZERO,
+        booking: None,
         payload: Default::default(),
     };
     Event::JobSubmitted { job: JobId(job), spec: Box::new(spec), held: false, not_before: None }

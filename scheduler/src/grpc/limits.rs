@@ -22,6 +22,8 @@ pub const MAX_PATH: usize = 4096;
 pub const MAX_MOUNTS: usize = 64;
 /// Members of an unequal gang that are looked at; the policy's own limit lies at or below it.
 pub const MAX_UNEQUAL: usize = 65_536;
+/// Nodes that one booking names.
+pub const MAX_NAMED_NODES: usize = 20_000;
 /// GPU models of one job.
 pub const MAX_MODELS: usize = 16;
 /// Longest request id, in bytes.

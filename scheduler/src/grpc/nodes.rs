@@ -5,6 +5,7 @@ use dure_core::ids::NodeIndex;
 use dure_core::input::{Input, RequestKey};
 use dure_core::rejected::Refusal;
 use dure_core::reply::Reply;
+use dure_core::units::Time;
 use dure_proto::v1;
 use dure_proto::v1::nodes_server::Nodes;
 use tonic::{Request, Response, Status};
@@ -12,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::convert::node::node;
 use super::page::Page;
 use super::server::Services;
-use super::{convert, request, status};
+use super::{bookings, convert, request, status};
 use crate::auth::{self, Caller, Identity, Target, Verb};
 use crate::live::Live;
 
@@ -54,7 +55,10 @@ impl Nodes for Services {
         let mut request = request.into_inner();
         let id = std::mem::take(&mut request.request_id);
         let key = request::key(&identity, id, "Nodes/Drain", &request)?;
-        let input = Input::Drain { node: request.name.as_str().into(), evict: request.evict };
+        let input = match request.at_ms {
+            0 => Input::Drain { node: request.name.as_str().into(), evict: request.evict },
+            at => bookings::drain(&request.name, Time(at), request.evict),
+        };
         self.keep(&identity, by.because(&request.reason), &request.name, input, key).await
     }
 
@@ -109,9 +113,15 @@ impl Services {
         request::name("name", name)?;
         request::reason(&by.reason)?;
         tracing::info!(user = %identity.user, node = name, reason = &*by.reason, ?input, "an operator acts on a node");
-        let after = |cluster: &Cluster, reply: Reply| match reply {
-            Reply::Node(at) => Some((at, node(cluster, cluster.node(at), None, false))),
-            Reply::Submitted { .. } | Reply::Job(_) | Reply::Tenant(_) | Reply::Done => None,
+        let name = name.to_owned();
+        let after = move |cluster: &Cluster, reply: Reply| {
+            let at = match reply {
+                Reply::Node(at) => at,
+                // A dated drain.
+                Reply::Booking(_) => cluster.find_node(&name)?,
+                Reply::Submitted { .. } | Reply::Job(_) | Reply::Tenant(_) | Reply::Done => return None,
+            };
+            Some((at, node(cluster, cluster.node(at), None, false)))
         };
         let (found, position) = self.handle.mutate(by, input, key, Vec::new(), after).await?;
         let (at, mut node) = found.ok_or_else(|| Status::internal("the scheduler answered with something else"))?;

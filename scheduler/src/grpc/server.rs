@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dure_proto::v1::agents_server::{Agents, AgentsServer};
+use dure_proto::v1::bookings_server::BookingsServer;
 use dure_proto::v1::forecasts_server::ForecastsServer;
 use dure_proto::v1::history_server::HistoryServer;
 use dure_proto::v1::jobs_server::JobsServer;
@@ -118,6 +119,7 @@ pub async fn serve(
     let tenants = TenantsServer::new(services.clone());
     let forecasts = ForecastsServer::new(services.clone());
     let nodes = NodesServer::new(services.clone());
+    let bookings = BookingsServer::new(services.clone());
     let history = HistoryServer::new(services);
     let agents = AgentsServer::new(agents);
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -131,6 +133,7 @@ pub async fn serve(
         .layer(guard)
         .add_service(jobs.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(tenants.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
+        .add_service(bookings.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(nodes.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(history.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))
         .add_service(agents.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_ANSWER))

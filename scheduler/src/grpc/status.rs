@@ -1,6 +1,7 @@
 //! Every error and its gRPC status: the right code, a message that names field, value and remedy, and the same as rich
 //! details. One exhaustive match over the core's refusals.
 
+mod booking;
 mod refusal;
 
 use std::fmt::Write as _;

@@ -130,7 +130,7 @@ impl Services {
         let now = self.clock.now();
         let after = move |cluster: &Cluster, reply: Reply| match reply {
             Reply::Tenant(at) => Some(tenant(cluster, cluster.tenant(at), &Sums::count(cluster, now))),
-            Reply::Submitted { .. } | Reply::Job(_) | Reply::Node(_) | Reply::Done => None,
+            Reply::Submitted { .. } | Reply::Job(_) | Reply::Node(_) | Reply::Booking(_) | Reply::Done => None,
         };
         let (found, position) = self.handle.mutate(by, input, key, Vec::new(), after).await?;
         let mut tenant = found.ok_or_else(|| Status::internal("the scheduler answered with something else"))?;

@@ -10,13 +10,13 @@ use dure_core::Cluster;
 use dure_core::blocked::{Blocked, Gate};
 use dure_core::calendar::DatedQuota;
 use dure_core::explain::{Blocker, Change, Help};
-use dure_core::ids::{PoolIndex, PriorityIndex, TenantIndex};
+use dure_core::ids::{BookingId, PoolIndex, PriorityIndex, TenantIndex};
 use dure_core::request::Level;
 use dure_core::units::{Gpus, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
-pub const CODES: [&str; 30] = [
+pub const CODES: [&str; 32] = [
     "HELD",
     "DEPENDENCY",
     "NOT_BEFORE",
@@ -44,6 +44,8 @@ pub const CODES: [&str; 30] = [
     "SPARE_SOUGHT",
     "RESERVED",
     "BEHIND_RESERVATION",
+    "BOOKED",
+    "AWAITS_BOOKING",
     "PAUSED",
     "CYCLE_LIMIT",
     "NOT_TRIED",
@@ -82,6 +84,8 @@ pub fn code(blocker: &Blocker) -> &'static str {
             Blocked::SpareSought { .. } => "SPARE_SOUGHT",
             Blocked::Reserved { .. } => "RESERVED",
             Blocked::BehindReservation { .. } => "BEHIND_RESERVATION",
+            Blocked::Booked { .. } => "BOOKED",
+            Blocked::AwaitsBooking { .. } => "AWAITS_BOOKING",
             Blocked::Paused { .. } => "PAUSED",
             Blocked::CycleLimit { .. } => "CYCLE_LIMIT",
         },
@@ -193,6 +197,8 @@ fn blocked(names: Names<'_>, blocked: Blocked) -> Reason {
         Blocked::SpareSought { pool, held, want, until } => plan::spare_sought(names, pool, held, want, until),
         Blocked::Reserved { pool, want, idle, from } => plan::reserved(names, pool, want, idle, from),
         Blocked::BehindReservation { job, pool, idle, until } => plan::behind(names, job, pool, idle, until),
+        Blocked::Booked { booking, pool, idle, from, until } => plan::booked(names, booking, pool, idle, from, until),
+        Blocked::AwaitsBooking { booking, from } => plan::awaits(names, booking, from),
         Blocked::CycleLimit { limit } => plan::cycle_limit(limit),
     }
 }
@@ -273,6 +279,11 @@ struct Names<'a>(&'a Cluster);
 impl<'a> Names<'a> {
     fn pool(self, pool: PoolIndex) -> &'a str {
         &self.0.pool(pool).name
+    }
+
+    /// The name of a booking; one that is over has none any more.
+    fn booking(self, booking: BookingId) -> &'a str {
+        self.0.booking(booking).map_or("that is over", |booking| &booking.name)
     }
 
     fn tenant(self, tenant: TenantIndex) -> String {

@@ -11,6 +11,7 @@ use dure_core::units::{GpuTime, Span, Time};
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::record::Event as Wire;
 
+use super::bookings;
 use super::calendar::{dated_from_wire, dated_key_from_wire};
 use super::fault::{Fault, RecordError, needed};
 use super::ledgers::{budget_from_wire, caps_from_wire, forecast_from_wire, grant_change_from_wire};
@@ -44,6 +45,9 @@ fn event(record: v1::Record) -> Result<Event, Fault> {
         | Wire::QuotaBegan(_)
         | Wire::QuotaEnded(_)
         | Wire::RequestAnswered(_) => division(wire),
+        Wire::BookingMade(_) | Wire::BookingCleared(_) | Wire::BookingBegan(_) | Wire::BookingEnded(_) => {
+            bookings::from_wire(wire)
+        }
         Wire::NodeJoined(_)
         | Wire::NodeChanged(_)
         | Wire::NodeContact(_)

@@ -6,6 +6,7 @@ use dure_core::units::Time;
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::record::Event as Wire;
 
+use super::bookings;
 use super::calendar::{dated_key_to_wire, dated_to_wire};
 use super::ledgers::{budget_to_wire, caps_to_wire, grant_change_to_wire};
 use super::parts::{
@@ -32,6 +33,11 @@ pub(super) fn record(event: &Event) -> v1::Record {
         | Event::QuotaBegan { .. }
         | Event::QuotaEnded { .. }
         | Event::RequestAnswered { .. } => division(event),
+        Event::BookingMade { .. }
+        | Event::BookingCleared { .. }
+        | Event::BookingBegan { .. }
+        | Event::BookingEnded { .. }
+        | Event::BookingCancelled { .. } => bookings::to_wire(event),
         Event::NodeJoined { .. }
         | Event::NodeChanged { .. }
         | Event::NodeContact { .. }

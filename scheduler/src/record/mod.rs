@@ -7,6 +7,7 @@
 //! `encode` and `decode` are one match each over all events, `parts` and `words` go both ways, `snapshot` frames the
 //! events of a whole state.
 
+mod bookings;
 mod calendar;
 mod calls;
 mod constraints;

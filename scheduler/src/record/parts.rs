@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
 use dure_core::idle::{IdleAction, IdleNotice, IdleRule};
-use dure_core::ids::{BlobId, JobId, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
+use dure_core::ids::{BlobId, BookingId, JobId, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
 use dure_core::job::{ArraySpec, Dependency, DependencyKind, Exit, ExitHow, JobSpec};
 use dure_core::mig::{Layout, MEMORY_SLICES, Slice};
 use dure_core::node::{Capacity, Location};
@@ -239,6 +239,7 @@ pub(super) fn spec_to_wire(spec: &JobSpec) -> v1::JobSpec {
         max_retries: spec.max_retries,
         batch: spec.batch,
         hold_survivors_ms: spec.hold_survivors.0,
+        booking: spec.booking.map(|booking| booking.0),
         payload: spec.payload.0.to_vec(),
     }
 }
@@ -262,6 +263,7 @@ pub(super) fn spec_from_wire(wire: v1::JobSpec) -> Result<JobSpec, Fault> {
         max_retries: wire.max_retries,
         batch: wire.batch,
         hold_survivors: Span(wire.hold_survivors_ms),
+        booking: wire.booking.map(BookingId),
         payload: blob_id(&wire.payload)?,
     })
 }
@@ -345,6 +347,7 @@ pub(super) fn reply_to_wire(reply: Reply) -> v1::Reply {
         Reply::Job(job) => reply::Reply::Job(job.0),
         Reply::Tenant(tenant) => reply::Reply::Tenant(u32::from(tenant.0)),
         Reply::Node(node) => reply::Reply::Node(node.0),
+        Reply::Booking(booking) => reply::Reply::Booking(booking.0),
         Reply::Done => reply::Reply::Done(v1::Nothing {}),
     };
     v1::Reply { reply: Some(reply) }
@@ -356,6 +359,7 @@ pub(super) fn reply_from_wire(wire: &v1::Reply) -> Result<Reply, Fault> {
         reply::Reply::Job(job) => Reply::Job(JobId(job)),
         reply::Reply::Tenant(value) => Reply::Tenant(tenant("Reply.tenant", value)?),
         reply::Reply::Node(node) => Reply::Node(NodeIndex(node)),
+        reply::Reply::Booking(booking) => Reply::Booking(BookingId(booking)),
         reply::Reply::Done(v1::Nothing {}) => Reply::Done,
     })
 }

@@ -93,6 +93,7 @@ pub(super) fn node_from_wire(wire: v1::NodeRestored) -> Result<Node, Fault> {
         cordoned: wire.cordoned,
         draining: wire.draining,
         spare: wire.spare,
+        booked: dure_core::node::Booked::default(),
         bad: GpuSet(wire.bad),
         taken: GpuSet::EMPTY,
         parts: dure_core::parts::Parts::default(),

@@ -1,5 +1,6 @@
 //! Enums, both ways. On the wire 0 is "none"; every other value that is unknown here is an error.
 
+use dure_core::booking::Stage;
 use dure_core::idle::IdleAction;
 use dure_core::job::{DependencyKind, MemberPhase, Outcome, StopReason};
 use dure_core::node::Contact;
@@ -55,7 +56,8 @@ words! {
     DependencyKind { AfterOk, AfterAny, AfterNotOk }
     MemberPhase { Ordered, Prepared, Running, Gone }
     Outcome { Completed, Failed, Cancelled, TimedOut, LaunchFailed, NodeLost, Evicted, Drained, DependencyFailed, GpuFault, Resized, Idle }
-    DropCause { NotWanted, NodeClosed, NotAllowed, Late, NoSpare }
+    DropCause { NotWanted, NodeClosed, NotAllowed, Late, NoSpare, Booked }
     StopReason { Cancelled, TimeLimit, GangBroken, LaunchDeadline, NodeLost, Evicted, Drained, Resized, ScriptEnded, Idle }
+    Stage { Ahead, Cleared, Begun }
     IdleAction { Ignore, Notify, Requeue, Cancel }
 }

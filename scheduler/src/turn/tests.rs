@@ -81,6 +81,7 @@ fn draft(members: u32) -> JobDraft {
         max_retries: 0,
         batch: false,
         hold_survivors: dure_core::units::Span::ZERO,
+        booking: "".into(),
         payload: BlobId::default(),
     }
 }

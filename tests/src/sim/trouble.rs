@@ -1,10 +1,12 @@
 //! The faults as they strike, and the day on which they all end.
 
 use dure_core::Input;
+use dure_core::input::BookingDraft;
+use dure_core::units::{Span, Time};
 
 use super::clock::Ms;
 use super::faults::Kind;
-use super::leader::DEADLINES;
+use super::leader::{DEADLINES, WALL};
 use super::workload::MISSIONS;
 use super::world::{Event, World};
 
@@ -148,16 +150,41 @@ impl World {
         let node = self.dice.below(self.nodes.len() as u64) as usize;
         let name: Box<str> = self.nodes[node].name.as_str().into();
         let mission = Box::from(*self.dice.pick(&MISSIONS).unwrap_or(&MISSIONS[0]));
-        let input = match self.dice.below(7) {
+        let input = match self.dice.below(9) {
             0 => Input::Cordon { node: name },
             1 => Input::Drain { node: name, evict: false },
             2 => Input::Drain { node: name, evict: true },
             3 => Input::Pause { tenant: mission, paused: true },
             4 => Input::Pause { tenant: mission, paused: false },
+            5 => self.booking(name, mission),
+            6 => Input::CancelBooking { name: self.booking_name() },
             _ => Input::Resume { node: name },
         };
         let now = self.agenda.now();
         self.ask(input, now);
+    }
+
+    /// One of few names: some are taken, and some of those that are cancelled are there.
+    fn booking_name(&mut self) -> Box<str> {
+        format!("b{}", self.dice.below(3)).into()
+    }
+
+    /// A node is kept for a while, for nobody or for a mission.
+    fn booking(&mut self, node: Box<str>, mission: Box<str>) -> Input {
+        let from = Time(WALL + self.agenda.now() + self.dice.below(40_000));
+        let maintenance = self.dice.chance(500);
+        Input::Book(BookingDraft {
+            name: self.booking_name(),
+            from,
+            until: Some(from + Span(self.dice.between(1_000, 40_000))),
+            nodes: vec![node],
+            maintenance,
+            tenant: if maintenance { "".into() } else { mission },
+            all_jobs: !maintenance && self.dice.chance(700),
+            spares_running: self.dice.chance(300),
+            force: self.dice.chance(500),
+            ..BookingDraft::default()
+        })
     }
 
     /// All faults are over: everything must finish now.

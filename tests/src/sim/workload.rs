@@ -170,6 +170,7 @@ impl World {
             max_retries: self.dice.below(3) as u32,
             batch: false,
             hold_survivors: Span::ZERO,
+            booking: "".into(),
             only: ConstraintsDraft::default(),
             payload: BlobId([0; 16]),
         };

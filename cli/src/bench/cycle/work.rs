@@ -245,6 +245,7 @@ pub(super) fn plain() -> JobDraft {
         max_retries: 0,
         batch: false,
         hold_survivors: Span::ZERO,
+        booking: "".into(),
         payload: BlobId::default(),
     }
 }

@@ -129,6 +129,7 @@ fn node(index: NodeIndex, name: &str, pool: PoolIndex, gpus: usize, cpu: CpuMill
         cordoned: false,
         draining: false,
         spare: false,
+        booked: Default::default(),
         bad: GpuSet::EMPTY,
         taken: GpuSet::EMPTY,
         parts: Parts::default(),

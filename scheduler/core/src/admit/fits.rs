@@ -100,6 +100,15 @@ fn only_instances(cluster: &Cluster, index: PoolIndex) -> Refusal {
 /// Whether the open nodes but those of `avoid` surely hold the gang when nothing else runs: every member counted as the
 /// largest. O(nodes).
 pub(crate) fn without(cluster: &Cluster, request: &Request, avoid: &[NodeIndex]) -> bool {
+    hold(cluster, request, |node| node.is_open() && !node.spare && !avoid.contains(&node.index))
+}
+
+/// Whether these nodes, rising, surely hold the gang when nothing else runs and all are open, counted alike.
+pub(super) fn on(cluster: &Cluster, request: &Request, nodes: &[NodeIndex]) -> bool {
+    hold(cluster, request, |node| nodes.binary_search(&node.index).is_ok())
+}
+
+fn hold(cluster: &Cluster, request: &Request, is_usable: impl Fn(&Node) -> bool) -> bool {
     let beside = |have: u64, want: u64| if have == 0 { u64::MAX } else { have.checked_div(want).unwrap_or(u64::MAX) };
     let slots = |node: &Node| {
         let whole = node.capacity.gpus.without(node.bad);
@@ -110,11 +119,8 @@ pub(crate) fn without(cluster: &Cluster, request: &Request, avoid: &[NodeIndex])
         if request.distinct_nodes { slots.min(1) } else { slots }
     };
     let mut by_domain = BTreeMap::new();
-    let is_other = |node: &&Node| {
-        let may_use = request.pools.contains(&node.pool) && !avoid.contains(&node.index);
-        node.is_open() && !node.spare && may_use && request.only.matches(node)
-    };
-    for node in cluster.nodes.iter().filter(is_other) {
+    let is_usable = |node: &&Node| request.pools.contains(&node.pool) && request.only.matches(node) && is_usable(node);
+    for node in cluster.nodes.iter().filter(is_usable) {
         *by_domain.entry((node.pool, domain_of(node, request.required))).or_insert(0) += slots(node);
     }
     by_domain.values().any(|slots| *slots >= u64::from(request.least_members()))

@@ -2,6 +2,7 @@
 //!
 //! What can never run is refused here; what merely has to wait is not.
 
+pub(crate) mod booking;
 pub(crate) mod budget;
 pub(crate) mod calendar;
 pub(crate) mod caps;
@@ -23,7 +24,7 @@ use crate::classes::ClassKey;
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
-use crate::ids::{JobId, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
+use crate::ids::{BookingId, JobId, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
 use crate::input::{DependencyOn, JobDraft};
 use crate::job::{Dependency, DependencyKind, JobSpec, Phase};
 use crate::rejected::{Refusal, Rejected};
@@ -170,7 +171,8 @@ fn resolve(cluster: &Cluster, draft: &JobDraft, user: UserIndex, call: &mut InCa
     if tenant == TenantIndex::ROOT || !cluster.tenant(tenant).children.is_empty() {
         return Err(Refusal::TenantHasChildren { name: draft.tenant.clone() });
     }
-    let request = resolve_request(cluster, draft, tenant, call)?;
+    let booking = booking::of_job(cluster, &draft.booking, tenant)?;
+    let request = resolve_request(cluster, draft, tenant, booking, call)?;
     let priority = resolve_priority(cluster, &draft.priority)?;
     let inherited = || cluster.chain(tenant).find_map(|tenant| tenant.default_time_limit);
     let time_limit = match draft.time_limit {
@@ -216,6 +218,7 @@ fn resolve(cluster: &Cluster, draft: &JobDraft, user: UserIndex, call: &mut InCa
         max_retries: draft.max_retries,
         batch: draft.batch,
         hold_survivors: draft.hold_survivors,
+        booking,
         payload: draft.payload,
     })
 }
@@ -279,6 +282,7 @@ fn resolve_request(
     cluster: &Cluster,
     draft: &JobDraft,
     tenant: TenantIndex,
+    booking: Option<BookingId>,
     call: &mut InCall,
 ) -> Result<Arc<Request>, Refusal> {
     check_shape(cluster, &draft.shape)?;
@@ -305,7 +309,7 @@ fn resolve_request(
         distinct_nodes: draft.distinct_nodes && draft.shape.members() > 1,
     };
     let grace = draft.grace.unwrap_or(cluster.policy.default_grace);
-    let key = ClassKey { request: Arc::new(request), preemptible: draft.preemptible, grace };
+    let key = ClassKey { request: Arc::new(request), preemptible: draft.preemptible, grace, booking };
     check_limits(cluster, &key, tenant)?;
     if let Some(class) = cluster.classes.find(&key) {
         // Jobs like this one wait already: that they fit somewhere was checked.
@@ -319,6 +323,7 @@ fn resolve_request(
         return Err(Refusal::TooManyClasses { limit });
     }
     fits::check_somewhere(cluster, &key.request)?;
+    booking::check_room(cluster, &key)?;
     let request = key.request.clone();
     call.checked.insert(key, request.clone());
     Ok(request)

@@ -11,7 +11,7 @@ use crate::admit::lending::{self, Start};
 use crate::admit::{budget, caps, quota};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
-use crate::ids::{JobId, PoolIndex, TenantIndex, UserIndex};
+use crate::ids::{BookingId, JobId, PoolIndex, TenantIndex, UserIndex};
 use crate::job::{Job, JobSpec};
 use crate::placement::{Members, Placed};
 use crate::policy::Policy;
@@ -30,6 +30,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) preemptible: bool,
     pub(crate) time_limit: Span,
     pub(crate) grace: Span,
+    /// The booking that it may run in, and nowhere else.
+    pub(crate) booking: Option<BookingId>,
     pub(crate) request: &'a Request,
 }
 
@@ -37,9 +39,9 @@ impl<'a> Wish<'a> {
     /// A job as it is, whenever it ends.
     #[inline]
     pub(crate) fn of(job: &'a Job) -> Self {
-        let JobSpec { tenant, user, preemptible, time_limit, grace, .. } = job.spec;
+        let JobSpec { tenant, user, preemptible, time_limit, grace, booking, .. } = job.spec;
         let request = &*job.spec.request;
-        Self { job: job.id, at: None, tenant, user, preemptible, time_limit, grace, request }
+        Self { job: job.id, at: None, tenant, user, preemptible, time_limit, grace, booking, request }
     }
 
     /// The same as a start at `now`, whose end counts.

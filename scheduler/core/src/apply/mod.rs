@@ -4,6 +4,7 @@
 //! events: no rule of the policy but half-lives, timers and limits of memory.
 
 mod attempts;
+mod bookings;
 mod budget;
 mod division;
 mod jobs;
@@ -37,6 +38,11 @@ impl Cluster {
             Event::QuotaDated { dated } => self.add_dated(*dated),
             Event::QuotaBegan { key } => self.begin_dated(*key, now),
             Event::QuotaEnded { key } => self.end_dated(*key, now),
+            Event::BookingMade { .. }
+            | Event::BookingCleared { .. }
+            | Event::BookingBegan { .. }
+            | Event::BookingEnded { .. }
+            | Event::BookingCancelled { .. } => self.apply_to_booking(event),
             Event::UserSeen { user, name } => self.add_user(*user, name),
             Event::NodeJoined { .. }
             | Event::NodeChanged { .. }
@@ -48,14 +54,8 @@ impl Cluster {
             Event::JobSubmitted { job, spec, held, not_before } => {
                 self.add_job(Job { held: *held, not_before: *not_before, ..jobs::new_job(*job, spec, now) }, now);
             }
-            Event::JobHeld { job } => {
-                self.dequeue(*job);
-                self.job_mut(*job).held = true;
-            }
-            Event::JobReleased { job } => {
-                self.job_mut(*job).held = false;
-                self.enqueue_if_eligible(*job);
-            }
+            Event::JobHeld { job } => self.set_held(*job, true),
+            Event::JobReleased { job } => self.set_held(*job, false),
             Event::JobEligible { job } => self.make_eligible(*job),
             Event::ArrayIndexStarted { array, index, job } => self.start_index(*array, *index, *job, now),
             Event::ArrayStopped { array } => self.stop_array(*array),
@@ -99,6 +99,12 @@ impl Cluster {
     fn pause(&mut self, tenant: TenantIndex, paused: bool) {
         self.tenants[tenant.at()].paused = paused;
         self.divided_anew();
+    }
+
+    fn set_held(&mut self, job: JobId, held: bool) {
+        self.dequeue(job);
+        self.job_mut(job).held = held;
+        self.enqueue_if_eligible(job);
     }
 
     fn make_eligible(&mut self, job: JobId) {

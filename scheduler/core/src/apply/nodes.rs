@@ -26,6 +26,7 @@ impl Cluster {
                     cordoned: false,
                     draining: false,
                     spare: false,
+                    booked: crate::node::Booked::default(),
                     bad: GpuSet::EMPTY,
                     taken: GpuSet::EMPTY,
                     parts: Parts::laid_out(&capacity.layouts),

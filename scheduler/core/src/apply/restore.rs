@@ -45,6 +45,7 @@ impl Cluster {
                     residents: Residents::new(),
                     promised: crate::node::SetAside::default(),
                     reserved: crate::node::SetAside::default(),
+                    booked: crate::node::Booked::default(),
                     ..(**node).clone()
                 };
                 self.add_node(bare);

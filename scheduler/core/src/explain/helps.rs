@@ -94,7 +94,9 @@ impl Site for Sketch<'_, '_> {
         let mark = index.checkpoint();
         // With another limit it may be over before what is set aside is wanted.
         reserve::lift_for(cluster, index, &comer, pool);
-        let found = index.place_most(&asked.request, most, pool, &asked.avoid, cluster.policy.search_steps, scratch);
+        let request = reserve::narrowed(cluster, &asked.request, &comer.wish, pool);
+        let steps = cluster.policy.search_steps;
+        let found = request.and_then(|request| index.place_most(&request, most, pool, &asked.avoid, steps, scratch));
         index.rollback(mark);
         found
     }

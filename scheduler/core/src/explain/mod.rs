@@ -9,8 +9,11 @@ mod factors;
 mod helps;
 mod holders;
 
+use std::sync::Arc;
+
 use crate::admit::start::{self, Wish};
 use crate::blocked::{Blocked, Gate};
+use crate::booking::Stage;
 use crate::cluster::Cluster;
 use crate::ids::{JobId, PoolIndex};
 use crate::job::{Job, Phase};
@@ -83,6 +86,7 @@ impl Cluster {
         }
         self.try_out(job, now, &mut told);
         told.blockers.extend(self.set_aside_for(job).map(Blocker::Blocked));
+        told.blockers.extend(self.kept_from(&Wish::of(job), now).into_iter().map(Blocker::Blocked));
         if told.blockers.is_empty() {
             told.blockers.push(Blocker::NotTried);
         }
@@ -97,6 +101,9 @@ impl Cluster {
         }
         if let Some(promise) = self.promise(job.id) {
             return Some(self.pending(job, promise));
+        }
+        if let Some(own) = job.spec.booking.and_then(|id| self.booking(id)).filter(|own| own.stage != Stage::Begun) {
+            return Some(Blocker::Blocked(Blocked::AwaitsBooking { booking: own.id, from: own.from }));
         }
         let planned = job.queued.and_then(|queued| self.plans.why(queued.class, job.spec.tenant));
         let tried = || job.queued.and_then(|queued| self.refused.why(job, queued.class));
@@ -128,9 +135,18 @@ impl Cluster {
             reserve::lift_for(self, &mut index, &comer, *pool);
         }
         let trial = &mut TrialIndex { index: &mut index, scratch: &mut scratch };
-        let asked = Asked { deadlines: plan::deadlines(self, job, now), ..Asked::of(job) };
+        let mut asked = Asked { deadlines: plan::deadlines(self, job, now), ..Asked::of(job) };
+        let is_guest = self.is_guest(job.id);
+        if is_guest {
+            match reserve::narrowed(self, &job.spec.request, &comer.wish, job.spec.request.pools[0]) {
+                Ok(request) => asked.request = Arc::new(request.into_owned()),
+                // What keeps it is told with the bookings.
+                Err(_) => return,
+            }
+        }
         let is_worn = plan::has_failed_too_often(self, job.id);
-        let planned = if is_worn { Err(NoPlan::default()) } else { plan::find_plan(self, trial, &asked, now) };
+        let takes_none = is_worn || is_guest;
+        let planned = if takes_none { Err(NoPlan::default()) } else { plan::find_plan(self, trial, &asked, now) };
         if is_worn {
             let (failures, limit) = (job.failures, self.policy.max_evicting_failures);
             told.blockers.push(Blocker::Blocked(Blocked::RetryBudget { failures, limit }));
@@ -147,7 +163,7 @@ impl Cluster {
             told.holders = holders::of_victims(self, &victims, now);
         }
         if !told.blockers.iter().any(|blocker| matches!(blocker, Blocker::Gate(_))) {
-            told.helps = helps::of(self, trial, &asked, is_planned || is_worn, now);
+            told.helps = helps::of(self, trial, &asked, is_planned || takes_none, now);
         }
     }
 

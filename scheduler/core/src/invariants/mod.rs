@@ -6,6 +6,7 @@
 
 mod accounting;
 mod arrays;
+mod bookings;
 mod borrowed_rule;
 mod budgets;
 mod calendar;
@@ -39,11 +40,12 @@ pub type Check = Result<(), String>;
 type Property = (&'static str, fn(&Cluster) -> Check);
 
 /// Every property of a state.
-const ALL: [Property; 19] = [
+const ALL: [Property; 20] = [
     ("gpus_held_once", gpus_held_once::check),
     ("promises", promises::check),
     ("spares", spares::check),
     ("reservations", reservations::check),
+    ("bookings", bookings::check),
     ("gang_whole", gang_whole::check),
     ("phases", phases::check),
     ("held_counted", held_counted::check),

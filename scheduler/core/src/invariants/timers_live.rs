@@ -40,6 +40,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         (Some(_), Some(until)) => (until, Timer::QuotaEnd(dated.key)),
         (Some(_), None) | (None, _) => (dated.key.from, Timer::QuotaBegin(dated.key)),
     }));
+    wanted.extend(cluster.bookings().filter_map(crate::booking::Booking::timer));
     let set: BTreeSet<_> = cluster.timers.iter().collect();
     let mut differ = set.symmetric_difference(&wanted);
     match differ.next() {

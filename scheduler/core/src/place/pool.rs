@@ -41,10 +41,12 @@ pub(super) struct Room {
 impl Room {
     /// What `node` has now.
     pub(super) fn of(node: &Node) -> Self {
-        Self::beside(node, &node.reserved)
+        let room = Self::beside(node, &node.reserved);
+        // What is booked is shown to one job at a time.
+        if node.booked.kept { Self { free: GpuSet::EMPTY, usable: GpuSet::EMPTY, ..room } } else { room }
     }
 
-    /// What `node` has beside what is set aside there.
+    /// What `node` has beside what is set aside there, booked or not.
     pub(super) fn beside(node: &Node, aside: &SetAside) -> Self {
         let left = |capacity: u64, taken: u64| if capacity == 0 { UNCOUNTED } else { clamp(capacity) - clamp(taken) };
         Self {

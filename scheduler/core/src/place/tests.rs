@@ -70,6 +70,7 @@ fn add_nodes(nodes: &mut Vec<Node>, line: &str) {
             cordoned: false,
             draining: false,
             spare: false,
+            booked: crate::node::Booked::default(),
             bad: GpuSet::EMPTY,
             taken: value(line, "free").map_or(GpuSet::EMPTY, |free| all.without(gpu_set(free))),
             parts: crate::parts::Parts::default(),

@@ -10,7 +10,7 @@ use crate::admit::lending::Start;
 use crate::admit::start::Wish;
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
-use crate::ids::{JobId, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
+use crate::ids::{BookingId, JobId, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex};
 use crate::job::Job;
 use crate::place::{PlaceIndex, Scratch};
 use crate::placement::Members;
@@ -28,6 +28,7 @@ pub(crate) struct Asked {
     pub(crate) preemptible: bool,
     pub(crate) time_limit: Span,
     pub(crate) grace: Span,
+    pub(crate) booking: Option<BookingId>,
     pub(crate) request: Arc<Request>,
     pub(crate) avoid: SmallVec<[NodeIndex; 2]>,
     /// Before then no plan to take back is sought for it: none paid.
@@ -51,6 +52,7 @@ impl Asked {
             preemptible: job.spec.preemptible,
             time_limit: job.spec.time_limit,
             grace: job.spec.grace,
+            booking: job.spec.booking,
             request: job.spec.request.clone(),
             avoid: job.avoid.clone(),
             rests_until: None,
@@ -72,8 +74,8 @@ impl Asked {
 
     /// As the gates see it.
     pub(crate) fn wish(&self) -> Wish<'_> {
-        let Self { job, tenant, user, preemptible, time_limit, grace, .. } = *self;
-        Wish { job, at: None, tenant, user, preemptible, time_limit, grace, request: &self.request }
+        let Self { job, tenant, user, preemptible, time_limit, grace, booking, .. } = *self;
+        Wish { job, at: None, tenant, user, preemptible, time_limit, grace, booking, request: &self.request }
     }
 
     /// As a start that is thought of.

@@ -6,18 +6,21 @@
 //! Who starts inside its quota may have what another mission has set aside if the plan, made anew around it, gives nobody a
 //! later time. It must never let a job overlap a reservation of another.
 
+use std::collections::BTreeMap;
+
 use crate::admit::start::{self, Found, Pay, Refused, Site, Wish};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::cycle::{self, Cycled};
 use crate::decide::{Events, emit};
 use crate::event::Event;
-use crate::ids::{JobId, PoolIndex};
+use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
 use crate::job::Job;
 use crate::order::Order;
 use crate::placement::Members;
+use crate::request::Request;
 use crate::reserve::{Comer, Reservation, heads, over_by, vain};
-use crate::units::Time;
+use crate::units::{Span, Time};
 
 /// Looks at the order for each job that is tried.
 const STEPS_PER_TRY: u32 = 4;
@@ -36,18 +39,62 @@ enum Tried {
 
 /// Starts what may start beside the reservations.
 pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
-    if cluster.reservations().is_empty() || !vain::begin(cluster, now) {
-        return;
-    }
     let (jobs, mut moves) = (cycled.jobs, MAX_MOVES);
-    let is_known = heads(cluster, &mut moves, now, cycled, out);
-    let is_settled = rest(cluster, &mut moves, now, cycled, out) && is_known;
-    vain::settle(cluster, is_settled);
+    guests(cluster, &mut moves, now, cycled, out);
+    let is_plain = cluster.reservations().is_empty() && cluster.bookings.is_empty();
+    if !is_plain && vain::begin(cluster, now) {
+        let is_known = heads(cluster, &mut moves, now, cycled, out);
+        let is_settled = rest(cluster, &mut moves, now, cycled, out) && is_known;
+        vain::settle(cluster, is_settled);
+    }
     if cycled.jobs > jobs {
         // What could have started where these did may now have others evicted.
         cluster.plans.look_again();
         cycled.more = true;
     }
+}
+
+/// The jobs that name a booking which has begun, in their order: of a class and tenant that found no place none is tried again.
+fn guests(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled, out: &mut Events) {
+    if cluster.bookings.is_empty() || cluster.bookings.seen == Some(cluster.versions()) {
+        return;
+    }
+    let most = cluster.policy.max_placements_per_cycle;
+    let mut in_vain: BTreeMap<(ClassIndex, TenantIndex), Span> = BTreeMap::new();
+    let guests: Vec<JobId> = cluster.bookings.guests().collect();
+    for id in guests {
+        let Some((class, limit)) = kind_of(cluster, id) else { continue };
+        if in_vain.get(&class).is_some_and(|shortest| *shortest <= limit) {
+            continue;
+        }
+        // An array starts one index after the other.
+        while kind_of(cluster, id).is_some() {
+            if cycled.jobs >= most {
+                cycled.more = true;
+                return;
+            }
+            match start(cluster, id, moves, now, cycled, out) {
+                Tried::Started => {}
+                Tried::InVain(why) => {
+                    if job_of(cluster, id).avoid.is_empty() {
+                        in_vain.insert(class, limit);
+                    }
+                    if let Refused::Placement(why) = why {
+                        cluster.refused.note_no_room(class.0, why);
+                    }
+                    break;
+                }
+                Tried::Undecided => break,
+            }
+        }
+    }
+    cluster.bookings.seen = Some(cluster.versions());
+}
+
+/// The class of a queued job in its tenant, and its limit.
+fn kind_of(cluster: &Cluster, id: JobId) -> Option<((ClassIndex, TenantIndex), Span)> {
+    let job = cluster.job(id)?;
+    Some(((job.queued?.class, job.spec.tenant), job.spec.time_limit))
 }
 
 /// The jobs that hold reservations. Whether each was started or refused.
@@ -72,7 +119,7 @@ fn rest(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled, 
     let refused = vain::lend(cluster);
     let mut order = Order::begin(cluster, now);
     let (mut tries, most) = (0, cluster.policy.max_backfill_per_cycle);
-    let (mut is_settled, mut undecided) = (false, Vec::new());
+    let (mut is_settled, mut undecided, mut guests) = (false, Vec::new(), Vec::new());
     for _ in 0..most.saturating_mul(STEPS_PER_TRY) {
         if tries == most {
             break;
@@ -81,6 +128,12 @@ fn rest(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled, 
             is_settled = undecided.is_empty();
             break;
         };
+        if cluster.is_guest(first) {
+            // It was tried in its booking, or waits for it.
+            guests.extend(vain::close_for_now(cluster, first));
+            order.refused(cluster);
+            continue;
+        }
         let Some(id) = vain::candidate(cluster, first) else {
             vain::close(cluster, first);
             order.refused(cluster);
@@ -107,6 +160,7 @@ fn rest(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled, 
         }
     }
     order.end(cluster);
+    undecided.extend(guests);
     vain::give_back(cluster, refused, &undecided);
     is_settled
 }
@@ -223,7 +277,9 @@ impl Site for Beside<'_> {
         let mark = index.checkpoint();
         super::lift_for(cluster, &mut index, &comer, pool);
         let steps = cluster.policy.search_steps;
-        let found = index.place_most(&entry.spec.request, most, pool, &entry.avoid, steps, &mut scratch);
+        let request = super::narrowed(cluster, &entry.spec.request, &comer.wish, pool);
+        let mut place = |request: &Request| index.place_most(request, most, pool, &entry.avoid, steps, &mut scratch);
+        let found = request.and_then(|request| place(&request));
         index.rollback(mark);
         (self.cluster.index, self.cluster.scratch) = (index, scratch);
         found

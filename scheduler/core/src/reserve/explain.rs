@@ -15,7 +15,9 @@ impl Cluster {
         });
         let pools = &job.spec.request.pools;
         let in_way = |other: &&Reservation| pools.contains(&other.pool) && self.idle_of(other) > Gpus::ZERO;
-        let first = self.reservations().iter().filter(|_| own.is_none()).find(in_way);
+        // Who names a booking waits for that alone.
+        let is_alike = own.is_none() && job.spec.booking.is_none();
+        let first = self.reservations().iter().filter(|_| is_alike).find(in_way);
         let behind = first.map(|other| {
             let (job, pool, until) = (other.job, other.pool, other.from);
             Blocked::BehindReservation { job, pool, idle: self.idle_of(other), until }

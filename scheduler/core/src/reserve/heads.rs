@@ -15,7 +15,7 @@ use crate::order::Order;
 use crate::plan;
 use crate::refused::Refused;
 use crate::reserve::timeline::{self, Ends, Question};
-use crate::reserve::{Reservation, over_by};
+use crate::reserve::{Reservation, booked, over_by};
 use crate::units::{Span, Time};
 
 /// When the plan was made, of what state, and when it is made again.
@@ -70,6 +70,7 @@ fn plan(cluster: &mut Cluster, now: Time) -> Vec<Reservation> {
     for node in cluster.reserved.nodes() {
         cluster.index.set_aside(&cluster.nodes[node.at()], &SetAside::default());
     }
+    booked::show_all(cluster);
     let mut ends: Vec<Option<Ends>> = vec![None; cluster.pools.len()];
     let mut list: Vec<Reservation> = Vec::with_capacity(heads.len());
     for job in heads {
@@ -125,6 +126,7 @@ fn beside(
     for node in cluster.reserved.nodes() {
         cluster.index.set_aside(&cluster.nodes[node.at()], &SetAside::default());
     }
+    booked::show_all(cluster);
     let mut taken = vec![start];
     let mut is_late = false;
     for (job, from) in before {
@@ -159,6 +161,7 @@ fn earliest(
         let returns = plan::returns(cluster, job, pool, now);
         let sooner = (!returns.is_empty()).then(|| timeline::sooner(ends, &returns));
         let ends = sooner.as_ref().unwrap_or(ends);
+        let taken = &*booked::with_booked(cluster, &Wish::of(cluster.job(job)?), pool, taken);
         let question = Question { job, pool, ends, taken, now, is_refused, length };
         if let Some(found) = timeline::earliest(cluster, &question)
             && best.as_ref().is_none_or(|best| found.from < best.from)
@@ -213,7 +216,15 @@ fn blocked(cluster: &mut Cluster, now: Time) -> (Vec<JobId>, Vec<JobId>) {
     let mut order = Order::begin(cluster, now);
     let (mut first, mut firsts, mut met) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(id) = order.next(cluster) {
-        let tenant = cluster.job(id).expect("the order gives jobs that exist").spec.tenant;
+        let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
+        let tenant = job.spec.tenant;
+        if job.spec.booking.is_some() {
+            // Its booking is its reservation.
+            let class = job.queued.expect("the order gives queued jobs").class;
+            cluster.refused.pass_over(class, tenant);
+            order.refused(cluster);
+            continue;
+        }
         let mission = cluster.mission(tenant).unwrap_or(tenant);
         if !met.contains(&mission) {
             met.push(mission);

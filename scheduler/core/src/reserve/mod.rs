@@ -9,6 +9,7 @@
 //! It must never let a job that comes later delay a reservation, and never hold what its job could not use.
 
 mod backfill;
+mod booked;
 mod explain;
 mod headroom;
 mod heads;
@@ -28,11 +29,12 @@ use crate::job::Job;
 use crate::node::SetAside;
 use crate::place::PlaceIndex;
 use crate::placement::{Members, Placed};
-use crate::plan;
+use crate::plan::{self, Asked};
 use crate::policy::Policy;
 use crate::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 
 pub(crate) use self::backfill::fill;
+pub(crate) use self::booked::{narrowed, show};
 pub(crate) use self::headroom::behind;
 use self::heads::Plan;
 pub(crate) use self::heads::{made_anew, replan};
@@ -269,7 +271,7 @@ impl Comer<'_> {
 /// passes: how many idle GPUs that is. What starts inside its quota comes before every borrower; a borrower that can be gone
 /// in time may overlap what a job inside its quota waits for. For trial changes.
 pub(crate) fn lift_for(cluster: &Cluster, index: &mut PlaceIndex, comer: &Comer<'_>, pool: PoolIndex) -> Gpus {
-    let Comer { wish, moves, now, .. } = *comer;
+    let Comer { ref wish, moves, now, .. } = *comer;
     let is_own = comer.is_own(cluster, pool);
     let over_by = over_by(&cluster.policy, wish.time_limit, wish.grace, now);
     let mission = cluster.mission(wish.tenant);
@@ -280,8 +282,12 @@ pub(crate) fn lift_for(cluster: &Cluster, index: &mut PlaceIndex, comer: &Comer<
     };
     let passed: SmallVec<[JobId; 16]> =
         cluster.reservations().iter().filter(|other| passes(other)).map(|other| other.job).collect();
+    booked::show(cluster, index, wish, pool, now);
     let mut lifted = Gpus::ZERO;
     for node in cluster.reserved.nodes().map(|node| cluster.node(node)).filter(|node| node.pool == pool) {
+        if node.booked.kept && !cluster.admits(node.index, wish, now) {
+            continue;
+        }
         let is_kept =
             |other: &Reservation| other.job != wish.job && other.from < over_by && !passed.contains(&other.job);
         let aside = cluster.reserved.aside(node.index, is_kept);
@@ -303,10 +309,18 @@ pub(crate) enum Kept {
 }
 
 /// Shows a job what is set aside for itself and for those that are not `kept`: whether there is more of it than without
-/// those that are. For trial changes.
-pub(crate) fn lift(cluster: &Cluster, index: &mut PlaceIndex, id: JobId, kept: Kept) -> bool {
+/// those that are. What is booked is shown if the job is over before, whenever it is given what the plan takes back. For trial
+/// changes.
+pub(crate) fn lift(cluster: &Cluster, index: &mut PlaceIndex, asked: &Asked, kept: Kept, now: Time) -> bool {
+    let (id, wish) = (asked.job, asked.wish());
+    // A victim has its grace, and its end its bound.
+    let latest = now + cluster.policy.max_grace + cluster.policy.kill_bound;
+    asked.request.pools.iter().for_each(|pool| booked::show(cluster, index, &wish, *pool, latest));
     let mut is_lifted = false;
     for node in cluster.reserved.nodes() {
+        if cluster.node(node).booked.kept && !cluster.admits(node, &wish, latest) {
+            continue;
+        }
         let aside = cluster.reserved.aside(node, |other| {
             let is_kept = match kept {
                 Kept::Own => other.is_own,

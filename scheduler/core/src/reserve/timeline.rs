@@ -155,6 +155,8 @@ impl Walk<'_> {
                 [(first, Step::Take(at)), (taken.until, Step::Lift(at))]
             })
             .collect();
+        // What never ends is never lifted.
+        steps.retain(|(time, _)| *time < Time(u64::MAX));
         steps.sort_unstable();
         steps
     }

@@ -127,7 +127,8 @@ pub(super) fn refuse(cluster: &mut Cluster, id: JobId, why: start::Refused) -> b
 pub(super) fn begin(cluster: &mut Cluster, now: Time) -> bool {
     let mut vain = std::mem::take(&mut cluster.reserved.vain);
     vain.looked_at = now;
-    if !cluster.policy.remember_refusals {
+    // Bookings begin and end by time alone: beside them nothing is remembered.
+    if !cluster.policy.remember_refusals || !cluster.bookings.is_empty() {
         vain.forget();
     }
     let since = std::mem::replace(&mut vain.heard, cluster.news.now());

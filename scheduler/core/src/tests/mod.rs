@@ -2,6 +2,7 @@
 
 mod absence;
 mod arrays;
+mod bookings;
 mod calendar;
 mod constraints;
 mod deadlines;

@@ -35,6 +35,7 @@ fn node(index: usize, line: &str) -> Node {
         cordoned: false,
         draining: false,
         spare: false,
+        booked: crate::node::Booked::default(),
         bad: GpuSet::EMPTY,
         taken: GpuSet::EMPTY,
         parts: crate::parts::Parts::default(),

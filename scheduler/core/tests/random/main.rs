@@ -7,6 +7,7 @@
 //! and every job must end.
 
 mod agents;
+mod bookings;
 mod fits;
 mod steps;
 mod world;

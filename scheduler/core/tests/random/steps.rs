@@ -52,6 +52,10 @@ pub(crate) struct Ask {
     pub(crate) held: bool,
     pub(crate) begin: Option<u8>,
     pub(crate) retries: u8,
+    /// A tenth of a longest run that it may take; 0: the longest.
+    pub(crate) limit: u8,
+    /// Which of the bookings it names, where there are any.
+    pub(crate) booking: Option<u8>,
 }
 
 /// One thing that happens.
@@ -122,6 +126,16 @@ pub(crate) enum Step {
         tenant: u8,
         which: u8,
     },
+    /// Nodes are booked: from a node on so many, in so many seconds for so many; for whom, and how.
+    Book {
+        node: u8,
+        count: u8,
+        from: u16,
+        length: u16,
+        tenant: u8,
+        how: u8,
+    },
+    CancelBooking(u8),
     Pause {
         tenant: u8,
         paused: bool,
@@ -173,9 +187,11 @@ fn ask() -> impl Strategy<Value = Ask> {
         prop::bool::weighted(0.1),
         option::weighted(0.1, 0..30u8),
         0..3u8,
+        (prop_oneof![2 => Just(0u8), 1 => 1..10u8], option::weighted(0.15, any::<u8>())),
     );
-    (who, what, when).prop_map(
-        |((tenant, user, priority, fixed), (sizes, any_pool, inside_leaf, array), (after, held, begin, retries))| Ask {
+    (who, what, when).prop_map(|((tenant, user, priority, fixed), (sizes, any_pool, inside_leaf, array), when)| {
+        let (after, held, begin, retries, (limit, booking)) = when;
+        Ask {
             tenant,
             user,
             sizes,
@@ -188,8 +204,10 @@ fn ask() -> impl Strategy<Value = Ask> {
             held,
             begin,
             retries,
-        },
-    )
+            limit,
+            booking,
+        }
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -219,6 +237,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (n(), 0..9u8, 0..2u8, cut()).prop_map(|(node, gpus, leaf, cut)| Step::Rebuilt { node, gpus, leaf, cut }),
         3 => (n(), division()).prop_map(|(tenant, division)| Step::Divide { tenant, division }),
         1 => (n(), n()).prop_map(|(tenant, which)| Step::Undate { tenant, which }),
+        3 => (n(), 0..3u8, 0..500u16, 1..300u16, n(), n())
+            .prop_map(|(node, count, from, length, tenant, how)| Step::Book { node, count, from, length, tenant, how }),
+        1 => n().prop_map(Step::CancelBooking),
         2 => (n(), any::<bool>()).prop_map(|(tenant, paused)| Step::Pause { tenant, paused }),
         1 => (n(), 2..12u8).prop_map(|(node, times)| Step::Flap { node, times }),
         1 => (0..200_000u64).prop_map(|ms| Step::Away(Span(ms))),

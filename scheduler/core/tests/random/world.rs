@@ -35,12 +35,12 @@ const MOST_ROUNDS: usize = 2000;
 
 /// The cluster and everything around it.
 pub(crate) struct World {
-    cluster: Cluster,
+    pub(crate) cluster: Cluster,
     /// Applies the same events.
     follower: Cluster,
     /// Restored from a snapshot when the follower took over; gets the same inputs.
     restored: Option<Cluster>,
-    now: Time,
+    pub(crate) now: Time,
     agents: Vec<Agent>,
     nodes: Vec<NodeDraft>,
     reports: Vec<Input>,
@@ -51,7 +51,7 @@ pub(crate) struct World {
     answers: BTreeMap<u8, (u64, Reply)>,
     requests: u64,
     events: usize,
-    steps: usize,
+    pub(crate) steps: usize,
 }
 
 fn policy(placements: u32, plan_in_time: bool) -> Policy {
@@ -203,6 +203,8 @@ impl World {
                 self.divide(&name, *division);
             }
             Step::Undate { tenant, which } => self.undate(&self.tenant(*tenant), *which),
+            Step::Book { .. } => self.book(step),
+            Step::CancelBooking(which) => self.cancel_booking(*which),
             Step::Pause { tenant, paused } => {
                 let tenant = self.tenant(*tenant).into();
                 drop(self.input(Input::Pause { tenant, paused: *paused }));
@@ -257,13 +259,13 @@ impl World {
     }
 
     /// Any but the root, which a `Pause` would stop as a whole too often.
-    fn tenant(&self, tenant: u8) -> String {
+    pub(crate) fn tenant(&self, tenant: u8) -> String {
         let tenants = self.cluster.tenants();
         tenants[1 + tenant as usize % (tenants.len() - 1)].name.to_string()
     }
 
     /// Lets all cores decide the same, and applies it in the follower.
-    fn input(&mut self, input: Input) -> Result<Reply, Rejected> {
+    pub(crate) fn input(&mut self, input: Input) -> Result<Reply, Rejected> {
         self.decide(input, None)
     }
 
@@ -404,7 +406,7 @@ impl World {
             only: Default::default(),
             priority: PRIORITIES[ask.priority as usize].into(),
             preemptible: !ask.fixed,
-            time_limit: Span::ZERO,
+            time_limit: Span::seconds(10 * u64::from(ask.limit)),
             grace: None,
             array: ask.array.map(|(size, cap)| ArraySpec { size: size.into(), cap: cap.into() }),
             after: ask.after.iter().map(|(kind, job)| (kinds[*kind as usize], on(*job))).collect(),
@@ -413,6 +415,7 @@ impl World {
             max_retries: ask.retries.into(),
             batch: ask.retries == 1,
             hold_survivors: Span::seconds(60 * u64::from(ask.retries % 2)),
+            booking: ask.booking.and_then(|which| self.booking(which)).unwrap_or_default(),
             payload: BlobId::default(),
         }
     }
@@ -554,6 +557,9 @@ impl World {
     /// Every node is there as it was in the beginning, nothing is held, paused, closed or bounded.
     pub(crate) fn lift_faults(&mut self) {
         self.want_no_spares();
+        while self.cluster.bookings().next().is_some() {
+            self.cancel_booking(0);
+        }
         for at in 0..self.nodes.len() {
             self.hello(at);
             drop(self.input(Input::Resume { node: format!("n{at}").into() }));

@@ -103,6 +103,7 @@ pub(super) fn draft(job: &TraceJob, priority: &str, largest: &Largest) -> JobDra
         max_retries: 0,
         batch: false,
         hold_survivors: Span::ZERO,
+        booking: "".into(),
         payload: BlobId::default(),
     }
 }

@@ -31,7 +31,13 @@ fn identity(role: Role) -> Identity {
 /// What the verb's call is about, by name: own and other.
 fn targets(verb: Verb) -> Vec<(&'static str, Target<'static>)> {
     match verb {
-        Verb::Submit | Verb::ReadTenants | Verb::SetTenants | Verb::Pause | Verb::Forecast | Verb::ReadAudit => vec![
+        Verb::Submit
+        | Verb::ReadTenants
+        | Verb::SetTenants
+        | Verb::Pause
+        | Verb::Book
+        | Verb::Forecast
+        | Verb::ReadAudit => vec![
             ("own mission", Target::Tenant("fusion")),
             ("below own", Target::Tenant("fusion/plasma")),
             ("other", Target::Tenant("solar")),
@@ -240,6 +246,17 @@ fn who_may_do_what_to_the_rest() {
             operator: own node, other node
         /dure.v1.Nodes/Defrag (KeepNodes)
             operator: own node, other node
+        /dure.v1.Bookings/List (ReadNodes)
+            pd: all
+            member: all
+            operator: all
+            auditor: all
+        /dure.v1.Bookings/Create (Book)
+            pd: own mission, below own
+            operator: own mission, below own, other, like own, all
+        /dure.v1.Bookings/Cancel (Book)
+            pd: own mission, below own
+            operator: own mission, below own, other, like own, all
         /dure.v1.Agents/Join (Join)
             agent: own node
         /dure.v1.Agents/Session (Session)

@@ -16,6 +16,11 @@ use dure_proto::v1::JobPhase;
 use super::{drop_text, ended_phase, outcome_word, stop_text};
 use crate::grpc::text::moment;
 
+/// No attempt is meant.
+const NONE: AttemptNumber = AttemptNumber(0);
+/// The phase of most that is told.
+const RUNS: JobPhase = JobPhase::Running;
+
 /// Nodes of a placement that are written out; the rest is counted.
 const MAX_NODES_SHOWN: usize = 8;
 
@@ -59,25 +64,21 @@ fn of(job: &JobId, kind: &'static str, phase: JobPhase, attempt: &AttemptNumber,
 }
 
 fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
-    let before = AttemptNumber(0);
-    let waits = |job: &JobId, kind, detail: String| of(job, kind, JobPhase::Pending, &before, detail);
-    let word = |outcome: &Outcome| outcome_word(*outcome).to_owned();
+    let waits = |job: &JobId, kind, detail: String| of(job, kind, JobPhase::Pending, &NONE, detail);
+    let at = |members: &Members| places(cluster, members);
     match event {
-        Event::JobSubmitted { job, held, .. } => of(job, "submitted", submitted(*held), &before, String::new()),
+        Event::JobSubmitted { job, held, .. } => of(job, "submitted", submitted(*held), &NONE, String::new()),
         Event::ArrayIndexStarted { array, index, job } => waits(job, "submitted", of_array(*array, *index)),
-        Event::JobHeld { job } => of(job, "held", JobPhase::Held, &before, String::new()),
+        Event::JobHeld { job } => of(job, "held", JobPhase::Held, &NONE, String::new()),
         Event::JobReleased { job } => waits(job, "released", String::new()),
-        Event::JobPlaced { job, attempt, members, .. } => {
-            of(job, "placed", JobPhase::Launching, attempt, places(cluster, members))
+        Event::JobPlaced { job, attempt, members, .. } => of(job, "placed", JobPhase::Launching, attempt, at(members)),
+        Event::MemberStarted { job, attempt, member } => {
+            all_run(cluster, *job, *attempt, *member, time).then(|| of(job, "running", RUNS, attempt, String::new()))?
         }
-        Event::MemberStarted { job, attempt, member } => all_run(cluster, *job, *attempt, *member, time)
-            .then(|| of(job, "running", JobPhase::Running, attempt, String::new()))?,
-        Event::JobCheckpointed { job, attempt, step } => {
-            of(job, "checkpointed", JobPhase::Running, attempt, format!("step {step}"))
-        }
-        Event::JobIdle { job, attempt, notice } => of(job, "idle", JobPhase::Running, attempt, idle(*notice)),
-        Event::JobBusy { job, attempt } => of(job, "busy", JobPhase::Running, attempt, String::new()),
-        Event::Promised { job, members, .. } => waits(job, "promised", places(cluster, members)),
+        Event::JobCheckpointed { job, attempt, step } => of(job, "checkpointed", RUNS, attempt, saved(*step)),
+        Event::JobIdle { job, attempt, notice } => of(job, "idle", RUNS, attempt, idle(*notice)),
+        Event::JobBusy { job, attempt } => of(job, "busy", RUNS, attempt, String::new()),
+        Event::Promised { job, members, .. } => waits(job, "promised", at(members)),
         Event::SurvivorsHeld { job, lost, until } => waits(job, "survivors_held", held_text(lost, *until)),
         Event::PromiseRenewed { job, due, .. } => waits(job, "promise_renewed", renewed_text(*due)),
         Event::PromiseDropped { job, why } => waits(job, "promise_dropped", drop_text(*why).to_owned()),
@@ -88,13 +89,18 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
             of(job, "attempt_ended", after_attempt(*outcome), attempt, word(outcome))
         }
         Event::JobRequeued { job, not_before, .. } => waits(job, "requeued", wait_text(*not_before)),
-        Event::JobEnded { job, outcome } => of(job, "ended", ended_phase(*outcome), &before, word(outcome)),
+        Event::JobEnded { job, outcome } => of(job, "ended", ended_phase(*outcome), &NONE, word(outcome)),
         Event::PoolDefined { .. }
         | Event::BudgetPeriodBegan { .. }
         | Event::BudgetCarried { .. }
         | Event::QuotaDated { .. }
         | Event::QuotaBegan { .. }
         | Event::QuotaEnded { .. }
+        | Event::BookingMade { .. }
+        | Event::BookingCleared { .. }
+        | Event::BookingBegan { .. }
+        | Event::BookingEnded { .. }
+        | Event::BookingCancelled { .. }
         | Event::TenantDefined { .. }
         | Event::TenantChanged { .. }
         | Event::Paused { .. }
@@ -130,6 +136,14 @@ fn shown(cluster: &Cluster, time: Time, event: &Event) -> Option<Shown> {
 
 fn of_array(array: JobId, index: u32) -> String {
     format!("index {index} of array {array}")
+}
+
+fn word(outcome: &Outcome) -> String {
+    outcome_word(*outcome).to_owned()
+}
+
+fn saved(step: u64) -> String {
+    format!("step {step}")
 }
 
 fn held_text(lost: &[MemberIndex], until: Time) -> String {

@@ -48,6 +48,7 @@ pub fn job(cluster: &Cluster, job: &Job, now: Time) -> v1::Job {
         position: None,
         payload: None,
         estimate: None,
+        booking: spec.booking.and_then(|id| cluster.booking(id)).map_or_else(String::new, |of| of.name.to_string()),
         idle: attempt.filter(|_| job.phase == Phase::Running).and_then(|attempt| attempt.idle).map(idle),
     }
 }

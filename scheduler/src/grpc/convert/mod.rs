@@ -1,6 +1,7 @@
 //! Wire <-> core: the only place that knows both. Nothing in here decides, reads time or fails but for a request that
 //! cannot be understood.
 
+pub mod booking;
 mod event;
 pub mod explanation;
 pub mod job;
@@ -82,6 +83,7 @@ pub fn drop_text(why: DropCause) -> &'static str {
         DropCause::NodeClosed => "a node or GPU of it is closed",
         DropCause::NotAllowed => "quotas, limits or a pause do not allow it any more",
         DropCause::Late => "something did not stop in time: other GPUs are looked for",
+        DropCause::Booked => "it would run into a booking of its nodes: others are looked for",
         DropCause::NoSpare => "nothing came in time to take the place of what was lost: it is placed anew",
     }
 }

@@ -5,7 +5,7 @@ use dure_core::mig::Layout;
 use dure_core::node::{Contact, Node};
 use dure_proto::v1;
 
-use super::job;
+use super::{booking, job};
 use crate::live::LiveNode;
 
 /// A node. Its position is for the caller to fill in.
@@ -21,6 +21,7 @@ pub fn node(cluster: &Cluster, node: &Node, live: Option<&LiveNode>, with_teleme
         cordoned: node.cordoned,
         draining: node.draining,
         spare: node.spare,
+        bookings: booking::of_node(cluster, node),
         pool: cluster.pool(node.pool).name.to_string(),
         gpus: node.capacity.gpus.len(),
         gpus_free: node.free().len(),

@@ -65,6 +65,7 @@ pub fn job(spec: v1::JobSpec, user: &str) -> Result<Submitted, Violation> {
         max_retries: spec.max_retries,
         batch,
         hold_survivors: Span(spec.hold_survivors_ms),
+        booking: spec.booking.into(),
         payload: BlobId(payload.id().0),
     };
     Ok(Submitted { draft, payload })
@@ -77,6 +78,7 @@ fn check_lengths(spec: &v1::JobSpec) -> Result<(), Violation> {
     at_most("tenant", spec.tenant.len(), MAX_NAME)?;
     at_most("name", spec.name.len(), MAX_NAME)?;
     at_most("priority", spec.priority.len(), MAX_NAME)?;
+    at_most("booking", spec.booking.len(), MAX_NAME)?;
     if spec.name.chars().any(char::is_control) {
         return Err(Violation::new("name", "holds a control character; take it out"));
     }

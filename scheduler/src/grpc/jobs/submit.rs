@@ -43,7 +43,7 @@ pub(super) async fn submit(
             let position = Some(convert::position(position));
             Ok(v1::SubmitResponse { first_job_id: first.0, count, position })
         }
-        Reply::Job(_) | Reply::Tenant(_) | Reply::Node(_) | Reply::Done => {
+        Reply::Job(_) | Reply::Tenant(_) | Reply::Node(_) | Reply::Booking(_) | Reply::Done => {
             Err(Status::internal("the scheduler answered a submission with something else"))
         }
     }

@@ -7,7 +7,11 @@ use dure_core::request::Level;
 use dure_core::units::{GpuTime, Gpus, Span, Time};
 use tonic::Code;
 
+use super::booking;
 use crate::grpc::text::{gpus, level_name, moment};
+
+/// What to do about an id that is not known.
+const FORGOTTEN: &str = "check the id: a job that ended long ago is forgotten";
 
 /// Names that are listed before the rest is counted.
 const MAX_LISTED: usize = 12;
@@ -22,6 +26,7 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::OverUserSubmitted { .. }
         | Refusal::TooManyDatedQuotas { .. }
         | Refusal::TooManyClasses { .. } => Code::ResourceExhausted,
+        Refusal::Booking(why) => booking::code(why),
         Refusal::RequestIdReused { .. } => Code::AlreadyExists,
         Refusal::UnknownTenant { .. }
         | Refusal::UnknownJob { .. }
@@ -135,6 +140,7 @@ pub(super) fn field(why: &Refusal) -> &'static str {
         Refusal::QuotaTooLarge { .. } | Refusal::ChildrenAboveParent { .. } => "quotas.quota",
         Refusal::LimitBelowQuota { .. } => "quotas.limit",
         Refusal::LendLimitAboveQuota { .. } => "quotas.lend_limit",
+        Refusal::Booking(why) => booking::field(why),
         Refusal::RequestIdReused { .. } => "request_id",
     }
 }
@@ -206,6 +212,7 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::IdleTooShort { after, shortest } => too_short(*after, *shortest),
         Refusal::OverLimitForEver { tenant, want, limit } => over_limit(tenant, *want, *limit),
         Refusal::NonPreemptibleOverQuota { tenant, want, quota } => fixed_over_quota(tenant, *want, *quota),
+        Refusal::Booking(why) => booking::problem(why),
         Refusal::RequestIdReused { id } => format!("{id:?} was used for a request with another content"),
     }
 }
@@ -302,7 +309,7 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         Refusal::TimeLimitTooLong { .. } | Refusal::GraceTooLong { .. } | Refusal::HoldTooLong { .. } => "ask for less",
         Refusal::ArrayTooLarge { .. } => "split the array",
         Refusal::TooManyDependencies { .. } => "let a job in between wait for some of them",
-        Refusal::UnknownDependency { .. } => "check the id: a job that ended long ago is forgotten",
+        Refusal::UnknownDependency { .. } | Refusal::UnknownJob { .. } => FORGOTTEN,
         Refusal::DependencyOutsideCall { .. } => "count the jobs of the call from 0",
         Refusal::DependencyCycle { .. } => "take one of the dependencies out",
         Refusal::DependencyNeverSatisfied { .. } => {
@@ -311,7 +318,6 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         Refusal::BadConstraint { .. } => "see the labels and places of the nodes: dure nodes NODE",
         Refusal::PreferredAboveRequired => "prefer a level at or below the required one",
         Refusal::NameTooLong { .. } => "shorten it",
-        Refusal::UnknownJob { .. } => "check the id: a job that ended long ago is forgotten",
         Refusal::WrongPhase { .. } => "cancel it instead: dure cancel",
         Refusal::CannotMove { .. } => "look at a new plan: dure defrag",
         Refusal::UnknownNode { .. } => "see the nodes: dure nodes",
@@ -336,6 +342,7 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         Refusal::NothingToCarry { .. } => "carry over at most that; see dure quota show --budget",
         Refusal::BudgetPeriodTooShort { .. } => "use a longer one",
         Refusal::IdleTooShort { .. } => "use a longer one, or --idle-action ignore for none",
+        Refusal::Booking(why) => booking::remedy(why),
         Refusal::RequestIdReused { .. } => "use a new request id for a new request",
     }
 }
@@ -377,7 +384,7 @@ fn above(parent: &str, children: Gpus, quota: Gpus, from: Option<Time>) -> Strin
     }
 }
 
-fn list(names: &[Box<str>]) -> String {
+pub(super) fn list(names: &[Box<str>]) -> String {
     let listed = names.iter().take(MAX_LISTED).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
     match names.len() {
         0 => "none".to_owned(),

@@ -1,6 +1,7 @@
 //! Every refusal as its caller sees it, side by side; and the details that go with it.
 
 use dure_core::ids::JobId;
+use dure_core::rejected::BookingRefusal;
 use dure_core::request::Level;
 use dure_core::units::{GpuTime, Gpus, Span, Time};
 use expect_test::expect;
@@ -87,6 +88,70 @@ fn of_the_rest() -> Vec<Refusal> {
         Refusal::NodeNotLost { name: "n1".into() },
         Refusal::BadNode { name: "n1".into(), why: "it has no name".into() },
     ]
+}
+
+fn of_bookings() -> Vec<Refusal> {
+    let at = |hours: u64| Time(1_796_083_200_000 + hours * 3_600_000);
+    let (name, fusion, node) = (Box::<str>::from("race"), Box::<str>::from("fusion"), Box::<str>::from("n1"));
+    let all = vec![
+        BookingRefusal::TooMany { limit: 1_000 },
+        BookingRefusal::BadName { name: "a b".into() },
+        BookingRefusal::NameTaken { name: name.clone(), from: at(0) },
+        BookingRefusal::Unknown { name: "x".into(), known: vec![name.clone()] },
+        BookingRefusal::InThePast { from: at(0), now: at(1) },
+        BookingRefusal::TooFarAhead { from: at(1), latest: at(0) },
+        BookingRefusal::EndsBeforeItBegins { from: at(1), until: at(0) },
+        BookingRefusal::WithoutEnd,
+        BookingRefusal::WithoutNodes,
+        BookingRefusal::NamedAndCounted,
+        BookingRefusal::MaintenanceForJobs,
+        BookingRefusal::ForAll,
+        BookingRefusal::ForNoMission,
+        BookingRefusal::NodeBooked { node: node.clone(), booking: name.clone(), from: at(0), until: Some(at(1)) },
+        BookingRefusal::NodeBooked { node: node.clone(), booking: name.clone(), from: at(0), until: None },
+        BookingRefusal::TooFewNodes { pool: "h200".into(), want: 16, all: 20, have: 12 },
+        BookingRefusal::InTheWay { node: node.clone(), job: JobId(7), until: at(2), fixed: true },
+        BookingRefusal::InTheWay { node, job: JobId(7), until: at(2), fixed: false },
+        BookingRefusal::OverQuota {
+            tenant: fusion.clone(),
+            want: Gpus::whole(64),
+            booked: Gpus::whole(8),
+            quota: Gpus::whole(64),
+            at: at(0),
+        },
+        BookingRefusal::ForNobody { name: name.clone() },
+        BookingRefusal::ForOthers { name: name.clone(), tenant: fusion },
+        BookingRefusal::TooSmall { name, nodes: 2 },
+    ];
+    all.into_iter().map(Refusal::Booking).collect()
+}
+
+#[test]
+fn refusals_of_bookings() {
+    expect![[r#"
+        ResourceExhausted name: there are 1000 reservations, which is the limit; cancel some (dure reservation cancel), or raise max_bookings in [policy] of the scheduler's configuration
+        InvalidArgument name: "a b" is no name for a reservation: 1 to 128 letters, digits, dots, dashes and underscores are; use such a name
+        AlreadyExists name: "race" is there already, from 2026-12-01T00:00:00Z; use another name, or cancel that one first: dure reservation cancel
+        NotFound booking: there is no reservation "x", there is "race"; see them: dure reservation
+        FailedPrecondition from_ms: 2026-12-01T00:00:00Z is before now, 2026-12-01T01:00:00Z; name a time to come
+        FailedPrecondition from_ms: 2026-12-01T01:00:00Z is too far ahead, the latest is 2026-12-01T00:00:00Z; name an earlier one, or raise max_booking_ahead in [policy] of the scheduler's configuration
+        InvalidArgument until_ms: from 2026-12-01T01:00:00Z until 2026-12-01T00:00:00Z; end it later
+        InvalidArgument until_ms: nodes without an end are for maintenance only; say when it ends: --until
+        InvalidArgument nodes: neither nodes nor their number; name them (--nodes), or say how many: --count and --pool
+        InvalidArgument nodes: nodes, and their number as well; say the one or the other
+        InvalidArgument maintenance: maintenance, and a tenant or its jobs as well; leave the tenant out, or the maintenance
+        InvalidArgument tenant: all jobs of everybody; name the tenant: --tenant
+        InvalidArgument tenant: none; you may book for your own missions only; name the mission: --tenant
+        FailedPrecondition nodes: node "n1" is kept by reservation "race" from 2026-12-01T00:00:00Z until 2026-12-01T01:00:00Z; name other nodes or times, or cancel that one first: dure reservation cancel
+        FailedPrecondition nodes: node "n1" is kept by reservation "race" from 2026-12-01T00:00:00Z on; name other nodes or times, or cancel that one first: dure reservation cancel
+        FailedPrecondition count: 16 nodes of pool "h200", which has 20; 12 of them could be kept then; ask for fewer, or for another time: dure nodes shows what keeps them
+        FailedPrecondition nodes: job 7 on node "n1" runs until 2026-12-01T02:00:00Z by its limit, and must not be evicted; begin after its end or name other nodes; an operator may --force it
+        FailedPrecondition nodes: job 7 on node "n1" runs until 2026-12-01T02:00:00Z by its limit, and lies inside the quota of another mission; begin after its end or name other nodes; an operator may --force it
+        FailedPrecondition count: 64 GPUs beside 8 that are kept already for "fusion" at 2026-12-01T00:00:00Z, its quota is 64; ask for fewer nodes, or have an operator book them or raise the quota
+        FailedPrecondition booking: reservation "race" is maintenance: nobody runs there; leave it out, or name another
+        FailedPrecondition booking: reservation "race" is for jobs of "fusion"; leave it out, or name another
+        FailedPrecondition booking: the 2 nodes of reservation "race" could not hold the gang though they were empty; ask for less, or leave the reservation out
+    "#]].assert_eq(&lines(of_bookings()));
 }
 
 fn lines(refusals: Vec<Refusal>) -> String {

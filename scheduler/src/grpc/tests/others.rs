@@ -172,7 +172,8 @@ async fn nodes_are_paged_kept_and_vouched_for() {
     );
     let cordoned = world.services.cordon(by(&operator(), act("n0"))).await.expect("kept").into_inner();
     assert!(cordoned.cordoned && cordoned.gpus_free == 0 && cordoned.gpus == 8);
-    let drain = v1::DrainRequest { request_id: String::new(), name: "n0".into(), reason: String::new(), evict: true };
+    let drain =
+        v1::DrainRequest { request_id: String::new(), name: "n0".into(), reason: String::new(), evict: true, at_ms: 0 };
     assert!(world.services.drain(by(&operator(), drain)).await.expect("kept").into_inner().draining);
     let resumed = v1::nodes_server::Nodes::resume(&world.services, by(&operator(), act("n0"))).await.expect("kept");
     assert_eq!(resumed.into_inner().gpus_free, 8);

@@ -1,6 +1,6 @@
 //! What the planner and the cycle say.
 
-use dure_core::ids::{JobId, PoolIndex};
+use dure_core::ids::{BookingId, JobId, PoolIndex};
 use dure_core::units::{GpuTime, Gpus, Time};
 
 use super::division::hours;
@@ -100,4 +100,34 @@ pub(super) fn behind(names: Names<'_>, job: JobId, pool: PoolIndex, idle: Gpus, 
 pub(super) fn cycle_limit(limit: u32) -> Reason {
     let message = format!("the last cycle placed {}, as many as one may", plural(limit, "job"));
     Reason::new(message, "nothing: the next cycle goes on where it stopped").number("limit", limit)
+}
+
+pub(super) fn booked(
+    names: Names<'_>,
+    booking: BookingId,
+    pool: PoolIndex,
+    idle: Gpus,
+    from: Time,
+    until: Option<Time>,
+) -> Reason {
+    let (name, pool, now, at) = (names.booking(booking), names.pool(pool), are(idle), moment(from));
+    let end = until.map(|until| format!(" until {}", moment(until))).unwrap_or_default();
+    let message = format!(
+        "{now} idle in pool {pool} on nodes that reservation {name} keeps from {at}{end}: only what is over before then may run \
+         there"
+    );
+    let mut reason = Reason::new(message, "ask for less time: --time; see the reservations: dure reservation")
+        .gpus("idle", idle)
+        .number("from_ms", from.0);
+    if let Some(until) = until {
+        reason = reason.number("until_ms", until.0);
+    }
+    reason
+}
+
+pub(super) fn awaits(names: Names<'_>, booking: BookingId, from: Time) -> Reason {
+    let (name, at) = (names.booking(booking), moment(from));
+    let message = format!("it runs in reservation {name} alone, which begins at {at}");
+    Reason::new(message, "nothing: it is looked at then; to run elsewhere submit it without --reservation")
+        .number("from_ms", from.0)
 }

@@ -1,8 +1,10 @@
 //! Every reason in words, side by side.
 
-use dure_core::ids::JobId;
-use dure_core::input::{Dates, Input, QuotaDraft, TenantDraft};
-use dure_core::units::Gpus;
+use dure_core::gpu::GpuSet;
+use dure_core::ids::{BookingId, JobId};
+use dure_core::input::{BookingDraft, Dates, Input, NodeDraft, QuotaDraft, TenantDraft};
+use dure_core::node::{Capacity, Location};
+use dure_core::units::{CpuMilli, Gpus, MemoryMib};
 use dure_core::{Policy, decide};
 use expect_test::expect;
 
@@ -12,9 +14,29 @@ fn cluster() -> Cluster {
     let mut cluster = Cluster::new(Policy::standard());
     let quota = QuotaDraft { quota: Gpus::whole(8), ..Default::default() };
     let tenant = TenantDraft { name: "fusion".into(), create: true, quotas: vec![quota], ..Default::default() };
+    let gpus = GpuSet::first(8);
+    let islands = gpus.iter().map(|_| gpus).collect();
+    let (cpu, memory) = (CpuMilli::ZERO, MemoryMib::ZERO);
+    let node = NodeDraft {
+        name: "n0".into(),
+        model: "NVIDIA H200".into(),
+        location: Location::default(),
+        capacity: Capacity { gpus, islands, layouts: Box::default(), cpu, memory, labels: Box::default() },
+        bad: GpuSet::EMPTY,
+        boot_id: "b".into(),
+    };
+    let race = BookingDraft {
+        name: "race".into(),
+        from: Time(2),
+        maintenance: true,
+        nodes: vec!["n0".into()],
+        ..BookingDraft::default()
+    };
     for input in [
         Input::DefinePool { name: "h200".into(), model: "NVIDIA H200".into(), gpus_per_node: 8 },
         Input::SetTenant(tenant),
+        Input::NodeHello(node),
+        Input::Book(race),
     ] {
         decide(&mut cluster, input, None, Time(1), &mut Vec::new()).expect("it is accepted");
     }
@@ -22,7 +44,7 @@ fn cluster() -> Cluster {
 }
 
 fn all() -> Vec<Blocker> {
-    let (pool, tenant) = (PoolIndex(0), TenantIndex(1));
+    let (pool, tenant, booking) = (PoolIndex(0), TenantIndex(1), BookingId(1));
     let (quota, limit, used, want) = (Gpus::whole(8), Gpus::whole(12), Gpus::whole(7), Gpus::whole(16));
     let gates = [
         Gate::Held,
@@ -67,6 +89,15 @@ fn all() -> Vec<Blocker> {
         Blocked::SpareSought { pool, held: Gpus::whole(8), want, until: Time(1_800_000_000_000) },
         Blocked::Reserved { pool, want, idle: Gpus::whole(1), from: Time(1_800_000_000_000) },
         Blocked::BehindReservation { job: JobId(7), pool, idle: Gpus::whole(2), until: Time(1_800_000_000_000) },
+        Blocked::Booked { booking, pool, idle: Gpus::whole(8), from: Time(1_800_000_000_000), until: None },
+        Blocked::Booked {
+            booking: BookingId(9),
+            pool,
+            idle: Gpus::whole(1),
+            from: Time(1_800_000_000_000),
+            until: Some(Time(1_800_000_060_000)),
+        },
+        Blocked::AwaitsBooking { booking, from: Time(1_800_000_000_000) },
         Blocked::Paused { tenant },
         Blocked::Paused { tenant: TenantIndex::ROOT },
         Blocked::CycleLimit { limit: 2000 },
@@ -116,6 +147,9 @@ fn every_reason_says_what_is_in_the_way_and_what_would_help() {
         SPARE_SOUGHT: it lost a node or a GPU: what is left of its places (8 GPUs in pool h200) is held for it until 2027-01-15T08:00:00Z, and 16 GPUs are sought in place of the rest | nothing: it starts there as soon as a spare or a free node will do, or is placed anew then | {"held": 8, "until_ms": 1800000000000, "want": 16}
         RESERVED: 16 GPUs in pool h200 are set aside for it, 1 is idle now; by the limits of what runs it starts at 2027-01-15T08:00:00Z at the latest | nothing: it starts then, or sooner if what runs ends sooner | {"from_ms": 1800000000000, "idle": 1, "want": 16}
         BEHIND_RESERVATION: 2 are idle in pool h200 and set aside for job 7 from 2027-01-15T08:00:00Z on: only what is over before then may run there | ask for less time: --time | {"idle": 2, "job": 7, "until_ms": 1800000000000}
+        BOOKED: 8 are idle in pool h200 on nodes that reservation race keeps from 2027-01-15T08:00:00Z: only what is over before then may run there | ask for less time: --time; see the reservations: dure reservation | {"from_ms": 1800000000000, "idle": 8}
+        BOOKED: 1 is idle in pool h200 on nodes that reservation that is over keeps from 2027-01-15T08:00:00Z until 2027-01-15T08:01:00Z: only what is over before then may run there | ask for less time: --time; see the reservations: dure reservation | {"from_ms": 1800000000000, "idle": 1, "until_ms": 1800000060000}
+        AWAITS_BOOKING: it runs in reservation race alone, which begins at 2027-01-15T08:00:00Z | nothing: it is looked at then; to run elsewhere submit it without --reservation | {"from_ms": 1800000000000}
         PAUSED: tenant fusion is paused | it goes on when new starts are allowed again: dure resume | {}
         PAUSED: the cluster is paused | it goes on when new starts are allowed again: dure resume | {}
         CYCLE_LIMIT: the last cycle placed 2000 jobs, as many as one may | nothing: the next cycle goes on where it stopped | {"limit": 2000}

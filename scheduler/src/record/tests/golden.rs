@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use dure_core::booking::{Booking, Purpose, Stage};
 use dure_core::budget::{Budget, Grant};
 use dure_core::calendar::{DatedKey, DatedQuota};
 use dure_core::caps::Caps;
@@ -15,7 +16,8 @@ use dure_core::event::TenantChange;
 use dure_core::gpu::GpuSet;
 use dure_core::idle::{IdleAction, IdleNotice, IdleRule};
 use dure_core::ids::{
-    AttemptNumber, BlobId, ForecastId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
+    AttemptNumber, BlobId, BookingId, ForecastId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex,
+    UserIndex,
 };
 use dure_core::job::{
     ArrayProgress, ArraySpec, Attempt, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member, MemberPhase,
@@ -115,6 +117,7 @@ fn spec(shape: Shape) -> JobSpec {
         max_retries: 2,
         batch: false,
         hold_survivors: Span::ZERO,
+        booking: None,
         payload: BlobId([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]),
     }
 }
@@ -226,6 +229,7 @@ fn restored() -> Vec<Event> {
         cordoned: true,
         draining: false,
         spare: false,
+        booked: Default::default(),
         bad: GpuSet(0b1000),
         taken: GpuSet::EMPTY,
         parts: dure_core::parts::Parts::default(),
@@ -330,7 +334,40 @@ fn samples() -> Vec<Event> {
     samples.extend(survivors());
     samples.extend(renewed());
     samples.push(Event::CountedAnew { since: WRITTEN_AT });
+    samples.extend(bookings());
     samples
+}
+
+fn bookings() -> Vec<Event> {
+    let booking = BookingId(7);
+    let until = Some(Time(WRITTEN_AT.0 + 86_400_000));
+    let campaign = Booking {
+        id: booking,
+        name: "race".into(),
+        nodes: [NodeIndex(7), NodeIndex(300)].into(),
+        from: Time(WRITTEN_AT.0 + 3_600_000),
+        until,
+        purpose: Purpose::Jobs { tenant: TenantIndex(3), all: true },
+        evicts: true,
+        clears_at: Time(WRITTEN_AT.0 + 3_000_000),
+        made_at: WRITTEN_AT,
+        stage: Stage::Ahead,
+    };
+    let (until, purpose, stage) = (None, Purpose::Maintenance, Stage::Cleared);
+    let drain = Booking { until, purpose, evicts: false, stage, ..campaign.clone() };
+    let guest = JobSpec { booking: Some(booking), ..spec(Shape::Equal { members: 4, gpus: 8 }) };
+    let reply = Reply::Booking(booking);
+    vec![
+        Event::BookingMade { booking: Box::new(campaign) },
+        Event::BookingMade { booking: Box::new(drain) },
+        Event::BookingCleared { booking },
+        Event::BookingBegan { booking },
+        Event::BookingEnded { booking },
+        Event::BookingCancelled { booking },
+        Event::PromiseDropped { job: JobId(1000), why: DropCause::Booked },
+        Event::JobSubmitted { job: JobId(1000), spec: Box::new(guest), held: false, not_before: None },
+        Event::RequestAnswered { user: "kim".into(), id: "r-2".into(), digest: 1, reply },
+    ]
 }
 
 fn dated() -> Vec<Event> {

@@ -33,6 +33,11 @@ fn kind(event: &Event) -> &'static str {
         QuotaDated,
         QuotaBegan,
         QuotaEnded,
+        BookingMade,
+        BookingCleared,
+        BookingBegan,
+        BookingEnded,
+        BookingCancelled,
         NodeJoined,
         NodeChanged,
         NodeContact,
@@ -80,7 +85,7 @@ fn kind(event: &Event) -> &'static str {
 }
 
 /// How many kinds there are: the length of the list in `kind`.
-const KINDS: usize = 53;
+const KINDS: usize = 58;
 
 #[test]
 fn random_events_are_of_every_kind() {

@@ -1,5 +1,6 @@
 //! Random events: every kind, every part, within what the core can hold.
 
+mod bookings;
 mod plans;
 
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use dure_core::event::{Event, TenantChange};
 use dure_core::gpu::GpuSet;
 use dure_core::idle::{IdleAction, IdleNotice, IdleRule};
 use dure_core::ids::{
-    AttemptNumber, BlobId, ForecastId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex, UserIndex,
+    AttemptNumber, BlobId, BookingId, ForecastId, JobId, MemberIndex, NodeIndex, PoolIndex, PriorityIndex, TenantIndex,
+    UserIndex,
 };
 use dure_core::job::{
     ArrayProgress, ArraySpec, Attempt, Checkpoint, Dependency, DependencyKind, Exit, ExitHow, Job, JobSpec, Member,
@@ -31,6 +33,7 @@ use proptest::option::of;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use self::bookings::booking_event;
 use self::plans::{drop_cause, promise, reservation, wanted};
 
 /// Short, empty, or of letters that take more than one byte.
@@ -283,6 +286,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
             max_retries,
             batch: max_retries % 2 == 1,
             hold_survivors: Span(u64::from(max_retries) / 3),
+            booking: (max_retries % 5 == 1).then_some(BookingId(max_retries)),
             payload: BlobId(payload),
         }
     })
@@ -306,6 +310,7 @@ fn restored_node() -> impl Strategy<Value = Node> {
             cordoned,
             draining,
             spare: cordoned,
+            booked: Default::default(),
             bad,
             // Comes with the jobs.
             taken: GpuSet::EMPTY,
@@ -458,6 +463,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         job().prop_map(Reply::Job),
         tenant().prop_map(Reply::Tenant),
         node().prop_map(Reply::Node),
+        any::<u32>().prop_map(|booking| Reply::Booking(BookingId(booking))),
         Just(Reply::Done),
     ]
 }
@@ -654,5 +660,5 @@ fn restored_event() -> impl Strategy<Value = Event> {
 
 /// Any event.
 pub(super) fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![division_event(), node_event(), job_event(), attempt_event(), restored_event()]
+    prop_oneof![division_event(), booking_event(), node_event(), job_event(), attempt_event(), restored_event()]
 }
