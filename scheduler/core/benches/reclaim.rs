@@ -1,9 +1,10 @@
 //! What a plan to make room costs: a gang of 64 whole nodes comes back to its quota on a full cluster of 1,000 nodes with
-//! 8 GPUs, on which 2,000 attempts of 1 to 8 GPUs borrow.
+//! 8 GPUs, on which 2,000 attempts of 1 to 8 GPUs run.
 //!
 //! Measured is the whole cycle that finds the victims, promises the GPUs and stops the attempts; the clone of the cluster
 //! is not. `found` has leaves of 32 nodes and no requirement, `in-one-spine` requires one spine, `does-not-fit` asks
-//! for more than was lent, so that the planner also looks when enough of the rest is over.
+//! for more than was lent, so that the planner also looks when enough of the rest is over. In those one mission borrows; in
+//! `twelve-missions` eleven fill their quotas and borrow what the twelfth lends.
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use dure_core::gpu::GpuSet;
@@ -105,16 +106,30 @@ fn start(cluster: &mut Cluster, events: &[Event], now: Time) {
     }
 }
 
+/// Missions by name, with their quotas and the GPUs that they take; the last one waits with its gang.
+type Division = Vec<(String, u32, u32)>;
+
+/// One mission borrows all that is lent, another fills its quota.
+fn one_borrows(lent: u32) -> Division {
+    let own = 8 * NODES as u32 - lent;
+    vec![("dev".into(), 0, lent), ("base".into(), own, own), ("prod".into(), lent, 0)]
+}
+
+/// Eleven missions fill their quotas and borrow what the twelfth lends, each about as much.
+fn eleven_borrow(lent: u32) -> Division {
+    let part = |all: u32, at: u32| all / 11 + u32::from(at < all % 11);
+    let own = 8 * NODES as u32 - lent;
+    let others = (0..11).map(|at| (format!("m{at}"), part(own, at), part(own, at) + part(lent, at)));
+    others.chain([("prod".into(), lent, 0)]).collect()
+}
+
 /// A full cluster, and a gang that waits.
-fn full(lent: u32, gang: JobDraft) -> (Cluster, Time) {
+fn full(division: &Division, gang: JobDraft) -> (Cluster, Time) {
     let mut cluster = Cluster::new(Policy { plan_interval: Span::ZERO, ..Policy::standard() });
     (0..NODES).for_each(|at| give(&mut cluster, node(at), Time(0)));
-    let own = 8 * NODES as u32 - lent;
-    [("dev", 0), ("base", own), ("prod", lent)].into_iter().for_each(|(name, quota)| {
-        give(&mut cluster, tenant(name, quota), Time(0));
-    });
+    division.iter().for_each(|(name, quota, _)| give(&mut cluster, tenant(name, *quota), Time(0)));
     let (mut draw, mut now, mut dealt) = (1u32, Time(0), 0);
-    let mut left = [("base", own), ("dev", lent)];
+    let mut left: Vec<(&str, u32)> = division.iter().map(|(name, _, takes)| (name.as_str(), *takes)).collect();
     while left.iter().any(|(_, left)| *left > 0) {
         for (name, left) in &mut left {
             draw = draw.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -140,13 +155,15 @@ fn full(lent: u32, gang: JobDraft) -> (Cluster, Time) {
 fn reclaim(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("reclaim");
     let cases = [
-        ("found", 8000, None, 64),
-        ("in-one-spine", 8000, Some(Level::Spine), 64),
-        ("half-lent", 4000, None, 64),
-        ("does-not-fit", 600, None, 64),
+        ("found", one_borrows(8000), None),
+        ("in-one-spine", one_borrows(8000), Some(Level::Spine)),
+        ("half-lent", one_borrows(4000), None),
+        ("does-not-fit", one_borrows(600), None),
+        ("twelve-missions", eleven_borrow(2000), None),
+        ("twelve-missions-in-one-spine", eleven_borrow(2000), Some(Level::Spine)),
     ];
-    for (name, lent, required, members) in cases {
-        let (cluster, now) = full(lent, job("prod", members, 8, required));
+    for (name, division, required) in cases {
+        let (cluster, now) = full(&division, job("prod", 64, 8, required));
         let mut events = Vec::new();
         cycle(&mut cluster.clone(), now, &mut events);
         let running = cluster.tenants()[0].running;
