@@ -25,7 +25,7 @@ Examples:
 Jobs: CSV with job_id,submit_s,duration_s,num_gpu and, where known, gpu_milli,nodes,cpu_milli,memory_mib,tenant,
 user,name,gpu_model,time_limit_s,priority; or what sacct -P prints. Nodes: CSV with node,gpus and, where known,
 gpu_model,cpu_milli,memory_mib,pool,site,spine,leaf,nvlink. Missions: CSV with tenant,quota and, where known,
-limit,lend_limit,weight,budget_gpu_hours,priority; without it each tenant has the nodes of its pool, else all
+limit,lend_limit,domains (as leaf=4, of the first pool),weight,budget_gpu_hours,priority; without it each tenant has the nodes of its pool, else all
 have the same. A job without a time limit gets the least of 15m 1h 2h 4h 8h 12h 1d 2d 4d 7d 14d 30d 60d 120d
 that is at least twice its run time.")]
 pub(crate) struct ReplayArgs {

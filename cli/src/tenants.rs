@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod calendar;
+pub(crate) mod domains;
 mod idle;
 mod ledgers;
 
@@ -74,6 +75,9 @@ pub(crate) struct SetArgs {
     /// At most so many idle GPUs of the quota are lent, or all
     #[arg(long, value_name = "GPUS|all")]
     lend_limit: Option<String>,
+    /// The part of the quota that comes in whole domains, as leaf=4, node=8 or leaf=4x31 (at least 31 nodes each), or none
+    #[arg(long, value_name = "LEVEL=COUNT[xNODES]|none", value_parser = domains::said)]
+    domains: Option<v1::DomainQuota>,
     #[command(flatten)]
     dates: calendar::DatesArgs,
     /// In this pool [default: the first one]
@@ -185,7 +189,8 @@ pub(crate) async fn quota(command: QuotaCommand, context: &Context, out: Out) ->
 
 impl SetArgs {
     fn request(self, now: Option<&v1::Tenant>) -> Result<SetTenantRequest, Failure> {
-        let says_quota = self.quota.is_some() || self.limit.is_some() || self.lend_limit.is_some();
+        let says_bound = self.limit.is_some() || self.lend_limit.is_some();
+        let says_quota = self.quota.is_some() || says_bound || self.domains.is_some();
         let says_rule = self.weight.is_some()
             || self.default_time.is_some()
             || self.min_run.is_some()
@@ -193,7 +198,7 @@ impl SetArgs {
             || self.idle.says_something();
         let says_ledger = self.budget.is_some() || self.caps.says_something();
         if !says_quota && !says_rule && !says_ledger && !self.create {
-            let what = "--quota, --limit, --lend-limit, --weight, --default-time, --min-run, --reclaim-within, --idle-action, --budget or a cap";
+            let what = "--quota, --limit, --lend-limit, --domains, --weight, --default-time, --min-run, --reclaim-within, --idle-action, --budget or a cap";
             return Err(Failure::Usage(format!("nothing to set: name {what}")));
         }
         let pools = now.map_or(&[][..], |tenant| &tenant.quotas);
@@ -209,11 +214,12 @@ impl SetArgs {
                     "all",
                     before.and_then(|quota| quota.lend_limit),
                 )?,
+                domains: self.domains.or(before.and_then(|quota| quota.domains)),
             })
         });
         let quota = quotas.transpose()?;
         if self.dates.says_something() && quota.is_none() {
-            let why = "--from and --until are dates of a quota: name --quota, --limit or --lend-limit";
+            let why = "--from and --until are dates of a quota: name --quota, --limit, --lend-limit or --domains";
             return Err(Failure::Usage(why.to_owned()));
         }
         let (quotas, dated_quotas) = match quota {
@@ -250,20 +256,11 @@ fn bound(flag: &str, said: Option<&str>, absent: &str, before: Option<u32>) -> R
 }
 
 fn quota_table(all: &v1::ListTenantsResponse, out: Out) -> String {
-    let mut rows = out.table(&[
-        "tenant",
-        "pool",
-        "quota>",
-        "limit>",
-        "lends>",
-        "weight>",
-        "own>",
-        "borrowed>",
-        "running>",
-        "pending>",
-        "wants gpus>",
-        "state",
-    ]);
+    let is_whole = all.pools.iter().any(|pool| pool.domains.is_some());
+    let mut head = vec!["tenant", "pool", "quota>", "limit>", "lends>"];
+    head.extend(if is_whole { &["domains", "used>"][..] } else { &[] });
+    head.extend(["weight>", "own>", "borrowed>", "running>", "pending>", "wants gpus>", "state"]);
+    let mut rows = out.table(&head);
     for tenant in &all.tenants {
         let none = [PoolQuota::default()];
         let quotas = if tenant.quotas.is_empty() { &none[..] } else { &tenant.quotas };
@@ -271,12 +268,19 @@ fn quota_table(all: &v1::ListTenantsResponse, out: Out) -> String {
             let usage = tenant.usage.iter().find(|usage| usage.pool == quota.pool).cloned().unwrap_or_default();
             // What belongs to the tenant as a whole is shown once.
             let once = |value: String| if at == 0 { value } else { String::new() };
-            rows.row([
+            let mut cells = vec![
                 once(if tenant.name.is_empty() { "(cluster)".to_owned() } else { tenant.name.clone() }),
                 quota.pool.clone(),
                 quota.quota.to_string(),
                 quota.limit.map_or("none".to_owned(), |limit| limit.to_string()),
                 quota.lend_limit.map_or("all".to_owned(), |limit| limit.to_string()),
+            ];
+            cells.extend(if is_whole {
+                domains::cells(quota.domains.as_ref(), usage.domains_used)
+            } else {
+                Vec::new()
+            });
+            cells.extend([
                 once(tenant.weight.to_string()),
                 usage.own.to_string(),
                 usage.borrowed.to_string(),
@@ -285,10 +289,14 @@ fn quota_table(all: &v1::ListTenantsResponse, out: Out) -> String {
                 once(tenant.pending_gpus.to_string()),
                 state(tenant.paused && at == 0, usage.overhang),
             ]);
+            rows.row(cells);
         }
     }
     let mut text = rows.text();
-    all.pools.iter().for_each(|pool| text.push_str(&pool_line(pool)));
+    all.pools.iter().for_each(|pool| {
+        text.push_str(&pool_line(pool));
+        text.extend(pool.domains.as_ref().map(|domains| domains::line(&pool.pool, domains)));
+    });
     if all.cluster_paused {
         text.push_str("the whole cluster is paused: nothing starts (dure resume)\n");
     }
@@ -297,7 +305,7 @@ fn quota_table(all: &v1::ListTenantsResponse, out: Out) -> String {
 
 /// What there is to divide; where less is usable than promised each mission counts on its part only.
 fn pool_line(pool: &PoolState) -> String {
-    let PoolState { pool, installed, usable, guaranteed } = pool;
+    let PoolState { pool, installed, usable, guaranteed, domains: _ } = pool;
     let counts = format!("{pool}: {installed} GPUs, {usable} usable now, {guaranteed} in quotas");
     if guaranteed <= usable {
         return format!("{counts}\n");

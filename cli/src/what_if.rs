@@ -9,7 +9,7 @@ use clap::Args;
 use dure_proto::v1;
 use dure_scheduler::forecast;
 
-use crate::{context::Context, estimates, failure::Failure, offline, show::Out, span, span::UserSpan};
+use crate::{context::Context, estimates, failure::Failure, offline, show::Out, span, span::UserSpan, tenants};
 
 /// What another quota, other nodes or a further job would do; nothing is changed
 #[derive(Debug, Args)]
@@ -29,6 +29,9 @@ pub(crate) struct WhatIfArgs {
     /// Another quota
     #[arg(long, value_name = "TENANT=GPUS", value_parser = quota)]
     quota: Vec<(String, u32)>,
+    /// Other whole domains: a level, how many, and with how many nodes at least
+    #[arg(long, value_name = "TENANT:LEVEL=COUNT[xNODES]|none", value_parser = domains)]
+    domains: Vec<(String, v1::DomainQuota)>,
     /// Of this pool [default: the first one]
     #[arg(long, default_value = "", hide_default_value = true)]
     pool: String,
@@ -53,6 +56,11 @@ fn quota(text: &str) -> Result<(String, u32), String> {
     let wrong = || "expected TENANT=GPUS, as in fusion=640".to_owned();
     let (tenant, gpus) = text.split_once('=').filter(|(tenant, _)| !tenant.is_empty()).ok_or_else(wrong)?;
     Ok((tenant.to_owned(), gpus.parse().map_err(|_| wrong())?))
+}
+
+fn domains(text: &str) -> Result<(String, v1::DomainQuota), String> {
+    let (tenant, domains) = text.split_once(':').ok_or("expected TENANT:LEVEL=COUNT, as in fusion:leaf=4")?;
+    Ok((tenant.to_owned(), tenants::domains::said(domains)?))
 }
 
 fn more_nodes(text: &str) -> Result<v1::MoreNodes, String> {
@@ -91,8 +99,18 @@ impl WhatIfArgs {
             quota: Some(gpus),
             ..v1::QuotaChange::default()
         };
+        let mut quotas: Vec<v1::QuotaChange> = self.quota.into_iter().map(change).collect();
+        for (tenant, domains) in self.domains {
+            match quotas.iter_mut().find(|change| change.tenant == tenant) {
+                Some(change) => change.domains = Some(domains),
+                None => {
+                    let pool = pool.clone();
+                    quotas.push(v1::QuotaChange { tenant, pool, domains: Some(domains), ..v1::QuotaChange::default() });
+                }
+            }
+        }
         v1::WhatIfRequest {
-            quotas: self.quota.into_iter().map(change).collect(),
+            quotas,
             remove_nodes: self.remove_node,
             add_nodes: self.add_nodes,
             jobs: self.job,

@@ -119,7 +119,9 @@ fn tenant_words(draft: &TenantDraft) -> String {
         let until = |dates: Dates| dates.until.map(|until| format!(" until {}", moment(until))).unwrap_or_default();
         let dates = quota.dates.map(|dates| format!(" from {}{}", moment(dates.from), until(dates)));
         let dates = dates.unwrap_or_default();
-        words.push(format!("quota {}{pool}, limit {limit}, lends {lends}{dates}", quota.quota));
+        let domains = quota.domains.map(|domains| format!(", {} whole {:?}", domains.count, domains.level));
+        let domains = domains.unwrap_or_default();
+        words.push(format!("quota {}{pool}, limit {limit}, lends {lends}{domains}{dates}", quota.quota));
     }
     words.extend(draft.create.then(|| "create".to_owned()));
     words.extend(draft.weight.map(|weight| format!("weight {weight}")));

@@ -437,6 +437,7 @@ impl Config {
             quota: quota.quota,
             limit: quota.limit,
             lend_limit: quota.lend_limit,
+            domains: None,
             dates: None,
         };
         TenantDraft {

@@ -253,7 +253,7 @@ impl RandomTurns {
         let name = ["fusion", "climate", "genome"][self.roll(3) as usize].into();
         let quota = Gpus::whole(self.roll(u64::from(self.nodes) * 3) as u32);
         let limit = (self.roll(2) == 0).then_some(Gpus::whole(quota.rounded_up() * 2 + 8));
-        let quotas = vec![QuotaDraft { pool: "".into(), quota, limit, lend_limit: None, dates: None }];
+        let quotas = vec![QuotaDraft { pool: "".into(), quota, limit, lend_limit: None, domains: None, dates: None }];
         let weight = Some(1 + self.roll(5) as u32);
         self.put(Input::SetTenant(TenantDraft { name, weight, quotas, ..TenantDraft::default() }), None, out);
     }

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use dure_core::event::Event;
 use dure_core::ids::{JobId, PoolIndex, Seq};
+use dure_core::input::DomainsDraft;
 use dure_core::job::{Job, Outcome};
 use dure_core::request::Shape;
-use dure_core::tenant::{Quota, Tenant};
+use dure_core::tenant::{DomainQuota, Quota, Tenant};
 use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 use dure_core::{Cluster, Policy};
 use dure_replay::forecast::learn;
@@ -139,6 +140,13 @@ fn mission(tenant: &Tenant) -> Mission {
         quota: tenant.quota(),
         limit: sum(|quota| quota.limit),
         lend_limit: sum(|quota| quota.lend_limit),
+        // A file divides all pools together: of several it names none.
+        domains: tenant
+            .quotas
+            .first()
+            .filter(|_| tenant.quotas.len() == 1)
+            .and_then(|quota| quota.domains)
+            .map(|DomainQuota { level, nodes, count }| DomainsDraft { level, count, nodes: Some(nodes) }),
         weight: Some(tenant.weight),
         budget_hours: None,
         priority: String::new(),

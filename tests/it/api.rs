@@ -126,7 +126,7 @@ async fn a_blocked_job_is_explained_with_numbers_and_a_new_quota_takes_effect() 
     let (ana, op) = (cluster.caller(Who::Ana), cluster.caller(Who::Op));
     let end = cluster.path("end");
     let set = async |quota: u32, limit: Option<u32>| {
-        let quotas = vec![PoolQuota { pool: "h200".to_owned(), quota, limit, lend_limit: None }];
+        let quotas = vec![PoolQuota { pool: "h200".to_owned(), quota, limit, lend_limit: None, domains: None }];
         let request = SetTenantRequest { tenant: "solar".to_owned(), quotas, ..SetTenantRequest::default() };
         op.tenants().set(request).await
     };

@@ -62,7 +62,10 @@ pub(super) fn table(tenants: &[v1::Tenant], out: Out) -> String {
             quota.pool,
             when::shown(dated.from_ms),
             dated.until_ms.map_or_else(|| "for good".to_owned(), when::shown),
-            quota.quota.to_string(),
+            match quota.domains.as_ref() {
+                Some(domains) => format!("{} ({})", quota.quota, super::domains::words(Some(domains))),
+                None => quota.quota.to_string(),
+            },
             quota.limit.map_or("none".to_owned(), |limit| limit.to_string()),
             quota.lend_limit.map_or("all".to_owned(), |limit| limit.to_string()),
             dated.standing.as_ref().map_or_else(|| "to come".to_owned(), back),

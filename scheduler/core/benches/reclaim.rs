@@ -57,6 +57,7 @@ fn tenant(name: &str, quota: u32) -> Input {
             quota: Gpus::whole(quota),
             limit: None,
             lend_limit: None,
+            domains: None,
             dates: None,
         }],
         ..TenantDraft::default()

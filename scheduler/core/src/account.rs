@@ -38,9 +38,9 @@ impl Cluster {
             return;
         }
         let own = held.used - held.borrowed;
-        let is_scavenger = self.jobs.get(id).and_then(|job| job.attempt.as_deref()).is_some_and(|a| a.scavenger);
+        let is_outside = self.attempt_mut(id).is_outside();
         let tenant = &mut self.tenants[mission.at()];
-        if is_scavenger || own > tenant.quota_in(holding.pool).quota.unwrap_or_default() {
+        if is_outside || own > tenant.quota_in(holding.pool).quota.unwrap_or_default() {
             tenant.held[holding.pool.at()].borrowed += holding.gpus;
             self.set_borrowed(id, true);
         }
@@ -106,7 +106,7 @@ impl Cluster {
             let job = self.jobs.get(key.job).expect("an attempt that holds GPUs has its job");
             let attempt = job.attempt.as_deref().expect("a job that holds GPUs has an attempt");
             let (gpus, pool) = (attempt.gpus(), attempt.pool.at());
-            let borrowed = gpus > left[pool] || attempt.scavenger;
+            let borrowed = gpus > left[pool] || attempt.is_outside();
             if borrowed {
                 borrowed_now[pool] += gpus;
             } else {

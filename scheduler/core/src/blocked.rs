@@ -194,6 +194,19 @@ pub enum Blocked {
         /// By then enough of what lies in the way is over, by its limits.
         until: Time,
     },
+    /// There is room, but only in whole domains that others are promised and do not use.
+    KeptWhole {
+        /// In which pool.
+        pool: PoolIndex,
+        /// The level of the domains.
+        level: Level,
+        /// Such domains that its place would break into.
+        want: u32,
+        /// Clean domains that it may break into.
+        may: u32,
+        /// Clean domains: what is in them can be taken back.
+        clean: u32,
+    },
     /// The job is inside its quota, and what it may take back has not run its minimum yet.
     MinimumRun {
         /// Where it looked.
@@ -326,7 +339,9 @@ impl Blocked {
             | Self::OverBudget { tenant, .. }
             | Self::NonPreemptibleOverQuota { tenant, .. }
             | Self::Paused { tenant } => Wake::Tenant(tenant),
-            Self::OverQuota { pool, .. } | Self::LentTooLong { pool, .. } => Wake::Division(pool),
+            Self::OverQuota { pool, .. } | Self::LentTooLong { pool, .. } | Self::KeptWhole { pool, .. } => {
+                Wake::Division(pool)
+            }
             Self::RetryBudget { .. }
             | Self::Fragmented { .. }
             | Self::MinimumRun { .. }
@@ -368,10 +383,16 @@ impl Blocked {
             | Self::NonPreemptibleOverQuota { .. }
             | Self::OverQuota { .. }
             | Self::LentTooLong { .. }
+            | Self::KeptWhole { .. }
             | Self::RetryBudget { .. }
             | Self::Paused { .. }
             | Self::CycleLimit { .. } => None,
         }
+    }
+
+    /// Whether it depends on a place, so that nobody knows of it who has not tried.
+    pub fn is_of_place(&self) -> bool {
+        self.is_of_placement() || matches!(self, Self::KeptWhole { .. })
     }
 
     /// Whether placement said so: it holds whoever asks.

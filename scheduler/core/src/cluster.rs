@@ -28,6 +28,7 @@ use crate::timers::Timers;
 use crate::topology::Topology;
 use crate::units::Time;
 use crate::wanted::Wanted;
+use crate::whole::Whole;
 
 /// A remembered answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +95,8 @@ pub struct Cluster {
     pub(crate) has_caps: bool,
     /// Some tenant has a budget.
     pub(crate) has_budgets: bool,
+    /// Domains that are kept whole for those who are promised them.
+    pub(crate) whole: Whole,
     /// What could let a refused class be admitted or placed.
     pub(crate) news: News,
     /// Counts jobs that came into a queue.
@@ -148,6 +151,7 @@ impl Cluster {
             has_deadlines: false,
             has_caps: false,
             has_budgets: false,
+            whole: Whole::default(),
             news: News::default(),
             queue_version: 0,
             refused: Refused::default(),
@@ -372,6 +376,7 @@ impl Cluster {
         if !self.index_is_stale {
             self.index.sync(&self.nodes[node.at()]);
         }
+        self.recount_domain(node);
     }
 
     /// A copy of the index as it stands now.
@@ -393,6 +398,7 @@ impl Cluster {
             self.widest =
                 (0..topology.pools()).map(|pool| Widest::of(&topology, PoolIndex::of(pool), &self.nodes)).collect();
             self.index_is_stale = false;
+            self.count_domains();
         }
     }
 

@@ -8,6 +8,7 @@ use crate::event::Event;
 use crate::ids::{JobId, PoolIndex};
 use crate::job::Job;
 use crate::order::Order;
+use crate::place::PlaceIndex;
 use crate::placement::{Members, Placed};
 use crate::plan;
 use crate::policy::Flaw;
@@ -164,6 +165,10 @@ impl Site for InQueue<'_> {
         index.place_most(&job.spec.request, most, pool, &job.avoid, policy.search_steps, scratch)
     }
 
+    fn index(&mut self) -> &mut PlaceIndex {
+        &mut self.cluster.index
+    }
+
     fn place_judged(&mut self, pools: &[PoolIndex]) -> Option<(PoolIndex, Placed)> {
         let Cluster { jobs, index, scratch, .. } = &mut *self.cluster;
         let job = jobs.get(self.job).expect("the order gives jobs that exist");
@@ -197,11 +202,11 @@ fn refuse(cluster: &mut Cluster, order: &mut Order, id: JobId, why: Refused) {
 
 /// The job, or the next index of the array, gets its GPUs.
 pub(crate) fn begin(cluster: &mut Cluster, id: JobId, found: Found, now: Time, out: &mut Events) {
-    let Found { pool, members, scavenger } = found;
+    let Found { pool, members, scavenger, guest } = found;
     let is_array = cluster.jobs.get(id).expect("the order gives jobs that exist").progress.is_some();
     let started = if is_array { start_index(cluster, id, now, out) } else { id };
     let attempt = cluster.next_attempt(started);
-    emit(cluster, now, Event::JobPlaced { job: started, attempt, pool, members, scavenger }, out);
+    emit(cluster, now, Event::JobPlaced { job: started, attempt, pool, members, scavenger, guest }, out);
 }
 
 /// The next index of an array becomes a job of its own.

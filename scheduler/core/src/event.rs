@@ -253,6 +253,8 @@ pub enum Event {
         members: Members,
         /// It did not fit into a budget: it lies above every quota, and commits nothing.
         scavenger: bool,
+        /// It lies in domains that are kept whole for others: it is always borrowed.
+        guest: bool,
     },
     /// A member is ready to start.
     MemberPrepared {

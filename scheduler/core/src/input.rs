@@ -154,6 +154,8 @@ pub struct QuotaDraft {
     pub limit: Option<Gpus>,
     /// Most that is lent.
     pub lend_limit: Option<Gpus>,
+    /// The part of the guarantee that comes in whole domains.
+    pub domains: Option<DomainsDraft>,
     /// When it holds; absent: from now on, whenever no dated one does.
     pub dates: Option<Dates>,
 }
@@ -186,6 +188,17 @@ pub struct BookingDraft {
     /// By who may only book for the tenant's mission: inside its quota, and at nobody's expense but its own and that of
     /// borrowers.
     pub inside_quota: bool,
+}
+
+/// Whole domains as they are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DomainsDraft {
+    /// Of which level.
+    pub level: Level,
+    /// How many; 0: none.
+    pub count: u32,
+    /// Nodes without which a domain does not count; absent: as for others in the pool, else those of the widest domain.
+    pub nodes: Option<u32>,
 }
 
 /// When a quota holds.

@@ -266,6 +266,8 @@ pub struct Attempt {
     pub borrowed: bool,
     /// It did not fit into a budget above it: it is always borrowed, and the first to go.
     pub scavenger: bool,
+    /// It lies in domains that are kept whole for others: it is always borrowed.
+    pub guest: bool,
     /// Its GPU-time is charged up to here.
     pub charged_at: Time,
     /// How the first member that ended badly ended.
@@ -297,6 +299,7 @@ impl Attempt {
             released: false,
             borrowed: false,
             scavenger: false,
+            guest: false,
             charged_at: Time(0),
             broken: None,
             broken_by: None,
@@ -310,6 +313,11 @@ impl Attempt {
     /// All GPUs of all members.
     pub fn gpus(&self) -> Gpus {
         self.members.iter().map(|member| member.placed.held()).sum()
+    }
+
+    /// Whether it is borrowed whatever is left of its mission's quota.
+    pub fn is_outside(&self) -> bool {
+        self.scavenger || self.guest
     }
 
     /// Members not proven gone.

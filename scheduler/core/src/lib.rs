@@ -67,6 +67,7 @@ mod timers;
 pub mod topology;
 pub mod units;
 pub mod wanted;
+pub mod whole;
 
 #[cfg(test)]
 mod tests;

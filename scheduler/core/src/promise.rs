@@ -90,8 +90,8 @@ pub(crate) fn keep(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
             let (pool, members) = (promise.pool, promise.members.clone());
             cycled.jobs += 1;
             cycled.members += members.len() as u32;
-            let (attempt, scavenger) = (cluster.next_attempt(job), false);
-            emit(cluster, now, Event::JobPlaced { job, attempt, pool, members, scavenger }, out);
+            let (attempt, scavenger, guest) = (cluster.next_attempt(job), false, false);
+            emit(cluster, now, Event::JobPlaced { job, attempt, pool, members, scavenger, guest }, out);
         } else if promise.due <= now {
             let late = in_the_way(cluster, &promise.members);
             emit(cluster, now, Event::PromiseDropped { job, why: DropCause::Late }, out);
@@ -243,7 +243,9 @@ impl Cluster {
             self.set_reservations(left);
         }
         let pool = promise.pool;
+        let nodes: SmallVec<[NodeIndex; 8]> = promise.members.iter().map(|placed| placed.node).collect();
         self.promises.insert(id, promise);
+        nodes.into_iter().for_each(|node| self.recount_domain(node));
         // What the tenant kept back of its quota is promised now: others may get what is idle.
         self.divided(pool);
     }

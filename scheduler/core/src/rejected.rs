@@ -1,6 +1,7 @@
 //! A refused input: which field, which value, and what it would take. Text is made in the shell.
 
 use crate::ids::JobId;
+use crate::request::Level;
 use crate::units::{GpuTime, Gpus, Span, Time};
 
 /// Why an input was refused. Nothing of it was done.
@@ -16,6 +17,48 @@ impl From<Refusal> for Rejected {
     fn from(why: Refusal) -> Self {
         Self { job: None, why }
     }
+}
+
+/// Why a quota cannot have the whole domains that are asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // As for those of `Refusal`.
+pub enum DomainsFault {
+    AnotherKind {
+        pool: Box<str>,
+        /// Who has the others.
+        tenant: Box<str>,
+        level: Level,
+        nodes: u32,
+    },
+    NoSuch {
+        pool: Box<str>,
+        level: Level,
+        nodes: u32,
+        /// Nodes of the widest domain of the level.
+        widest: u32,
+    },
+    AboveQuota {
+        domains: u32,
+        /// The GPUs of so many domains.
+        needs: Gpus,
+        quota: Gpus,
+    },
+    AboveParent {
+        parent: Box<str>,
+        children: u32,
+        domains: u32,
+        /// The date of the calendar from which it would be so; absent: now.
+        from: Option<Time>,
+    },
+    TooMany {
+        pool: Box<str>,
+        level: Level,
+        nodes: u32,
+        promised: u32,
+        there: u32,
+        /// The date of the calendar from which it would be so; absent: now.
+        from: Option<Time>,
+    },
 }
 
 /// The reason of a refusal.
@@ -214,6 +257,7 @@ pub enum Refusal {
         /// The date of the calendar from which it would be so; absent: now.
         from: Option<Time>,
     },
+    Domains(DomainsFault),
     PoolNamedTwice {
         name: Box<str>,
     },

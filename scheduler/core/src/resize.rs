@@ -6,7 +6,8 @@
 //! start again with new ranks and a new world size).
 //! It must never take anything from anybody: a gang grows only while nobody waits.
 
-use crate::admit::start;
+use crate::admit::start::{self, Wish};
+use crate::admit::whole;
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
@@ -20,7 +21,8 @@ use crate::units::{Gpus, Span, Time};
 /// After its attempt ended because others got a part of its GPUs: the rest is promised to the gang, if it is free still.
 pub(crate) fn keep_least(cluster: &mut Cluster, id: JobId, now: Time, out: &mut Events) {
     let Some(job) = cluster.job(id).filter(|job| job.is_eligible()) else { return };
-    let Some(attempt) = job.attempt.as_deref().filter(|attempt| attempt.keeps > 0) else { return };
+    // A guest starts again wherever it may.
+    let Some(attempt) = job.attempt.as_deref().filter(|attempt| attempt.keeps > 0 && !attempt.guest) else { return };
     let (pool, request) = (attempt.pool, &job.spec.request);
     let members: Members = attempt.members.iter().take(attempt.keeps as usize).map(|member| member.placed).collect();
     let is_free = |placed: &Placed| {
@@ -67,12 +69,17 @@ fn could_have_more(cluster: &mut Cluster, id: JobId) -> Option<Gpus> {
     }
     let most = start::most_beside(cluster, job, has);
     let size = u32::from(job.spec.request.shape.largest());
+    let bars = whole::bars(cluster, &Wish::of(job), pool);
     let held: Vec<Placed> = attempt.members.iter().map(|member| member.placed).collect();
     let Cluster { jobs, index, policy, scratch, .. } = cluster;
     let job = jobs.get(id)?;
     let mark = index.checkpoint();
     index.release(&held, &job.spec.request);
+    if let Some(bars) = bars {
+        index.bar(pool, &bars);
+    }
     let found = index.place_most(&job.spec.request, most, pool, &job.avoid, policy.search_steps, scratch);
+    index.unbar(pool);
     index.rollback(mark);
     let gets = found.ok()?.len() as u32;
     (gets > has).then(|| Gpus::whole((gets - has) * size))

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use crate::admit::fits::domain_of;
 use crate::admit::start::{self, Wish};
+use crate::admit::whole::Way;
 use crate::cluster::Cluster;
 use crate::cycle::Cycled;
 use crate::decide::{Events, emit};
@@ -97,7 +98,8 @@ pub(crate) fn complete(cluster: &mut Cluster, id: JobId, now: Time, cycled: &mut
                 emit(cluster, now, Event::NodeSpared { node: placed.node, spare: false }, out);
             }
         }
-        emit(cluster, now, Event::JobPlaced { job: id, attempt, pool, members, scavenger: false }, out);
+        let (scavenger, guest) = (false, false);
+        emit(cluster, now, Event::JobPlaced { job: id, attempt, pool, members, scavenger, guest }, out);
     } else if due <= now {
         emit(cluster, now, Event::PromiseDropped { job: id, why: DropCause::NoSpare }, out);
     }
@@ -111,10 +113,16 @@ fn find(cluster: &mut Cluster, id: JobId, now: Time) -> Option<Members> {
     if !start::may_complete(cluster, &Wish::of(job), promise.pool, Gpus::whole(more)) {
         return None;
     }
+    let (pool, way) = (promise.pool, Way::of(cluster, &Wish::of(job), promise.pool));
     let (mut index, mut scratch) = (std::mem::take(&mut cluster.index), std::mem::take(&mut cluster.scratch));
     let mark = index.checkpoint();
+    if let Some(way) = &way {
+        index.bar(pool, &way.first_bars(cluster));
+    }
     let search = Search { cluster, job: cluster.jobs.get(id)?, promise: cluster.promises.get(&id)?, now };
     let found = search.all(&mut index, &mut scratch);
+    let found = found.filter(|members| way.is_none_or(|way| way.allows(cluster, &index, members)));
+    index.unbar(pool);
     index.rollback(mark);
     (cluster.index, cluster.scratch) = (index, scratch);
     found

@@ -11,8 +11,20 @@ use crate::idle::IdleRule;
 use crate::ids::{JobId, PoolIndex, TenantIndex, UserIndex};
 use crate::job::Usage;
 use crate::queue::Queue;
+use crate::request::Level;
 use crate::sorted::Sorted;
 use crate::units::{GpuTime, Gpus, Span, Time};
+
+/// Whole domains of one level: so many, each with so many nodes at least.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct DomainQuota {
+    /// Of which level.
+    pub level: Level,
+    /// Nodes without which a domain does not count; at least 1.
+    pub nodes: u32,
+    /// How many domains; at least 1.
+    pub count: u32,
+}
 
 /// What a tenant may have of one pool.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -23,6 +35,8 @@ pub struct Quota {
     pub limit: Option<Gpus>,
     /// At most this much of its idle quota may be used by others; absent: all of it.
     pub lend_limit: Option<Gpus>,
+    /// The part of the guarantee that comes in whole domains; absent: none does.
+    pub domains: Option<DomainQuota>,
 }
 
 /// What a tenant holds of one pool, everything below it included.

@@ -64,6 +64,7 @@ pub fn drafts(missions: &[Mission], cluster: &Cluster, borrowing: bool) -> Vec<T
             quota: part(mission.quota, pool),
             limit: ceiling.map(|limit| part(limit, pool)),
             lend_limit: mission.lend_limit.map(|lent| part(lent, pool)),
+            domains: mission.domains.filter(|_| at == 0),
             dates: None,
         };
         TenantDraft {

@@ -76,7 +76,7 @@ const JOBS: &[&str] = &[
 const SACCT: &[&str] =
     &["JobID", "Submit", "Start", "End", "ElapsedRaw", "Elapsed", "TimelimitRaw", "Timelimit", "NNodes", "AllocTRES"];
 const NODES: &[&str] = &["node", "gpus", "gpu_model", "cpu_milli", "memory_mib", "pool", "leaf"];
-const MISSIONS: &[&str] = &["tenant", "quota", "limit", "lend_limit", "weight", "budget_gpu_hours"];
+const MISSIONS: &[&str] = &["tenant", "quota", "limit", "lend_limit", "domains", "weight", "budget_gpu_hours"];
 const FAULTS: &[&str] = &["time_s", "node", "gpu", "duration_s"];
 
 /// It is read, or refused in one line that begins with the file and says where.

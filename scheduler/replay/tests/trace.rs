@@ -166,7 +166,7 @@ fn a_small_replay() {
         1500000 [[0, 0, 0, 0], [0, 0, 0, 0]]
         2000000 [[1, 0, 0, 0], [0, 0, 0, 0]]"#]]
     .assert_eq(&samples.join("\n"));
-    expect!["0.416073 0.216475 654904a323cd76e483c8dabfedaabb45e82232dad0a37671564940d35cb1377f"]
+    expect!["0.416073 0.216475 05ac8fe079badba2f66a36e2f32e571c914ad38c04d4784567e5430ab586e150"]
         .assert_eq(&format!("{} {} {}", report.utilisation, report.fragmentation, report.digest));
 }
 

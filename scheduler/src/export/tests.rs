@@ -82,7 +82,14 @@ fn submitted(job: u64, name: &str) -> Event {
 
 fn placed_on(job: u64, attempt: u32, members: &[(u32, u32)]) -> Event {
     let members = members.iter().map(|&(node, gpus)| Placed::whole(NodeIndex(node), GpuSet(gpus))).collect();
-    Event::JobPlaced { job: JobId(job), attempt: AttemptNumber(attempt), pool: PoolIndex(0), members, scavenger: false }
+    Event::JobPlaced {
+        job: JobId(job),
+        attempt: AttemptNumber(attempt),
+        pool: PoolIndex(0),
+        members,
+        scavenger: false,
+        guest: false,
+    }
 }
 
 fn ended(job: u64, attempt: u32, outcome: Outcome) -> Event {

@@ -13,6 +13,7 @@ use tonic::Status;
 
 use super::Question;
 use super::question::on_the_wire;
+use crate::grpc::convert;
 use crate::grpc::status::Violation;
 use crate::recorded::{Recorded, recorded};
 use crate::source::Source;
@@ -57,6 +58,10 @@ impl Question {
             };
             mission.quota = change.quota.map_or(mission.quota, Gpus::whole);
             mission.limit = change.limit.map(Gpus::whole).or(mission.limit);
+            if let Some(domains) = change.domains {
+                let domains = convert::tenant::domains(domains)?;
+                mission.domains = (domains.count > 0).then_some(domains);
+            }
             mission.lend_limit = change.lend_limit.map(Gpus::whole).or(mission.lend_limit);
         }
         Ok(missions)

@@ -1,7 +1,8 @@
 //! A question on the wire -> a change of a copy of the state, and what comes of it -> the wire. Every size is checked.
 
 use dure_core::Cluster;
-use dure_core::input::{JobDraft, NodeDraft, QuotaDraft, TenantDraft};
+use dure_core::input::{DomainsDraft, JobDraft, NodeDraft, QuotaDraft, TenantDraft};
+use dure_core::tenant::DomainQuota;
 use dure_core::units::{Gpus, Span, Time};
 use dure_proto::v1;
 use dure_replay::forecast::{Change, HORIZON, Outlook, Trials, WhatIf, trial, what_if};
@@ -114,6 +115,12 @@ fn quota(cluster: &Cluster, change: &v1::QuotaChange) -> Result<TenantDraft, Vio
         quota: or(change.quota, now.quota).unwrap_or_default(),
         limit: or(change.limit, now.limit),
         lend_limit: or(change.lend_limit, now.lend_limit),
+        domains: match change.domains {
+            Some(domains) => Some(convert::tenant::domains(domains)?),
+            None => {
+                now.domains.map(|DomainQuota { level, count, nodes }| DomainsDraft { level, count, nodes: Some(nodes) })
+            }
+        },
         dates: None,
     };
     Ok(TenantDraft { name: change.tenant.as_str().into(), quotas: vec![quota], ..TenantDraft::default() })

@@ -2,6 +2,7 @@
 //! details. One exhaustive match over the core's refusals.
 
 mod booking;
+mod domains;
 mod refusal;
 
 use std::fmt::Write as _;

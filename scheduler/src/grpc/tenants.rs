@@ -197,19 +197,24 @@ fn forecast(digest: &str) -> Result<Option<ForecastId>, Violation> {
 }
 
 fn draft(request: v1::SetTenantRequest) -> Result<TenantDraft, Violation> {
-    let quota = |quota: v1::PoolQuota, dates| QuotaDraft {
-        pool: quota.pool.into(),
-        quota: Gpus::whole(quota.quota),
-        limit: quota.limit.map(Gpus::whole),
-        lend_limit: quota.lend_limit.map(Gpus::whole),
-        dates,
+    let quota = |quota: v1::PoolQuota, dates| -> Result<QuotaDraft, Violation> {
+        Ok(QuotaDraft {
+            pool: quota.pool.into(),
+            quota: Gpus::whole(quota.quota),
+            limit: quota.limit.map(Gpus::whole),
+            lend_limit: quota.lend_limit.map(Gpus::whole),
+            domains: quota.domains.map(convert::tenant::domains).transpose()?,
+            dates,
+        })
     };
     let dated = |(at, dated): (usize, v1::DatedQuota)| {
         let v1::DatedQuota { quota: of_pool, from_ms, until_ms, .. } = dated;
         let of_pool = of_pool.ok_or_else(|| Violation::new(format!("dated_quotas[{at}].quota"), "none; name it"))?;
-        Ok(quota(of_pool, Some(Dates { from: Time(from_ms), until: until_ms.map(Time) })))
+        quota(of_pool, Some(Dates { from: Time(from_ms), until: until_ms.map(Time) }))
     };
     let dated = request.dated_quotas.into_iter().enumerate().map(dated).collect::<Result<Vec<_>, Violation>>()?;
+    let standing = request.quotas.into_iter().map(|of_pool| quota(of_pool, None));
+    let standing = standing.collect::<Result<Vec<_>, Violation>>()?;
     Ok(TenantDraft {
         forecast: forecast(&request.forecast)?,
         name: request.tenant.into(),
@@ -221,7 +226,7 @@ fn draft(request: v1::SetTenantRequest) -> Result<TenantDraft, Violation> {
         budget: request.budget.map(grant),
         reclaim_within: request.reclaim_within_ms.map(Span),
         idle: request.idle.map(idle_rule).transpose()?,
-        quotas: request.quotas.into_iter().map(|of_pool| quota(of_pool, None)).chain(dated).collect(),
+        quotas: standing.into_iter().chain(dated).collect(),
     })
 }
 

@@ -198,7 +198,14 @@ impl World {
 }
 
 fn tenant(name: &str, quota: u32) -> Input {
-    let quota = QuotaDraft { pool: "".into(), quota: Gpus::whole(quota), limit: None, lend_limit: None, dates: None };
+    let quota = QuotaDraft {
+        pool: "".into(),
+        quota: Gpus::whole(quota),
+        limit: None,
+        lend_limit: None,
+        domains: None,
+        dates: None,
+    };
     Input::SetTenant(TenantDraft { name: name.into(), create: true, quotas: vec![quota], ..Default::default() })
 }
 

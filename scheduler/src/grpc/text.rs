@@ -16,7 +16,7 @@ use dure_core::units::{Gpus, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
-pub const CODES: [&str; 32] = [
+pub const CODES: [&str; 33] = [
     "HELD",
     "DEPENDENCY",
     "NOT_BEFORE",
@@ -36,6 +36,7 @@ pub const CODES: [&str; 32] = [
     "OVER_USER_JOBS",
     "OVER_BUDGET",
     "LENT_TOO_LONG",
+    "KEPT_WHOLE",
     "RETRY_BUDGET",
     "FRAGMENTED",
     "MINIMUM_RUN",
@@ -76,6 +77,7 @@ pub fn code(blocker: &Blocker) -> &'static str {
             Blocked::OverUserJobs { .. } => "OVER_USER_JOBS",
             Blocked::OverBudget { .. } => "OVER_BUDGET",
             Blocked::LentTooLong { .. } => "LENT_TOO_LONG",
+            Blocked::KeptWhole { .. } => "KEPT_WHOLE",
             Blocked::RetryBudget { .. } => "RETRY_BUDGET",
             Blocked::Fragmented { .. } => "FRAGMENTED",
             Blocked::MinimumRun { .. } => "MINIMUM_RUN",
@@ -186,6 +188,9 @@ fn blocked(names: Names<'_>, blocked: Blocked) -> Reason {
         Blocked::RetryBudget { failures, limit } => division::failed_too_often(failures, limit),
         Blocked::LentTooLong { pool, deadline, lendable, lent, want } => {
             division::lent_too_long(names, pool, deadline, [lendable, lent, want])
+        }
+        Blocked::KeptWhole { pool, level, want, may, clean } => {
+            division::kept_whole(names, pool, level, [want, may, clean])
         }
         Blocked::Paused { tenant } => division::paused(names, tenant),
         Blocked::Fragmented { pool, want, reclaimable, until } => {

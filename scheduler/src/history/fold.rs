@@ -7,7 +7,7 @@ use dure_core::calendar::{DatedKey, DatedQuota};
 use dure_core::event::{Event, TenantChange};
 use dure_core::ids::{AttemptNumber, JobId, PoolIndex, Seq};
 use dure_core::job::{Job, Outcome, StopReason, Usage};
-use dure_core::tenant::Quota;
+use dure_core::tenant::{DomainQuota, Quota};
 use dure_core::units::Time;
 
 use super::refusals::Refusals;
@@ -301,7 +301,9 @@ fn quota_words(cluster: &Cluster, pool: PoolIndex, quota: Quota) -> String {
     let lends = quota.lend_limit.map_or("all".to_owned(), |lends| lends.to_string());
     let pool = &cluster.pool(pool).name;
     let granted = quota.quota.map_or("shared".to_owned(), |quota| quota.to_string());
-    format!("quota {granted} in {pool}, limit {limit}, lends {lends}")
+    let domains =
+        quota.domains.map(|DomainQuota { level, nodes, count }| format!(", {count} whole {level:?} x{nodes}"));
+    format!("quota {granted} in {pool}, limit {limit}, lends {lends}{}", domains.unwrap_or_default())
 }
 
 /// What holds now that a dated quota has begun or is over.

@@ -209,6 +209,7 @@ fn attempt(wire: Wire) -> Result<Event, Fault> {
             pool: pool("JobPlaced.pool", it.pool)?,
             members: members_from_wire("JobPlaced.members", it.members, |member| placed_from_wire(&member))?,
             scavenger: it.scavenger,
+            guest: it.guest,
         },
         Wire::JobCheckpointed(it) => {
             Event::JobCheckpointed { job: JobId(it.job), attempt: AttemptNumber(it.attempt), step: it.step }

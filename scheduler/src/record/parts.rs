@@ -12,7 +12,7 @@ use dure_core::parts::WHOLE;
 use dure_core::placement::{Placed, Portion};
 use dure_core::reply::Reply;
 use dure_core::request::{Level, Part, Request, Shape};
-use dure_core::tenant::Quota;
+use dure_core::tenant::{DomainQuota, Quota};
 use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 use dure_proto::journal::v1;
 use dure_proto::journal::v1::{exit, reply};
@@ -54,7 +54,19 @@ pub(super) fn quota_to_wire(pool: PoolIndex, quota: &Quota) -> v1::PoolQuota {
         quota_gpus: gpus(quota.quota),
         limit_gpus: gpus(quota.limit),
         lend_limit_gpus: gpus(quota.lend_limit),
+        domains: quota.domains.map(|domains| v1::DomainQuota {
+            level: domains.level.to_wire(),
+            nodes: domains.nodes,
+            count: domains.count,
+        }),
     }
+}
+
+fn domains_from_wire(wire: &v1::DomainQuota) -> Result<DomainQuota, Fault> {
+    let level = Level::from_wire("DomainQuota.level", wire.level)?;
+    let at_least_one = |field, value: u32| within(field, u64::from(value), 1, u64::from(u32::MAX)).map(|_| value);
+    let nodes = at_least_one("DomainQuota.nodes", wire.nodes)?;
+    Ok(DomainQuota { level, nodes, count: at_least_one("DomainQuota.count", wire.count)? })
 }
 
 pub(super) fn quota_from_wire(wire: &v1::PoolQuota) -> Result<(PoolIndex, Quota), Fault> {
@@ -62,6 +74,7 @@ pub(super) fn quota_from_wire(wire: &v1::PoolQuota) -> Result<(PoolIndex, Quota)
         quota: wire.quota_gpus.map(Gpus::whole),
         limit: wire.limit_gpus.map(Gpus::whole),
         lend_limit: wire.lend_limit_gpus.map(Gpus::whole),
+        domains: wire.domains.as_ref().map(domains_from_wire).transpose()?,
     };
     Ok((pool("PoolQuota.pool", wire.pool)?, quota))
 }

@@ -140,6 +140,7 @@ fn attempt_to_wire(attempt: &Attempt) -> v1::Attempt {
         keeps: attempt.keeps,
         idle: attempt.idle.map(idle_notice_to_wire),
         scavenger: attempt.scavenger,
+        guest: attempt.guest,
     }
 }
 
@@ -162,6 +163,7 @@ fn attempt_from_wire(wire: v1::Attempt) -> Result<Attempt, Fault> {
         keeps: wire.keeps,
         idle: wire.idle.map(idle_notice_from_wire).transpose()?,
         scavenger: wire.scavenger,
+        guest: wire.guest,
     })
 }
 

@@ -85,6 +85,8 @@ pub struct Swarm {
     pub snapshot_events: u64,
     /// What clients ask for beside whole GPUs anywhere.
     pub wishes: Wishes,
+    /// Now and then a mission is promised whole nodes.
+    pub whole: bool,
 }
 
 /// What clients ask for, each in a thousand of the jobs, and what missions have.
@@ -223,6 +225,7 @@ impl Swarm {
             snapshot_events: *dice.pick(&[20, 100, 1_000, 1_000_000]).unwrap_or(&100),
             wishes: Wishes::roll(shapes),
             doubled: if shapes.chance(300) { 1 + shapes.below(200) } else { 0 },
+            whole: shapes.chance(300),
         }
     }
 }

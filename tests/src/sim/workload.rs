@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dure_core::Input;
 use dure_core::budget::Grant;
 use dure_core::ids::{BlobId, JobId};
-use dure_core::input::{ConstraintsDraft, DependencyOn, JobDraft, PartDraft, QuotaDraft, RequestKey, TenantDraft};
+use dure_core::input::{
+    ConstraintsDraft, DependencyOn, DomainsDraft, JobDraft, PartDraft, QuotaDraft, RequestKey, TenantDraft,
+};
 use dure_core::job::{ArraySpec, DependencyKind};
 use dure_core::rejected::Rejected;
 use dure_core::reply::Reply;
-use dure_core::request::Shape;
+use dure_core::request::{Level, Shape};
 use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 use dure_proto::v1;
 use dure_scheduler::handle::{Call, Mutation};
@@ -318,6 +320,13 @@ impl World {
                 let mut draft = self.quota_of(mission);
                 let most = self.swarm.nodes * self.swarm.gpus / 2;
                 draft.quotas[0].quota = Gpus::whole(self.dice.below(most + 1) as u32);
+                if self.swarm.whole {
+                    // More than there are is refused.
+                    let count = self.dice.below(self.swarm.nodes / 2 + 1) as u32;
+                    let gpus_per_node = self.swarm.gpus as u32 + 1;
+                    draft.quotas[0].quota = draft.quotas[0].quota.max(Gpus::whole(count * gpus_per_node));
+                    draft.quotas[0].domains = Some(DomainsDraft { level: Level::Node, count, nodes: None });
+                }
                 self.ask(Input::SetTenant(draft), at);
             }
             _ => {}

@@ -156,7 +156,7 @@ fn occupy(cluster: &mut Cluster, size: &Size) -> Result<(), Failure> {
         let placed = Placed::whole(NodeIndex(node), GpuSet::first(gpus as usize));
         let members = [placed].into_iter().collect();
         for event in [
-            Event::JobPlaced { job, attempt, pool: PoolIndex(0), members, scavenger: false },
+            Event::JobPlaced { job, attempt, pool: PoolIndex(0), members, scavenger: false, guest: false },
             Event::MemberPrepared { job, attempt, member },
             Event::MemberStarted { job, attempt, member },
         ] {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::admit::domains;
 use crate::calendar::{DatedKey, DatedQuota, among};
 use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
@@ -19,12 +20,12 @@ use crate::units::{Gpus, Time};
 /// The quota of one tenant and pool as it is thought of.
 pub(super) struct Edit {
     /// Absent: a tenant that is to be defined.
-    tenant: Option<TenantIndex>,
-    parent: TenantIndex,
-    pool: PoolIndex,
-    standing: Quota,
+    pub(super) tenant: Option<TenantIndex>,
+    pub(super) parent: TenantIndex,
+    pub(super) pool: PoolIndex,
+    pub(super) standing: Quota,
     /// In order of time.
-    dated: Vec<DatedQuota>,
+    pub(super) dated: Vec<DatedQuota>,
 }
 
 impl Edit {
@@ -126,7 +127,9 @@ pub(crate) fn cancel(
         return Err(Refusal::NoDatedQuota { tenant: name.into(), from, known }.into());
     }
     let parent = cluster.tenant(tenant).parent.unwrap_or(TenantIndex::ROOT);
-    check_sums(cluster, &Edit::of(cluster, Some(tenant), parent, pool).without(from), now)?;
+    let edit = Edit::of(cluster, Some(tenant), parent, pool).without(from);
+    check_sums(cluster, &edit, now)?;
+    domains::check_sums(cluster, &edit, now)?;
     emit(cluster, now, Event::QuotaEnded { key }, out);
     Ok(Reply::Tenant(tenant))
 }
@@ -148,6 +151,7 @@ pub(super) fn most_ever(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex)
         quota: quota.quota.max(other.quota),
         limit: quota.limit.zip(other.limit).map(|(limit, other)| limit.max(other)),
         lend_limit: quota.lend_limit,
+        domains: quota.domains,
     };
     let dated = cluster.calendar.of(tenant, pool).flat_map(|dated| [Some(dated.quota), dated.standing]).flatten();
     dated.fold(now, most)

@@ -84,7 +84,7 @@ fn counts_as_own(cluster: &Cluster, mission: &Tenant, job: JobId, pool: PoolInde
     let mut left = mission.quota_in(pool).quota.unwrap_or_default();
     for key in mission.attempts.iter() {
         let promised = cluster.promise(key.job).map(|promise| (promise.pool, promise.gpus()));
-        let attempt = cluster.job(key.job).and_then(Job::live_attempt).filter(|attempt| !attempt.scavenger);
+        let attempt = cluster.job(key.job).and_then(Job::live_attempt).filter(|attempt| !attempt.is_outside());
         let Some((at, gpus)) = promised.or(attempt.map(|attempt| (attempt.pool, attempt.gpus()))) else { continue };
         let fits = at == pool && gpus <= left;
         if key.job == job {
@@ -143,7 +143,7 @@ fn after(cluster: &Cluster, start: Start, mission: &Tenant, pool: PoolIndex) -> 
         let held = promise.map(|promise| (promise.pool, promise.gpus(), false));
         let held = held.or(attempt.map(|attempt| (attempt.pool, attempt.gpus(), attempt.borrowed)));
         let (Some(job), Some((at, gpus, was_borrowed))) = (job, held) else { continue };
-        if at == pool && !attempt.is_some_and(|attempt| attempt.scavenger) {
+        if at == pool && !attempt.is_some_and(|attempt| attempt.is_outside()) {
             after.count(quota, (gpus, return_time(cluster, job.spec.tenant, job.spec.grace)), !was_borrowed);
         }
     }
@@ -195,7 +195,7 @@ pub(crate) fn deadline_of(cluster: &Cluster, mission: &Tenant) -> Option<Span> {
 }
 
 /// The deadlines of missions that lend in `pool`, each once.
-fn deadlines(cluster: &Cluster, pool: PoolIndex) -> SmallVec<[Span; 4]> {
+pub(super) fn deadlines(cluster: &Cluster, pool: PoolIndex) -> SmallVec<[Span; 4]> {
     let lends = |mission: &&Tenant| mission.quota_in(pool).quota.is_some_and(|quota| quota > Gpus::ZERO);
     let mut found: SmallVec<[Span; 4]> =
         cluster.missions().filter(lends).filter_map(|mission| deadline_of(cluster, mission)).collect();

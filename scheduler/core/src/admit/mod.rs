@@ -7,12 +7,14 @@ pub(crate) mod budget;
 pub(crate) mod calendar;
 pub(crate) mod caps;
 pub(crate) mod constraints;
+mod domains;
 pub(crate) mod fits;
 pub(crate) mod lending;
 mod part;
 pub(crate) mod quota;
 pub(crate) mod start;
 pub(crate) mod tenant;
+pub(crate) mod whole;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,17 +2,19 @@
 //!
 //! In: what asks, and where it is tried: in the queue's own index, beside the reservations, or on a copy (`explain`). Out:
 //! the place, or which gate refused and for whom that holds. The gates, in order: caps and budgets, then pool by pool
-//! quotas, the lending rule, what tenants need for reservations, and room among the GPUs that nobody else has set aside.
+//! quotas, the lending rule, what tenants need for reservations, and room among the GPUs that nobody else has set aside,
+//! outside the domains that are kept whole for others.
 //! It must never change more than the scratch of the index that it is given.
 
 use smallvec::{SmallVec, smallvec};
 
 use crate::admit::lending::{self, Start};
-use crate::admit::{budget, caps, quota};
+use crate::admit::{budget, caps, quota, whole};
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::ids::{BookingId, JobId, PoolIndex, TenantIndex, UserIndex};
 use crate::job::{Job, JobSpec};
+use crate::place::PlaceIndex;
 use crate::placement::{Members, Placed};
 use crate::policy::Policy;
 use crate::request::Request;
@@ -107,6 +109,8 @@ pub(crate) struct Found {
     pub(crate) pool: PoolIndex,
     pub(crate) members: Members,
     pub(crate) scavenger: bool,
+    /// It lies in domains that are kept whole for others.
+    pub(crate) guest: bool,
 }
 
 /// Where a start is tried.
@@ -125,6 +129,9 @@ pub(crate) trait Site {
     /// # Errors
     /// Why there is none.
     fn place(&mut self, pool: PoolIndex, most: u32, scavenger: bool) -> Result<Members, Blocked>;
+
+    /// The index that `place` looks at, on which positions are barred for a while.
+    fn index(&mut self) -> &mut PlaceIndex;
 
     /// The cheapest place of a single member in any of `pools`, where places are judged by what they leave for others.
     fn place_judged(&mut self, _pools: &[PoolIndex]) -> Option<(PoolIndex, Placed)> {
@@ -160,10 +167,12 @@ pub(crate) fn find(site: &mut impl Site, pay: Pay) -> Result<Found, Refused> {
                 continue;
             }
         };
-        match site.place(pool, most, scavenger) {
-            Ok(members) => return Ok(Found { pool, members, scavenger }),
-            Err(why) if site.is_choosy() => refused = Some(Refused::Alone(why)),
-            Err(why) => refused = refused.or(Some(Refused::Placement(why))),
+        match whole::place(site, pool, most, scavenger) {
+            Ok((members, guest)) => return Ok(Found { pool, members, scavenger, guest }),
+            Err(why @ Refused::Alone(_)) => refused = Some(why),
+            // As above.
+            Err(why @ Refused::Admission(_)) if matches!(refused, Some(Refused::Placement(_))) => refused = Some(why),
+            Err(why) => refused = refused.or(Some(why)),
         }
     }
     Err(refused.expect("a request names at least one pool"))
@@ -279,11 +288,14 @@ fn find_cheapest(site: &mut impl Site, scavenger: bool) -> Option<Found> {
     let (cluster, wish) = (site.cluster(), site.wish());
     let all = (0..cluster.pools.len()).map(PoolIndex::of);
     let has_no_wish = wish.request.shape.members() == 1 && all.eq(wish.request.pools.iter().copied());
-    if !has_no_wish || !wish.request.pools.iter().all(|pool| cluster.index.is_judged(wish.request, *pool)) {
+    if !cluster.whole.is_empty()
+        || !has_no_wish
+        || !wish.request.pools.iter().all(|pool| cluster.index.is_judged(wish.request, *pool))
+    {
         return None;
     }
     let may_start = |pool: &PoolIndex| most_allowed(cluster, &wish, *pool, scavenger).is_ok();
     let pools: SmallVec<[PoolIndex; 8]> = wish.request.pools.iter().copied().filter(may_start).collect();
     let (pool, placed) = site.place_judged(&pools)?;
-    Some(Found { pool, members: smallvec![placed], scavenger })
+    Some(Found { pool, members: smallvec![placed], scavenger, guest: false })
 }

@@ -1,7 +1,7 @@
 //! Defining tenants and changing what they may have.
 
 use crate::admit::calendar::{self, Edit};
-use crate::admit::{MAX_NAME, find_tenant};
+use crate::admit::{MAX_NAME, domains, find_tenant};
 use crate::budget::Grant;
 use crate::calendar::{DatedKey, DatedQuota};
 use crate::cluster::Cluster;
@@ -133,7 +133,8 @@ fn check_quota(
     {
         return Err(Refusal::LendLimitAboveQuota { lend_limit, quota: draft.quota });
     }
-    let quota = Quota { quota: Some(draft.quota), limit: draft.limit, lend_limit: draft.lend_limit };
+    let domains = domains::check(cluster, tenant, pool, draft)?;
+    let quota = Quota { quota: Some(draft.quota), limit: draft.limit, lend_limit: draft.lend_limit, domains };
     let edit = Edit::of(cluster, tenant, parent, pool);
     let edit = match draft.dates {
         None => edit.standing(quota),
@@ -144,5 +145,6 @@ fn check_quota(
         }
     };
     calendar::check_sums(cluster, &edit, now)?;
+    domains::check_sums(cluster, &edit, now)?;
     Ok((pool, quota))
 }

@@ -16,7 +16,7 @@ impl Cluster {
         number: AttemptNumber,
         pool: PoolIndex,
         placed: &Members,
-        scavenger: bool,
+        (scavenger, guest): (bool, bool),
         now: Time,
     ) {
         let start_order = match self.take_promise(id, now) {
@@ -43,6 +43,7 @@ impl Cluster {
             exit: None,
         }));
         attempt.scavenger = scavenger;
+        attempt.guest = guest;
         attempt.placed_at = now;
         attempt.start_order = start_order;
         attempt.released = placed.len() == 1;
@@ -53,6 +54,10 @@ impl Cluster {
         self.timers.insert(deadline, Timer::Launch(id, number));
         self.begin_charge(id, now);
         self.commit_budget(id);
+        if self.whole.keeps(pool) {
+            // Which domains who may break into is another question now.
+            self.divided(pool);
+        }
     }
 
     pub(super) fn note_started(&mut self, id: JobId, now: Time) {

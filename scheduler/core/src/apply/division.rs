@@ -4,7 +4,7 @@ use crate::admit::lending;
 use crate::calendar::{DatedKey, DatedQuota};
 use crate::cluster::Cluster;
 use crate::event::TenantChange;
-use crate::ids::{PoolIndex, TenantIndex, UserIndex};
+use crate::ids::{JobId, PoolIndex, TenantIndex, UserIndex};
 use crate::pools::Pool;
 use crate::tenant::{Held, Quota, Tenant};
 use crate::timers::Timer;
@@ -62,6 +62,7 @@ impl Cluster {
             self.set_standing(index, *pool, *quota);
         }
         self.division_changed(index, now);
+        self.domains_changed(now);
         if let Some(grant) = change.budget {
             self.set_budget(index, grant, now);
         }
@@ -90,6 +91,30 @@ impl Cluster {
         self.divided_anew();
     }
 
+    /// After quotas changed: who is promised whole domains. Where nobody is any more nobody is a guest.
+    fn domains_changed(&mut self, now: Time) {
+        let before = self.whole.clone();
+        if !self.recount_kinds() {
+            return;
+        }
+        if !self.index_is_stale {
+            self.count_domains();
+        }
+        let is_over = |pool: PoolIndex| before.keeps(pool) && !self.whole.keeps(pool);
+        let over: Vec<PoolIndex> = (0..self.pools.len()).map(PoolIndex::of).filter(|pool| is_over(*pool)).collect();
+        if over.is_empty() {
+            return;
+        }
+        let guests = self
+            .jobs
+            .iter()
+            .filter(|job| job.attempt.as_deref().is_some_and(|attempt| attempt.guest && over.contains(&attempt.pool)));
+        let guests: Vec<JobId> = guests.map(|job| job.id).collect();
+        guests.into_iter().for_each(|job| self.attempt_of(job).guest = false);
+        let missions: Vec<TenantIndex> = self.missions().map(|mission| mission.index).collect();
+        missions.into_iter().for_each(|mission| self.classify(mission, now));
+    }
+
     pub(super) fn add_dated(&mut self, dated: DatedQuota) {
         match (dated.standing, dated.until) {
             (Some(_), Some(until)) => self.timers.insert(until, Timer::QuotaEnd(dated.key)),
@@ -110,6 +135,7 @@ impl Cluster {
             self.set_standing(tenant, pool, dated.quota);
         }
         self.division_changed(tenant, now);
+        self.domains_changed(now);
     }
 
     pub(super) fn end_dated(&mut self, key: DatedKey, now: Time) {
@@ -122,5 +148,6 @@ impl Cluster {
             self.tenants[key.tenant.at()].quotas[key.pool.at()] = standing;
         }
         self.division_changed(key.tenant, now);
+        self.domains_changed(now);
     }
 }

@@ -158,8 +158,15 @@ impl Cluster {
             counted[placed.node.at()].follow(node, pools);
             reach.touch(placed.node);
         }
-        if !self.index_is_stale {
-            index.sync_members(nodes, members.map(|member| placed(member).node));
+        if self.index_is_stale {
+            return;
+        }
+        index.sync_members(nodes, members.clone().map(|member| placed(member).node));
+        if !self.whole.is_empty() {
+            members.for_each(|member| {
+                let node = self.member_mut(id, member).placed.node;
+                self.recount_domain(node);
+            });
         }
     }
 }

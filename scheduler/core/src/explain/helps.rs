@@ -9,9 +9,11 @@ use std::sync::Arc;
 use super::TrialIndex;
 use crate::admit::budget;
 use crate::admit::start::{self, Pay, Refused, Site, Wish};
+use crate::admit::whole;
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::ids::{JobId, PoolIndex, PriorityIndex};
+use crate::place::PlaceIndex;
 use crate::placement::Members;
 use crate::plan::{self, Asked};
 use crate::request::{Level, Request, Shape};
@@ -86,6 +88,10 @@ impl Site for Sketch<'_, '_> {
         !self.asked.avoid.is_empty()
     }
 
+    fn index(&mut self) -> &mut PlaceIndex {
+        self.trial.index
+    }
+
     fn place(&mut self, pool: PoolIndex, most: u32, scavenger: bool) -> Result<Members, Blocked> {
         let Self { cluster, asked, now, .. } = *self;
         let comer = Comer { wish: asked.wish(), scavenger, moves: false, now };
@@ -99,6 +105,21 @@ impl Site for Sketch<'_, '_> {
         let found = request.and_then(|request| index.place_most(&request, most, pool, &asked.avoid, steps, scratch));
         index.rollback(mark);
         found
+    }
+}
+
+/// Whether what has room has it only in domains that are kept whole for others.
+pub(super) fn kept_whole(
+    cluster: &Cluster,
+    trial: &mut TrialIndex<'_>,
+    asked: &Asked,
+    pool: PoolIndex,
+    now: Time,
+) -> Option<Blocked> {
+    let least = asked.request.least_members();
+    match whole::place(&mut Sketch { cluster, trial, asked, now }, pool, least, false) {
+        Err(Refused::Admission(why)) => Some(why),
+        Ok(_) | Err(Refused::Placement(_) | Refused::Budget(_) | Refused::Cap(_) | Refused::Alone(_)) => None,
     }
 }
 

@@ -112,7 +112,7 @@ impl Cluster {
             let in_pool = |pool: &PoolIndex| start::gates(self, &wish, *pool, wish.gpus(), false).next();
             start::unpaid(self, &wish).next().or_else(|| wish.request.pools.iter().find_map(in_pool))
         };
-        let why = planned.or_else(admitted).or_else(|| tried().filter(Blocked::is_of_placement));
+        let why = planned.or_else(admitted).or_else(|| tried().filter(Blocked::is_of_place));
         Some(why.map_or(Blocker::NotTried, Blocker::Blocked))
     }
 
@@ -154,7 +154,7 @@ impl Cluster {
         if let Err(NoPlan { why: Some(why), .. }) = &planned {
             told.blockers.push(Blocker::Blocked(*why));
         }
-        told.blockers.extend(self.refusals(trial, &asked).into_iter().map(Blocker::Blocked));
+        told.blockers.extend(self.refusals(trial, &asked, now).into_iter().map(Blocker::Blocked));
         let is_planned = planned.is_ok();
         let victims = planned.map(|Plan { victims, .. }| victims).unwrap_or_default();
         if victims.is_empty() {
@@ -168,7 +168,7 @@ impl Cluster {
     }
 
     /// Everything that refuses the job as it is, pool by pool, but for want of a plan to make room.
-    fn refusals(&self, trial: &mut TrialIndex<'_>, asked: &Asked) -> Vec<Blocked> {
+    fn refusals(&self, trial: &mut TrialIndex<'_>, asked: &Asked, now: Time) -> Vec<Blocked> {
         let wish = asked.wish();
         let mut found: Vec<Blocked> = start::unpaid(self, &wish).collect();
         for pool in &asked.request.pools {
@@ -178,7 +178,8 @@ impl Cluster {
                     found.push(why)
                 }
             }
-            found.extend(trial.place(self, asked, *pool).err());
+            let placed = trial.place(self, asked, *pool);
+            found.extend(placed.err().or_else(|| helps::kept_whole(self, trial, asked, *pool, now)));
         }
         found
     }

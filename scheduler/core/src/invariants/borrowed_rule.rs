@@ -50,7 +50,7 @@ fn check_pool(cluster: &Cluster, mission: &Tenant, pool: PoolIndex, charged: &[&
             continue;
         }
         let Some(attempt) = job.live_attempt().filter(|attempt| attempt.pool == pool) else { continue };
-        let fits = attempt.gpus() <= left && !attempt.scavenger;
+        let fits = attempt.gpus() <= left && !attempt.scavenger && !attempt.guest;
         if fits {
             left -= attempt.gpus();
         } else {

@@ -28,6 +28,7 @@ pub mod skip_is_sound;
 mod spares;
 mod started_within;
 mod timers_live;
+pub mod whole_domains;
 
 use crate::cluster::Cluster;
 use crate::cycle::Cycled;
@@ -40,10 +41,11 @@ pub type Check = Result<(), String>;
 type Property = (&'static str, fn(&Cluster) -> Check);
 
 /// Every property of a state.
-const ALL: [Property; 20] = [
+const ALL: [Property; 21] = [
     ("gpus_held_once", gpus_held_once::check),
     ("promises", promises::check),
     ("spares", spares::check),
+    ("whole_domains", whole_domains::check),
     ("reservations", reservations::check),
     ("bookings", bookings::check),
     ("gang_whole", gang_whole::check),

@@ -7,6 +7,7 @@
 //! gangs of one or two, and never choose differently for the same state.
 
 mod ask;
+mod barred;
 mod bits;
 mod check;
 mod devices;
@@ -50,6 +51,7 @@ use crate::request::{Part, Request, Shape};
 use crate::topology::Topology;
 use crate::units::Gpus;
 
+pub(crate) use self::barred::Positions;
 pub use self::check::check_index;
 pub use self::space::{Judge, Space};
 pub use self::trial::Mark;
@@ -240,7 +242,7 @@ impl PlaceIndex {
     /// Whether so many equal members have a place, without looking for it.
     fn has_place(&self, request: &Request, members: u32, index: PoolIndex, scratch: &mut Scratch) -> bool {
         let Some(pool) = self.pools.get(index.at()) else { return false };
-        let is_masked = pool.labels.fill(&request.only, index, &self.homes, &mut scratch.mask);
+        let is_masked = pool.fill_mask(&request.only, index, &self.homes, &mut scratch.mask);
         let ask = Ask::of(request, members, pool.counted, is_masked.then_some(&scratch.mask));
         gang::exists(pool, &ask, &Span::of(request, pool))
     }
@@ -295,7 +297,7 @@ impl PlaceIndex {
             return Err(Blocked::NotEnoughGpus { pool: index, want: request.least_gpus(), free: Gpus::ZERO });
         };
         let Scratch { spots, search, mask, blanks } = scratch;
-        let is_masked = pool.labels.fill(&request.only, index, &self.homes, mask);
+        let is_masked = pool.fill_mask(&request.only, index, &self.homes, mask);
         let ask = Ask::of(request, members, pool.counted, is_masked.then_some(mask));
         explain::check_counters(pool, index, &ask, request)?;
         let span = Span::of(request, pool);

@@ -105,6 +105,8 @@ pub(super) struct Pool {
     pub(super) labels: LabelRows,
     /// Some node has several NVLink islands of more than one GPU.
     pub(super) has_islands: bool,
+    /// One bit for each position that placements leave alone for now; empty: none.
+    pub(super) barred: Vec<u64>,
 }
 
 impl Pool {

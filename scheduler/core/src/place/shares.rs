@@ -116,7 +116,7 @@ impl PlaceIndex {
             return Err(Blocked::NotEnoughGpus { pool, want: request.total(), free: Gpus::ZERO });
         };
         let mask = &mut scratch.mask;
-        let is_masked = of_pool.labels.fill(&request.only, pool, &self.homes, mask);
+        let is_masked = of_pool.fill_mask(&request.only, pool, &self.homes, mask);
         let ask = Ask::of(request, request.shape.members(), of_pool.counted, is_masked.then_some(mask));
         let span = Span::of(request, of_pool);
         let nodes = of_pool.order.len();
@@ -255,7 +255,7 @@ impl PlaceIndex {
         for &pool in pools {
             let Some(of_pool) = self.pools.get(pool.at()) else { continue };
             let mask = &mut scratch.mask;
-            let is_masked = of_pool.labels.fill(&request.only, pool, &self.homes, mask);
+            let is_masked = of_pool.fill_mask(&request.only, pool, &self.homes, mask);
             let ask = Ask::of(request, 1, of_pool.counted, is_masked.then_some(mask));
             let inside = Where { pool, from: 0, end: of_pool.order.len(), avoid, members: 1 };
             let found = self.cheapest(&ask, request.part, &inside, judge);

@@ -16,6 +16,7 @@ use super::victims::{self, Candidate, Found, Where};
 use super::{NoPlan, Plan};
 use crate::admit::lending::{self, Breach};
 use crate::admit::quota;
+use crate::admit::whole::Way;
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::ids::{JobId, PoolIndex, TenantIndex};
@@ -247,7 +248,7 @@ pub(super) fn above_quota(
         if at != pool {
             continue;
         }
-        if gpus <= left && !is_scavenger(job) {
+        if gpus <= left && !is_outside(job) {
             left -= gpus;
         } else if promise.is_none() {
             above.push(job.id);
@@ -258,6 +259,11 @@ pub(super) fn above_quota(
 
 pub(super) fn is_scavenger(job: &Job) -> bool {
     job.live_attempt().is_some_and(|attempt| attempt.scavenger)
+}
+
+/// Whether what a job runs is borrowed whatever is left of its mission's quota.
+pub(super) fn is_outside(job: &Job) -> bool {
+    job.live_attempt().is_some_and(|attempt| attempt.is_outside())
 }
 
 /// The tenants below which others may have taken what is the job's: from its parent up to the first whose own quota is
@@ -282,13 +288,37 @@ fn lenders(
     found
 }
 
-/// Looks for victims among `jobs`.
+/// Looks for victims among `jobs`, outside the domains that are kept whole for others.
 fn attempt(
     cluster: &Cluster,
     trial: &mut TrialIndex<'_>,
     asked: &Asked,
     pool: PoolIndex,
     jobs: Vec<JobId>,
+    shortages: &[Shortage],
+    now: Time,
+) -> Result<Plan, NoPlan> {
+    let Some(way) = Way::of(cluster, &asked.wish(), pool) else {
+        return attempt_in(cluster, trial, asked, pool, &jobs, shortages, now);
+    };
+    trial.index.bar(pool, &way.first_bars(cluster));
+    let mut found = attempt_in(cluster, trial, asked, pool, &jobs, shortages, now);
+    if found.as_ref().is_ok_and(|plan| !way.allows(cluster, trial.index, &plan.members)) {
+        let bars = way.closer_bars(cluster, trial.index);
+        trial.index.bar(pool, &bars);
+        found = attempt_in(cluster, trial, asked, pool, &jobs, shortages, now);
+    }
+    trial.index.unbar(pool);
+    found
+}
+
+/// Looks for victims among `jobs`.
+fn attempt_in(
+    cluster: &Cluster,
+    trial: &mut TrialIndex<'_>,
+    asked: &Asked,
+    pool: PoolIndex,
+    jobs: &[JobId],
     shortages: &[Shortage],
     now: Time,
 ) -> Result<Plan, NoPlan> {

@@ -9,7 +9,7 @@ use std::ops::Range;
 use smallvec::{SmallVec, smallvec};
 
 use super::asked::Asked;
-use super::claim::{Bound, Shortage, above_quota, is_scavenger};
+use super::claim::{Bound, Shortage, above_quota, is_outside, is_scavenger};
 use super::victims::Candidate;
 use crate::admit::lending;
 use crate::cluster::Cluster;
@@ -28,7 +28,7 @@ pub(super) fn taken_back(
     lenders: &[TenantIndex],
 ) -> Vec<JobId> {
     let mut found = lent(cluster, tenant, pool, lenders);
-    found.extend(scavengers(cluster, tenant, pool));
+    found.extend(outside(cluster, tenant, pool));
     found.extend(leaving(cluster, pool));
     found.sort_unstable();
     found.dedup();
@@ -49,10 +49,14 @@ pub(super) fn is_leaving(job: &Job) -> bool {
     matches!(job.phase, Phase::Stopping(_))
 }
 
-/// Attempts of the job's own mission that lie outside every budget: whoever is inside quota and budget goes before them.
-fn scavengers(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex) -> Vec<JobId> {
-    let Some(mission) = cluster.mission(tenant).filter(|_| cluster.has_budgets) else { return Vec::new() };
-    let is_there = |job: &&Job| is_scavenger(job) && job.live_attempt().is_some_and(|attempt| attempt.pool == pool);
+/// Attempts of the job's own mission that lie outside every budget, and its guests where it has domains to claim: whoever is
+/// inside quota and budget goes before them.
+fn outside(cluster: &Cluster, tenant: TenantIndex, pool: PoolIndex) -> Vec<JobId> {
+    let has_domains = cluster.has_unused_domains(tenant, pool);
+    let has_any = cluster.has_budgets || has_domains;
+    let Some(mission) = cluster.mission(tenant).filter(|_| has_any) else { return Vec::new() };
+    let is_taken = |job: &Job| if has_domains { is_outside(job) } else { is_scavenger(job) };
+    let is_there = |job: &&Job| is_taken(job) && job.live_attempt().is_some_and(|attempt| attempt.pool == pool);
     let keys = cluster.tenant(mission).attempts.iter().rev();
     keys.filter_map(|key| cluster.job(key.job)).filter(is_there).map(|job| job.id).collect()
 }
@@ -133,7 +137,9 @@ pub(super) fn candidates(
 ) -> SmallVec<[Candidate; 2]> {
     let Some(whole) = candidate(cluster, id, pool, shortages, now) else { return SmallVec::new() };
     let least = whole.ranks.start + cluster.job(id).map_or(0, |job| job.spec.request.least_members() as usize);
-    if whole.ranks.start > 0 || least >= whole.ranks.end {
+    // A guest keeps no place.
+    let is_guest = cluster.job(id).and_then(Job::live_attempt).is_some_and(|attempt| attempt.guest);
+    if is_guest || whole.ranks.start > 0 || least >= whole.ranks.end {
         return smallvec![whole];
     }
     let part = |ranks: Range<usize>| {

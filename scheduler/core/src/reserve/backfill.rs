@@ -17,6 +17,7 @@ use crate::event::Event;
 use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
 use crate::job::Job;
 use crate::order::Order;
+use crate::place::PlaceIndex;
 use crate::placement::Members;
 use crate::request::Request;
 use crate::reserve::{Comer, Reservation, heads, over_by, vain};
@@ -264,6 +265,10 @@ impl Site for Beside<'_> {
 
     fn is_choosy(&self) -> bool {
         !job_of(self.cluster, self.job).avoid.is_empty()
+    }
+
+    fn index(&mut self) -> &mut PlaceIndex {
+        &mut self.cluster.index
     }
 
     fn place(&mut self, pool: PoolIndex, most: u32, scavenger: bool) -> Result<Members, Blocked> {

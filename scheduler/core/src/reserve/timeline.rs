@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use crate::admit::start::Wish;
-use crate::admit::{lending, quota};
+use crate::admit::{lending, quota, whole};
 use crate::cluster::Cluster;
 use crate::gpu::GpuSet;
 use crate::ids::{JobId, NodeIndex, PoolIndex, TenantIndex};
@@ -112,6 +112,11 @@ pub(super) fn earliest(cluster: &mut Cluster, question: &Question<'_>) -> Option
     }
     aside.sort_unstable_by_key(|(node, _, at)| (*node, *at));
     let overlaps = vec![false; question.taken.len()];
+    let job = cluster.job(question.job);
+    let bars = job.and_then(|job| whole::bars(cluster, &Wish::of(job), question.pool));
+    if let Some(bars) = bars {
+        cluster.index.bar(question.pool, &bars);
+    }
     let mut walk = Walk { cluster, question, whole, parts: BTreeMap::new(), aside, overlaps, undo: Vec::new() };
     let found = walk.run();
     walk.leave(mark, idle);
@@ -281,6 +286,7 @@ impl Walk<'_> {
             self.cluster.tenants[tenant.at()].held[pool] = held;
         }
         self.cluster.pools[pool].idle = idle;
+        self.cluster.index.unbar(self.question.pool);
         self.cluster.index.rollback(mark);
     }
 }

@@ -23,6 +23,8 @@ mod parts;
 mod plan;
 mod reclaim;
 mod survivors;
+mod whole;
+mod whole_histories;
 
 use expect_test::Expect;
 

@@ -35,6 +35,8 @@ pub(crate) struct Division {
     pub(crate) weight: u8,
     /// The quota holds from so many seconds on, for so many; for 0 of them for good.
     pub(crate) dates: Option<(u8, u8)>,
+    /// So many whole domains of each pool, of a level and size for all: nodes, or leaves with so many nodes.
+    pub(crate) domains: Option<u8>,
 }
 
 /// A job to submit.
@@ -156,9 +158,11 @@ fn division() -> impl Strategy<Value = Division> {
     let rare = |most: u8| option::weighted(0.15, 1..most);
     let quota = (0..10u8, option::weighted(0.4, 0..6u8), option::weighted(0.3, 0..6u8), 1..4u8);
     let dates = option::weighted(0.2, (0..100u8, prop_oneof![1 => Just(0), 3 => 1..100u8]));
-    (quota, (rare(4), rare(9), rare(20)), spans, dates).prop_map(|(quota, ledgers, (min_run, within), dates)| {
+    let domains = option::weighted(0.3, 1..3u8);
+    let all = (quota, (rare(4), rare(9), rare(20)), spans, dates, domains);
+    all.prop_map(|(quota, ledgers, (min_run, within), dates, domains)| {
         let ((quota, limit_above, lend, weight), (user_jobs, user_gpus, budget)) = (quota, ledgers);
-        Division { quota, limit_above, lend, weight, user_jobs, user_gpus, budget, min_run, within, dates }
+        Division { quota, limit_above, lend, weight, user_jobs, user_gpus, budget, min_run, within, dates, domains }
     })
 }
 

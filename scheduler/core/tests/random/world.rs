@@ -10,12 +10,15 @@ use dure_core::gpu::GpuSet;
 use dure_core::idle::{IdleAction, IdleRule};
 use dure_core::ids::{AttemptNumber, BlobId, JobId, MemberIndex, NodeIndex};
 use dure_core::input::{
-    Dates, DependencyOn, Input, JobDraft, MemberReport, NodeDraft, PartDraft, QuotaDraft, RequestKey, TenantDraft,
+    Dates, DependencyOn, DomainsDraft, Input, JobDraft, MemberReport, NodeDraft, PartDraft, QuotaDraft, RequestKey,
+    TenantDraft,
 };
 use dure_core::invariants;
+use dure_core::invariants::whole_domains::shortages;
 use dure_core::job::{ArraySpec, DependencyKind, Exit, ExitHow, Phase};
 use dure_core::mig::{Layout, Slice};
 use dure_core::node::{Capacity, Contact, Location};
+use dure_core::pools::Pool;
 use dure_core::rejected::Rejected;
 use dure_core::reply::Reply;
 use dure_core::request::{Level, Shape};
@@ -52,6 +55,8 @@ pub(crate) struct World {
     requests: u64,
     events: usize,
     pub(crate) steps: usize,
+    /// Level and nodes of the whole domains that are promised.
+    domains: (Level, u32),
 }
 
 fn policy(placements: u32, plan_in_time: bool) -> Policy {
@@ -134,6 +139,11 @@ impl World {
             requests: 0,
             events: 0,
             steps: 0,
+            domains: match setup.placements % 3 {
+                0 => (Level::Node, 1),
+                1 => (Level::Leaf, 1),
+                _ => (Level::Leaf, 2),
+            },
         };
         for (at, (gpus, leaf, cut)) in setup.nodes.iter().enumerate() {
             let second = setup.two_models && at >= setup.nodes.len() / 2;
@@ -284,7 +294,16 @@ impl World {
 
     fn cycle(&mut self) -> Cycled {
         let mut events = Vec::new();
+        let short = shortages(&self.cluster);
         let cycled = cycle(&mut self.cluster, self.now, &mut events);
+        let is_closed = |event: &Event| matches!(event, Event::NodeSpared { .. } | Event::NodeCordoned { .. });
+        for (of, now) in shortages(&self.cluster) {
+            let before = short.get(&of).copied().unwrap_or(0);
+            assert!(
+                now <= before || events.iter().any(is_closed),
+                "{now} whole domains are short at {of:?}: {events:?}"
+            );
+        }
         if let Err(why) = invariants::check_cycle(&self.cluster, cycled, &events) {
             panic!("after a cycle: {why}; it did {events:?}");
         }
@@ -492,8 +511,19 @@ impl World {
     }
 
     fn divide(&mut self, name: &str, division: Division) {
-        let Division { quota, limit_above, lend, weight, user_jobs, user_gpus, budget, min_run, within, dates } =
-            division;
+        let Division {
+            quota,
+            limit_above,
+            lend,
+            weight,
+            user_jobs,
+            user_gpus,
+            budget,
+            min_run,
+            within,
+            dates,
+            domains,
+        } = division;
         let caps = Caps {
             user_gpus: user_gpus.map(|gpus| Gpus::whole(gpus.into())),
             user_running: user_jobs.map(Into::into),
@@ -503,17 +533,24 @@ impl World {
             gpu_time: Gpus::whole(gpus.into()).over(Span::seconds(100)),
             period: Span::seconds(70),
         });
-        let quota_of = |pool: &str| QuotaDraft {
-            pool: pool.into(),
-            quota: Gpus::whole(quota.into()),
-            limit: limit_above.map(|above| Gpus::whole((quota + above).into())),
+        let (level, nodes) = self.domains;
+        let domains = domains.map(|count| DomainsDraft { level, count: count.into(), nodes: Some(nodes) });
+        let quota_in = |pool: &Pool| {
+            let needs = domains.map_or(0, |domains| domains.count * nodes * u32::from(pool.gpus_per_node));
+            needs.max(quota.into())
+        };
+        let quota_of = |pool: &Pool| QuotaDraft {
+            pool: pool.name.clone(),
+            quota: Gpus::whole(quota_in(pool)),
+            limit: limit_above.map(|above| Gpus::whole(quota_in(pool) + u32::from(above))),
             lend_limit: lend.map(|lend| Gpus::whole(lend.min(quota).into())),
             dates: dates.map(|(ahead, length)| {
                 let from = self.now + Span::seconds(ahead.into());
                 Dates { from, until: (length > 0).then(|| from + Span::seconds(length.into())) }
             }),
+            domains,
         };
-        let quotas = self.cluster.pools().iter().map(|pool| quota_of(&pool.name)).collect();
+        let quotas = self.cluster.pools().iter().map(quota_of).collect();
         let draft = TenantDraft {
             name: name.into(),
             create: true,
@@ -527,7 +564,9 @@ impl World {
             forecast: None,
             quotas,
         };
-        if self.input(Input::SetTenant(draft.clone())).is_err() {
+        let without = draft.quotas.iter().map(|quota| QuotaDraft { domains: None, ..quota.clone() }).collect();
+        let without = TenantDraft { quotas: without, ..draft.clone() };
+        if [draft.clone(), without].into_iter().all(|draft| self.input(Input::SetTenant(draft)).is_err()) {
             // Its quota contradicts those around it; it is there all the same.
             drop(self.input(Input::SetTenant(TenantDraft { quotas: Vec::new(), ..draft })));
         }

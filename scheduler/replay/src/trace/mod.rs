@@ -4,6 +4,7 @@
 //! by name, those that are not known are left alone. Goes out: rows with units, or an error that names file, line and field.
 //! Written are the files that a judge of a replay reads.
 
+mod domains;
 mod read;
 mod sacct;
 mod table;
@@ -12,10 +13,12 @@ mod write;
 use std::path::PathBuf;
 
 use dure_core::gpu::GpuSet;
+use dure_core::input::DomainsDraft;
 use dure_core::node::Location;
 use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 use smallvec::SmallVec;
 
+pub use self::domains::{read_domains, write_domains};
 pub use self::read::{read_jobs, read_missions, read_nodes};
 pub use self::sacct::from_sacct;
 pub(crate) use self::table::rows_of;
@@ -84,6 +87,8 @@ pub struct Mission {
     pub limit: Option<Gpus>,
     /// Most of its idle quota that others may use; absent: all.
     pub lend_limit: Option<Gpus>,
+    /// The part of the quota that comes in whole domains of the first pool.
+    pub domains: Option<DomainsDraft>,
     /// Share of the surplus; absent: 1.
     pub weight: Option<u32>,
     /// GPU-hours that it may use, if it has a budget.

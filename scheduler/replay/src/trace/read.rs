@@ -4,9 +4,11 @@ use std::collections::HashSet;
 use std::io::BufRead as _;
 use std::path::Path;
 
+use dure_core::input::DomainsDraft;
 use dure_core::node::Location;
 use dure_core::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 
+use super::domains::read_domains;
 use super::table::{Line, Table, open};
 use super::{Mission, TraceError, TraceJob, TraceNode, from_sacct};
 
@@ -74,6 +76,14 @@ pub fn read_nodes(path: &Path) -> Result<Vec<TraceNode>, TraceError> {
     })
 }
 
+/// Whole domains, or nothing.
+fn domains(line: &Line<'_>) -> Result<Option<DomainsDraft>, TraceError> {
+    match line.value("domains") {
+        "" => Ok(None),
+        text => read_domains(text).map(Some).ok_or_else(|| line.bad("domains", "write them as leaf=4 or leaf=4x32")),
+    }
+}
+
 /// The missions of a file, in its order.
 ///
 /// # Errors
@@ -85,6 +95,7 @@ pub fn read_missions(path: &Path) -> Result<Vec<Mission>, TraceError> {
             quota: Gpus::whole(line.count("quota")?),
             limit: line.count_if("limit")?.map(Gpus::whole),
             lend_limit: line.count_if("lend_limit")?.map(Gpus::whole),
+            domains: domains(line)?,
             weight: line.count_if("weight")?,
             budget_hours: line.count_if("budget_gpu_hours")?,
             priority: line.value("priority").to_owned(),

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use dure_core::gpu::GpuSet;
 
+use super::domains::write_domains;
 use super::{Mission, Moment, Row, TraceJob, TraceNode};
 
 /// The nodes.
@@ -86,7 +87,7 @@ pub fn write_jobs(out: impl Write, jobs: &[TraceJob]) -> csv::Result<()> {
 /// What the writer says.
 pub fn write_missions(out: impl Write, missions: &[Mission]) -> csv::Result<()> {
     let mut out = csv::Writer::from_writer(out);
-    out.write_record(["tenant", "quota", "limit", "lend_limit", "weight", "budget_gpu_hours", "priority"])?;
+    out.write_record(["tenant", "quota", "limit", "lend_limit", "domains", "weight", "budget_gpu_hours", "priority"])?;
     for mission in missions {
         let gpus =
             |gpus: Option<dure_core::units::Gpus>| gpus.map(|gpus| gpus.rounded_up().to_string()).unwrap_or_default();
@@ -95,6 +96,7 @@ pub fn write_missions(out: impl Write, missions: &[Mission]) -> csv::Result<()> 
             &mission.quota.rounded_up().to_string(),
             &gpus(mission.limit),
             &gpus(mission.lend_limit),
+            &mission.domains.map(write_domains).unwrap_or_default(),
             &mission.weight.map(|weight| weight.to_string()).unwrap_or_default(),
             &mission.budget_hours.map(|hours| hours.to_string()).unwrap_or_default(),
             &mission.priority,

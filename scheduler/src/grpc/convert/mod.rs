@@ -125,6 +125,16 @@ fn level(level: v1::TopologyLevel) -> Option<Level> {
     }
 }
 
+fn level_on_wire(level: Level) -> v1::TopologyLevel {
+    match level {
+        Level::Node => v1::TopologyLevel::Node,
+        Level::Nvlink => v1::TopologyLevel::NvlinkDomain,
+        Level::Leaf => v1::TopologyLevel::Leaf,
+        Level::Spine => v1::TopologyLevel::Spine,
+        Level::Site => v1::TopologyLevel::Site,
+    }
+}
+
 fn gpu_time(usage: Usage) -> v1::GpuTime {
     v1::GpuTime { own_gpu_ms: usage.own.0, borrowed_gpu_ms: usage.borrowed.0 }
 }

@@ -8,13 +8,16 @@ use dure_core::calendar::DatedQuota;
 use dure_core::caps::Caps;
 use dure_core::idle::{IdleAction, IdleRule};
 use dure_core::ids::{PoolIndex, TenantIndex, UserIndex};
+use dure_core::input::DomainsDraft;
 use dure_core::job::Usage;
 use dure_core::pools::Pool;
 use dure_core::tenant::{Quota, Tenant};
 use dure_core::units::{GpuTime, Gpus, Time};
+use dure_core::whole::WholeDomains;
 use dure_proto::v1;
 
 use super::{accrued, gpu_time};
+use crate::grpc::status::Violation;
 
 /// What is not kept per tenant but counted when asked for. O(running attempts + kinds of queued jobs).
 pub struct Sums {
@@ -28,6 +31,8 @@ pub struct Sums {
     pending_gpus: Vec<u64>,
     /// By tenant: jobs submitted, everything below included.
     jobs: Vec<u64>,
+    /// By pool: how it stands with whole domains.
+    domains: Vec<Option<WholeDomains>>,
 }
 
 impl Sums {
@@ -40,6 +45,7 @@ impl Sums {
             by_user: BTreeMap::new(),
             pending_gpus: vec![0; tenants.len()],
             jobs: vec![0; tenants.len()],
+            domains: (0..cluster.pools().len()).map(|pool| cluster.whole_domains(PoolIndex::of(pool))).collect(),
         };
         for key in tenants.iter().flat_map(|tenant| tenant.attempts.iter()) {
             let Some(job) = cluster.job(key.job) else { continue };
@@ -87,6 +93,13 @@ pub fn pools(cluster: &Cluster) -> Vec<v1::PoolState> {
             installed: pool.installed.rounded_up(),
             usable: pool.capacity.rounded_up(),
             guaranteed: guaranteed.rounded_up(),
+            domains: cluster.whole_domains(PoolIndex::of(at)).map(|whole| v1::WholeDomains {
+                level: super::level_on_wire(whole.level).into(),
+                nodes: whole.nodes,
+                whole: whole.whole,
+                clean: whole.clean,
+                unused: whole.unused,
+            }),
         }
     };
     cluster.pools().iter().enumerate().map(state).collect()
@@ -109,6 +122,7 @@ pub fn tenant(cluster: &Cluster, tenant: &Tenant, sums: &Sums) -> v1::Tenant {
             own: own.rounded_up(),
             borrowed: held.borrowed.rounded_up(),
             overhang: if tenant.depth == 1 { overhang.rounded_up() } else { 0 },
+            domains_used: sums.domains[at.at()].as_ref().map_or(0, |whole| whole.used[tenant.index.at()]),
         }
     });
     v1::Tenant {
@@ -188,7 +202,22 @@ fn quota(pool: String, quota: Quota) -> Option<v1::PoolQuota> {
         quota: quota.quota.unwrap_or_default().rounded_up(),
         limit: quota.limit.map(|limit| limit.rounded_up()),
         lend_limit: quota.lend_limit.map(|limit| limit.rounded_up()),
+        domains: quota.domains.map(|domains| v1::DomainQuota {
+            level: super::level_on_wire(domains.level).into(),
+            count: domains.count,
+            nodes: domains.nodes,
+        }),
     })
+}
+
+/// Whole domains as they are asked for.
+///
+/// # Errors
+/// No level.
+pub fn domains(wire: v1::DomainQuota) -> Result<DomainsDraft, Violation> {
+    let bad = || Violation::new("quotas.domains.level", "none; use 1 (node) to 5 (site)");
+    let level = super::level(wire.level()).ok_or_else(bad)?;
+    Ok(DomainsDraft { level, count: wire.count, nodes: (wire.nodes > 0).then_some(wire.nodes) })
 }
 
 /// The row of a tenant, everything below it included.

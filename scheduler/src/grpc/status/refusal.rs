@@ -7,7 +7,7 @@ use dure_core::request::Level;
 use dure_core::units::{GpuTime, Gpus, Span, Time};
 use tonic::Code;
 
-use super::booking;
+use super::{booking, domains};
 use crate::grpc::text::{gpus, level_name, moment};
 
 /// What to do about an id that is not known.
@@ -51,7 +51,8 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::NothingToCarry { .. }
         | Refusal::DateInThePast { .. }
         | Refusal::DatedQuotasOverlap { .. }
-        | Refusal::ChildrenAboveParent { .. } => Code::FailedPrecondition,
+        | Refusal::ChildrenAboveParent { .. }
+        | Refusal::Domains(_) => Code::FailedPrecondition,
         Refusal::NoJobs
         | Refusal::TooManyJobs { .. }
         | Refusal::BadTenantName { .. }
@@ -138,6 +139,7 @@ pub(super) fn field(why: &Refusal) -> &'static str {
         Refusal::UnknownNode { .. } | Refusal::NodeNotLost { .. } | Refusal::BadNode { .. } => "name",
         Refusal::ZeroWeight => "weight",
         Refusal::QuotaTooLarge { .. } | Refusal::ChildrenAboveParent { .. } => "quotas.quota",
+        Refusal::Domains(_) => "quotas.domains",
         Refusal::LimitBelowQuota { .. } => "quotas.limit",
         Refusal::LendLimitAboveQuota { .. } => "quotas.lend_limit",
         Refusal::Booking(why) => booking::field(why),
@@ -197,6 +199,7 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::LimitBelowQuota { limit, quota } => format!("a limit of {limit} below the quota of {quota}"),
         Refusal::LendLimitAboveQuota { lend_limit, quota } => format!("{lend_limit} to lend of a quota of {quota}"),
         Refusal::ChildrenAboveParent { parent, children, quota, from } => above(parent, *children, *quota, *from),
+        Refusal::Domains(fault) => domains::problem(fault),
         Refusal::PoolNamedTwice { name } => format!("pool {name:?} is named twice"),
         Refusal::DateInThePast { from, now } => format!("{} is before now, {}", moment(*from), moment(*now)),
         Refusal::EndsBeforeItBegins { from, until } => format!("from {} until {}", moment(*from), moment(*until)),
@@ -327,6 +330,7 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         Refusal::LimitBelowQuota { .. } => "set the limit to the quota or above, or leave it out",
         Refusal::LendLimitAboveQuota { .. } => "lend at most the quota, or leave it out to lend all",
         Refusal::ChildrenAboveParent { .. } => "lower another quota below it, or raise its own first",
+        Refusal::Domains(fault) => domains::remedy(fault),
         Refusal::PoolNamedTwice { .. } => "name each pool once in a request",
         Refusal::DateInThePast { .. } => "name a date to come; for a change from now on leave the dates out",
         Refusal::EndsBeforeItBegins { .. } => "end it later",

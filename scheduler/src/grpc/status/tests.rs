@@ -1,7 +1,7 @@
 //! Every refusal as its caller sees it, side by side; and the details that go with it.
 
 use dure_core::ids::JobId;
-use dure_core::rejected::BookingRefusal;
+use dure_core::rejected::{BookingRefusal, DomainsFault};
 use dure_core::request::Level;
 use dure_core::units::{GpuTime, Gpus, Span, Time};
 use expect_test::expect;
@@ -77,6 +77,31 @@ fn of_the_rest() -> Vec<Refusal> {
             quota: Gpus::whole(8),
             from: Some(at(0)),
         },
+        Refusal::Domains(DomainsFault::AnotherKind {
+            pool: "h200".into(),
+            tenant: name.clone(),
+            level: Level::Leaf,
+            nodes: 32,
+        }),
+        Refusal::Domains(DomainsFault::NoSuch { pool: "h200".into(), level: Level::Leaf, nodes: 64, widest: 32 }),
+        Refusal::Domains(DomainsFault::AboveQuota { domains: 4, needs: Gpus::whole(1024), quota: Gpus::whole(640) }),
+        Refusal::Domains(DomainsFault::AboveParent { parent: name.clone(), children: 4, domains: 3, from: None }),
+        Refusal::Domains(DomainsFault::TooMany {
+            pool: "h200".into(),
+            level: Level::Node,
+            nodes: 1,
+            promised: 9,
+            there: 8,
+            from: Some(at(0)),
+        }),
+        Refusal::Domains(DomainsFault::TooMany {
+            pool: "h200".into(),
+            level: Level::Leaf,
+            nodes: 32,
+            promised: 9,
+            there: 8,
+            from: None,
+        }),
         Refusal::PoolNamedTwice { name: "h200".into() },
         Refusal::DateInThePast { from: at(0), now: at(1) },
         Refusal::EndsBeforeItBegins { from: at(1), until: at(0) },
@@ -220,6 +245,12 @@ fn refusals_of_tenants_and_nodes() {
         InvalidArgument quotas.lend_limit: 3 to lend of a quota of 2; lend at most the quota, or leave it out to lend all
         FailedPrecondition quotas.quota: the quotas of all missions would be 9, the cluster has 8; lower another quota below it, or raise its own first
         FailedPrecondition quotas.quota: from 2026-12-01T00:00:00Z on the quotas below "fusion" would be 9, its own is 8; lower another quota below it, or raise its own first
+        FailedPrecondition quotas.domains: "fusion" is promised leaf domains of 32 nodes in pool h200, and a pool has one kind; ask for the same, or take the others away first
+        FailedPrecondition quotas.domains: a leaf with 64 nodes; the widest leaf has 32 nodes of pool h200; name a level whose domains have nodes of this pool, and no more nodes than the widest
+        FailedPrecondition quotas.domains: 4 whole domains are 1024 GPUs, the quota is 640; raise the quota in the same request, or ask for fewer domains
+        FailedPrecondition quotas.domains: 4 whole domains would be promised below "fusion", its own are 3; give the tenant above whole domains first, or ask for fewer
+        FailedPrecondition quotas.domains: from 2026-12-01T00:00:00Z on 9 whole nodes would be promised in pool h200, there are 8; ask for fewer, or for domains with fewer nodes (as leaf=4x31)
+        FailedPrecondition quotas.domains: 9 leaf domains of 32 nodes would be promised in pool h200, there are 8; ask for fewer, or for domains with fewer nodes (as leaf=4x31)
         InvalidArgument quotas.pool: pool "h200" is named twice; name each pool once in a request
         FailedPrecondition dated_quotas.from_ms: 2026-12-01T00:00:00Z is before now, 2026-12-01T01:00:00Z; name a date to come; for a change from now on leave the dates out
         InvalidArgument dated_quotas.until_ms: from 2026-12-01T01:00:00Z until 2026-12-01T00:00:00Z; end it later

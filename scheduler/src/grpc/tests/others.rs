@@ -11,7 +11,7 @@ use super::{World, ana, by, identity, operator, spec, submit};
 use crate::auth::Role;
 
 fn quota(pool: &str, quota: u32) -> Vec<v1::PoolQuota> {
-    vec![v1::PoolQuota { pool: pool.into(), quota, limit: None, lend_limit: None }]
+    vec![v1::PoolQuota { pool: pool.into(), quota, limit: None, lend_limit: None, domains: None }]
 }
 
 #[tokio::test]

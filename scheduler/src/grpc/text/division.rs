@@ -1,9 +1,10 @@
 //! What quotas, limits, caps, ledgers and the lending rule say.
 
 use dure_core::ids::{PoolIndex, TenantIndex};
+use dure_core::request::Level;
 use dure_core::units::{GpuTime, Gpus, Span, Time};
 
-use super::{Names, Reason, gpus, moment};
+use super::{Names, Reason, gpus, level_name, moment};
 
 const RAISE_A_CAP: &str = "wait for another job of the same user to end, or have the cap raised: dure quota set";
 
@@ -47,6 +48,17 @@ pub(super) fn fixed_over_quota(
     );
     let remedy = "submit it as preemptible to run on lent GPUs, or wait for the others to end";
     Reason::new(message, remedy).gpus("quota", quota).gpus("used", used).gpus("want", want)
+}
+
+pub(super) fn kept_whole(names: Names<'_>, pool: PoolIndex, level: Level, [want, may, clean]: [u32; 3]) -> Reason {
+    let (pool, level) = (names.pool(pool), level_name(level));
+    let message = format!(
+        "where there is room in pool {pool} it would break into {} that are kept whole ({level}); of {clean} in which nothing \
+         is there to stay it may break into {may}, the others are promised to other tenants",
+        super::plural(want, "domain")
+    );
+    let remedy = "submit it as preemptible to run there until it is taken back, ask for fewer GPUs, or wait for other jobs to end";
+    Reason::new(message, remedy).number("want", want).number("may", may).number("clean", clean)
 }
 
 pub(super) fn user_gpus(names: Names<'_>, tenant: TenantIndex, [limit, used, want]: [Gpus; 3]) -> Reason {

@@ -66,6 +66,7 @@ fn all() -> Vec<Blocker> {
         Blocked::OverUserGpus { tenant, limit, used, want },
         Blocked::RetryBudget { failures: 4, limit: 3 },
         Blocked::LentTooLong { pool, deadline: dure_core::units::Span(300_000), lendable: used, lent: limit, want },
+        Blocked::KeptWhole { pool, level: Level::Leaf, want: 2, may: 0, clean: 3 },
         Blocked::OverUserJobs { tenant, limit: 4, running: 4 },
         Blocked::OverBudget {
             tenant,
@@ -135,6 +136,7 @@ fn every_reason_says_what_is_in_the_way_and_what_would_help() {
         OVER_USER_GPUS: its user holds 7 of the 12 GPUs that one user may hold in tenant fusion; this job needs 16 | wait for another job of the same user to end, or have the cap raised: dure quota set | {"limit": 12, "used": 7, "want": 16}
         RETRY_BUDGET: it has failed 4 times by itself; from 3 on nobody is evicted for it any more | it starts when GPUs are free; mend it, and submit it anew | {"failures": 4, "limit": 3}
         LENT_TOO_LONG: with its 16 GPUs, 12 GPUs in pool h200 would be lent to jobs that may keep them longer than the 300 s within which a lender is to have its own back; those who can wait longer lend 7 | nothing for a job inside its quota: slow borrowers are taken back for it; a borrower starts with a shorter grace, or in a tenant with a shorter minimum run | {"deadline_ms": 300000, "lendable": 7, "lent": 12, "want": 16}
+        KEPT_WHOLE: where there is room in pool h200 it would break into 2 domains that are kept whole (leaf); of 3 in which nothing is there to stay it may break into 0, the others are promised to other tenants | submit it as preemptible to run there until it is taken back, ask for fewer GPUs, or wait for other jobs to end | {"clean": 3, "may": 0, "want": 2}
         OVER_USER_JOBS: 4 jobs of its user run in tenant fusion, at most 4 of one user may | wait for another job of the same user to end, or have the cap raised: dure quota set | {"limit": 4, "running": 4}
         OVER_BUDGET: it could use 2.5 GPU-hours by its time limit, of the budget of tenant fusion 1.0 are left until 2027-01-15T08:00:00Z | ask for a shorter time limit; if it may be evicted it runs on what nobody else wants; an operator can bring over what was left of the last period: dure quota carry | {"left_gpu_ms": 3600000, "until_ms": 1800000000000, "want_gpu_ms": 9000000}
         OVER_LIMIT: tenant fusion holds 7 of its limit of 12 in pool h200; this job needs 16 | wait for its other jobs to end, or have the limit raised: dure quota set | {"limit": 12, "used": 7, "want": 16}

@@ -31,7 +31,7 @@ use dure_core::promise::{DropCause, Promise};
 use dure_core::reply::Reply;
 use dure_core::request::{Constraints, LabelRule, Level, Request, Segment, Shape};
 use dure_core::reserve::Reservation;
-use dure_core::tenant::{Quota, UserLedger};
+use dure_core::tenant::{DomainQuota, Quota, UserLedger};
 use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span};
 use dure_core::wanted::Wanted;
 use expect_test::expect_file;
@@ -135,7 +135,12 @@ fn meter() -> Meter {
 }
 
 fn division() -> Vec<Event> {
-    let quota = Quota { quota: Some(Gpus::whole(64)), limit: Some(Gpus::whole(128)), lend_limit: Some(Gpus::whole(0)) };
+    let quota = Quota {
+        quota: Some(Gpus::whole(64)),
+        limit: Some(Gpus::whole(128)),
+        lend_limit: Some(Gpus::whole(0)),
+        ..Quota::default()
+    };
     let change = TenantChange {
         weight: Some(3),
         default_time_limit: Some(Span::seconds(7200)),
@@ -205,6 +210,7 @@ fn attempts() -> Vec<Event> {
             pool: PoolIndex(1),
             members: [placed(300, 0b1111), placed(301, 0b0101)].into_iter().collect(),
             scavenger: false,
+            guest: false,
         },
         Event::MemberPrepared { job, attempt, member },
         Event::GangReleased { job, attempt },
@@ -261,6 +267,7 @@ fn restored() -> Vec<Event> {
         released: true,
         borrowed: true,
         scavenger: false,
+        guest: false,
         charged_at: Time(1_699_999_900_000),
         broken: Some(Outcome::Failed),
         broken_by: None,
@@ -335,6 +342,7 @@ fn samples() -> Vec<Event> {
     samples.extend(renewed());
     samples.push(Event::CountedAnew { since: WRITTEN_AT });
     samples.extend(bookings());
+    samples.extend(whole_domains());
     samples
 }
 
@@ -372,7 +380,7 @@ fn bookings() -> Vec<Event> {
 
 fn dated() -> Vec<Event> {
     let key = DatedKey { tenant: TenantIndex(3), pool: PoolIndex(1), from: WRITTEN_AT };
-    let quota = Quota { quota: Some(Gpus::whole(160)), limit: Some(Gpus::whole(320)), lend_limit: None };
+    let quota = Quota { quota: Some(Gpus::whole(160)), limit: Some(Gpus::whole(320)), ..Quota::default() };
     let until = Some(Time(WRITTEN_AT.0 + 86_400_000));
     vec![
         Event::QuotaDated { dated: DatedQuota { key, until, quota, standing: Some(Quota::default()) } },
@@ -505,9 +513,21 @@ fn ledgers() -> Vec<Event> {
         changed(Some(Caps::default()), Some(None)),
         Event::BudgetPeriodBegan { tenant },
         Event::BudgetCarried { tenant, gpu_time },
-        Event::JobPlaced { job, attempt, pool: PoolIndex(1), members, scavenger: true },
+        Event::JobPlaced { job, attempt, pool: PoolIndex(1), members, scavenger: true, guest: false },
         Event::JobCheckpointed { job, attempt, step: 12_000 },
         Event::TenantRestored { tenant, total: usage(), excess: meter(), budget: Some(budget) },
+    ]
+}
+
+fn whole_domains() -> Vec<Event> {
+    let (job, attempt, tenant, pool) = (JobId(1000), AttemptNumber(4), TenantIndex(3), PoolIndex(1));
+    let domains = DomainQuota { level: Level::Leaf, nodes: 32, count: 4 };
+    let quota = Quota { quota: Some(Gpus::whole(1024)), domains: Some(domains), ..Quota::default() };
+    let change = TenantChange { quotas: vec![(pool, quota)], ..TenantChange::default() };
+    let members = [placed(300, 0b1111)].into_iter().collect();
+    vec![
+        Event::TenantChanged { tenant, change },
+        Event::JobPlaced { job, attempt, pool, members, scavenger: false, guest: true },
     ]
 }
 

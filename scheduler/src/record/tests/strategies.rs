@@ -26,7 +26,7 @@ use dure_core::place::{Faded, Need};
 use dure_core::placement::{Placed, Portion};
 use dure_core::reply::Reply;
 use dure_core::request::{Constraints, LabelRule, Level, Part, Request, Segment, Shape};
-use dure_core::tenant::{Quota, UserLedger};
+use dure_core::tenant::{DomainQuota, Quota, UserLedger};
 use dure_core::units::{CpuMilli, GpuTime, Gpus, MemoryMib, Span, Time};
 use proptest::collection::{btree_set, vec};
 use proptest::option::of;
@@ -145,7 +145,10 @@ fn level() -> impl Strategy<Value = Level> {
 }
 
 fn quota() -> impl Strategy<Value = Quota> {
-    (of(gpus()), of(gpus()), of(gpus())).prop_map(|(quota, limit, lend_limit)| Quota { quota, limit, lend_limit })
+    let domains =
+        (level(), 1..100u32, 1..1000u32).prop_map(|(level, nodes, count)| DomainQuota { level, nodes, count });
+    let all = (of(gpus()), of(gpus()), of(gpus()), of(domains));
+    all.prop_map(|(quota, limit, lend_limit, domains)| Quota { quota, limit, lend_limit, domains })
 }
 
 fn usage() -> impl Strategy<Value = Usage> {
@@ -336,7 +339,7 @@ fn member() -> impl Strategy<Value = Member> {
 fn attempt() -> impl Strategy<Value = Attempt> {
     let times = (time(), of(time()), of(time()), time());
     let ends = (of(outcome()), of(0..4096u32), of(outcome()), of(node()));
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), of(idle_notice()));
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), of(idle_notice()));
     (attempt_number(), pool(), vec(member(), 1..4), times, any::<u64>(), flags, ends).prop_map(
         |(
             number,
@@ -344,7 +347,7 @@ fn attempt() -> impl Strategy<Value = Attempt> {
             members,
             times,
             start_order,
-            (released, borrowed, scavenger, idle),
+            (released, borrowed, scavenger, guest, idle),
             (broken, broken_by, outcome, suspect),
         )| {
             let (placed_at, started_at, ended_at, charged_at) = times;
@@ -359,6 +362,7 @@ fn attempt() -> impl Strategy<Value = Attempt> {
                 released,
                 borrowed,
                 scavenger,
+                guest,
                 charged_at,
                 broken,
                 broken_by: broken_by.map(MemberIndex),
@@ -557,13 +561,14 @@ fn job_event() -> impl Strategy<Value = Event> {
 fn attempt_event() -> impl Strategy<Value = Event> {
     let one = || (job(), attempt_number(), member_index());
     prop_oneof![
-        (job(), attempt_number(), pool(), vec(placed(), 1..6), any::<bool>()).prop_map(
-            |(job, attempt, pool, members, scavenger)| Event::JobPlaced {
+        (job(), attempt_number(), pool(), vec(placed(), 1..6), any::<bool>(), any::<bool>()).prop_map(
+            |(job, attempt, pool, members, scavenger, guest)| Event::JobPlaced {
                 job,
                 attempt,
                 pool,
                 members: members.into(),
-                scavenger
+                scavenger,
+                guest
             }
         ),
         (job(), attempt_number(), any::<u64>()).prop_map(|(job, attempt, step)| Event::JobCheckpointed {
