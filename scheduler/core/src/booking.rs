@@ -110,7 +110,7 @@ impl Booking {
 }
 
 /// The place of a queued job among those that name a booking: a higher class first, then as in the queue.
-pub(crate) type GuestKey = (std::cmp::Reverse<PriorityIndex>, QueueKey);
+pub(crate) type InvitedKey = (std::cmp::Reverse<PriorityIndex>, QueueKey);
 
 /// All bookings that are not over.
 #[derive(Clone, Debug, Default)]
@@ -121,7 +121,7 @@ pub(crate) struct Bookings {
     /// The state in which those that may start in theirs were last tried.
     pub(crate) seen: Option<Versions>,
     /// Queued jobs that name a booking.
-    guests: BTreeMap<BookingId, BTreeSet<GuestKey>>,
+    invited: BTreeMap<BookingId, BTreeSet<InvitedKey>>,
 }
 
 impl Bookings {
@@ -189,22 +189,22 @@ impl Bookings {
     }
 
     /// A job that names a booking came into its queue, or left it.
-    pub(crate) fn note_guest(&mut self, id: BookingId, key: GuestKey, is_queued: bool) {
-        let guests = self.guests.entry(id).or_default();
+    pub(crate) fn note_invited(&mut self, id: BookingId, key: InvitedKey, is_queued: bool) {
+        let invited = self.invited.entry(id).or_default();
         if is_queued {
-            guests.insert(key);
+            invited.insert(key);
         } else {
-            guests.remove(&key);
-            if guests.is_empty() {
-                self.guests.remove(&id);
+            invited.remove(&key);
+            if invited.is_empty() {
+                self.invited.remove(&id);
             }
         }
     }
 
     /// The queued jobs that name a booking which holds, in their order.
-    pub(crate) fn guests(&self) -> impl Iterator<Item = JobId> {
-        let begun = self.guests.iter().filter(|(id, _)| self.get(**id).is_some_and(|of| of.stage == Stage::Begun));
-        begun.flat_map(|(_, guests)| guests).map(|(_, key)| key.job)
+    pub(crate) fn invited(&self) -> impl Iterator<Item = JobId> {
+        let begun = self.invited.iter().filter(|(id, _)| self.get(**id).is_some_and(|of| of.stage == Stage::Begun));
+        begun.flat_map(|(_, invited)| invited).map(|(_, key)| key.job)
     }
 }
 
@@ -225,8 +225,8 @@ impl Cluster {
     }
 
     /// Queued jobs that name a booking.
-    pub fn guests_of(&self, id: BookingId) -> usize {
-        self.bookings.guests.get(&id).map_or(0, BTreeSet::len)
+    pub fn invited_of(&self, id: BookingId) -> usize {
+        self.bookings.invited.get(&id).map_or(0, BTreeSet::len)
     }
 
     /// Those that keep a node, now or in time to come.
@@ -241,15 +241,15 @@ impl Cluster {
             return true;
         }
         let until = over_by(&self.policy, wish.time_limit, wish.grace, at);
-        let is_guest = |booking: &Booking| wish.booking == Some(booking.id);
+        let is_invited = |booking: &Booking| wish.booking == Some(booking.id);
         let admits = |booking: &Booking| {
-            if is_guest(booking) {
+            if is_invited(booking) {
                 booking.stage == Stage::Begun
             } else {
                 !booking.meets(at, Some(until)) || booking.is_for_all_of(self, wish.tenant)
             }
         };
-        let is_inside = wish.booking.is_none() || self.bookings.on(node).any(is_guest);
+        let is_inside = wish.booking.is_none() || self.bookings.on(node).any(is_invited);
         is_inside && self.bookings.on(node).all(admits)
     }
 
@@ -269,7 +269,7 @@ impl Cluster {
     }
 
     /// Whether a job waits for the booking that it names, and is tried in it alone.
-    pub(crate) fn is_guest(&self, job: JobId) -> bool {
+    pub(crate) fn is_invited(&self, job: JobId) -> bool {
         self.job(job).is_some_and(|job| job.spec.booking.is_some())
     }
 

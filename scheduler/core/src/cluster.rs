@@ -332,7 +332,7 @@ impl Cluster {
         job.queued = Some(queued);
         let (tenant, priority, user) = (job.spec.tenant, job.spec.priority, job.spec.user);
         if let Some(booking) = job.spec.booking {
-            self.bookings.note_guest(booking, (std::cmp::Reverse(priority), queued.key), true);
+            self.bookings.note_invited(booking, (std::cmp::Reverse(priority), queued.key), true);
         }
         self.tenants[tenant.at()].queue.insert(priority, user, queued);
         self.queue_version += 1;
@@ -349,7 +349,7 @@ impl Cluster {
         let job = self.jobs.get_mut(id).expect("it was there above");
         let (tenant, priority, user) = (job.spec.tenant, job.spec.priority, job.spec.user);
         if let Some(booking) = job.spec.booking {
-            self.bookings.note_guest(booking, (std::cmp::Reverse(priority), queued.key), false);
+            self.bookings.note_invited(booking, (std::cmp::Reverse(priority), queued.key), false);
         }
         self.tenants[tenant.at()].queue.remove(priority, user, queued);
         self.count_queued(tenant, -1);

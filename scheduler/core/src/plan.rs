@@ -193,7 +193,7 @@ fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
             order.skip(cluster, id);
             continue;
         }
-        if cluster.is_guest(id) {
+        if cluster.is_invited(id) {
             // Only what is free in its booking is for it.
             let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
             let (class, tenant) = (job.queued.expect("the order gives queued jobs").class, job.spec.tenant);

@@ -136,8 +136,8 @@ impl Cluster {
         }
         let trial = &mut TrialIndex { index: &mut index, scratch: &mut scratch };
         let mut asked = Asked { deadlines: plan::deadlines(self, job, now), ..Asked::of(job) };
-        let is_guest = self.is_guest(job.id);
-        if is_guest {
+        let is_invited = self.is_invited(job.id);
+        if is_invited {
             match reserve::narrowed(self, &job.spec.request, &comer.wish, job.spec.request.pools[0]) {
                 Ok(request) => asked.request = Arc::new(request.into_owned()),
                 // What keeps it is told with the bookings.
@@ -145,7 +145,7 @@ impl Cluster {
             }
         }
         let is_worn = plan::has_failed_too_often(self, job.id);
-        let takes_none = is_worn || is_guest;
+        let takes_none = is_worn || is_invited;
         let planned = if takes_none { Err(NoPlan::default()) } else { plan::find_plan(self, trial, &asked, now) };
         if is_worn {
             let (failures, limit) = (job.failures, self.policy.max_evicting_failures);

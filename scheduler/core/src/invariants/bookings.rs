@@ -39,7 +39,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
         jobs.filter(|job| matches!(job.phase, Phase::Launching | Phase::Running))
             .try_for_each(|job| of.iter().try_for_each(|booking| check_job(cluster, booking, job)))?;
     }
-    cluster.jobs.iter().try_for_each(|job| check_guest(cluster, job))
+    cluster.jobs.iter().try_for_each(|job| check_invited(cluster, job))
 }
 
 /// What runs on a booked node.
@@ -61,7 +61,7 @@ fn check_job(cluster: &Cluster, booking: &Booking, job: &Job) -> Check {
 }
 
 /// A job that names a booking.
-fn check_guest(cluster: &Cluster, job: &Job) -> Check {
+fn check_invited(cluster: &Cluster, job: &Job) -> Check {
     let Some(id) = job.spec.booking else { return Ok(()) };
     let Some(booking) = cluster.booking(id) else { return Err(format!("job {} names a booking that is over", job.id)) };
     let nodes = job.live_attempt().into_iter().flat_map(|attempt| &attempt.members).map(|member| member.placed.node);

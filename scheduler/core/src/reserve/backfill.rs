@@ -41,7 +41,7 @@ enum Tried {
 /// Starts what may start beside the reservations.
 pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
     let (jobs, mut moves) = (cycled.jobs, MAX_MOVES);
-    guests(cluster, &mut moves, now, cycled, out);
+    invited(cluster, &mut moves, now, cycled, out);
     let is_plain = cluster.reservations().is_empty() && cluster.bookings.is_empty();
     if !is_plain && vain::begin(cluster, now) {
         let is_known = heads(cluster, &mut moves, now, cycled, out);
@@ -56,14 +56,14 @@ pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
 }
 
 /// The jobs that name a booking which has begun, in their order: of a class and tenant that found no place none is tried again.
-fn guests(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled, out: &mut Events) {
+fn invited(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled, out: &mut Events) {
     if cluster.bookings.is_empty() || cluster.bookings.seen == Some(cluster.versions()) {
         return;
     }
     let most = cluster.policy.max_placements_per_cycle;
     let mut in_vain: BTreeMap<(ClassIndex, TenantIndex), Span> = BTreeMap::new();
-    let guests: Vec<JobId> = cluster.bookings.guests().collect();
-    for id in guests {
+    let invited: Vec<JobId> = cluster.bookings.invited().collect();
+    for id in invited {
         let Some((class, limit)) = kind_of(cluster, id) else { continue };
         if in_vain.get(&class).is_some_and(|shortest| *shortest <= limit) {
             continue;
@@ -120,7 +120,7 @@ fn rest(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled, 
     let refused = vain::lend(cluster);
     let mut order = Order::begin(cluster, now);
     let (mut tries, most) = (0, cluster.policy.max_backfill_per_cycle);
-    let (mut is_settled, mut undecided, mut guests) = (false, Vec::new(), Vec::new());
+    let (mut is_settled, mut undecided, mut invited) = (false, Vec::new(), Vec::new());
     for _ in 0..most.saturating_mul(STEPS_PER_TRY) {
         if tries == most {
             break;
@@ -129,9 +129,9 @@ fn rest(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled, 
             is_settled = undecided.is_empty();
             break;
         };
-        if cluster.is_guest(first) {
+        if cluster.is_invited(first) {
             // It was tried in its booking, or waits for it.
-            guests.extend(vain::close_for_now(cluster, first));
+            invited.extend(vain::close_for_now(cluster, first));
             order.refused(cluster);
             continue;
         }
@@ -161,7 +161,7 @@ fn rest(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled, 
         }
     }
     order.end(cluster);
-    undecided.extend(guests);
+    undecided.extend(invited);
     vain::give_back(cluster, refused, &undecided);
     is_settled
 }

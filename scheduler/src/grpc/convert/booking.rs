@@ -31,7 +31,7 @@ pub fn booking(cluster: &Cluster, booking: &Booking) -> v1::Booking {
         clears_ms: booking.clears_at.0,
         made_ms: booking.made_at.0,
         state: state(booking.stage).into(),
-        waiting: u32::try_from(cluster.guests_of(booking.id)).unwrap_or(u32::MAX),
+        waiting: u32::try_from(cluster.invited_of(booking.id)).unwrap_or(u32::MAX),
         running: u32::try_from(running.len()).unwrap_or(u32::MAX),
         position: None,
     }

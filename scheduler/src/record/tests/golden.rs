@@ -363,7 +363,7 @@ fn bookings() -> Vec<Event> {
     };
     let (until, purpose, stage) = (None, Purpose::Maintenance, Stage::Cleared);
     let drain = Booking { until, purpose, evicts: false, stage, ..campaign.clone() };
-    let guest = JobSpec { booking: Some(booking), ..spec(Shape::Equal { members: 4, gpus: 8 }) };
+    let invited = JobSpec { booking: Some(booking), ..spec(Shape::Equal { members: 4, gpus: 8 }) };
     let reply = Reply::Booking(booking);
     vec![
         Event::BookingMade { booking: Box::new(campaign) },
@@ -373,7 +373,7 @@ fn bookings() -> Vec<Event> {
         Event::BookingEnded { booking },
         Event::BookingCancelled { booking },
         Event::PromiseDropped { job: JobId(1000), why: DropCause::Booked },
-        Event::JobSubmitted { job: JobId(1000), spec: Box::new(guest), held: false, not_before: None },
+        Event::JobSubmitted { job: JobId(1000), spec: Box::new(invited), held: false, not_before: None },
         Event::RequestAnswered { user: "kim".into(), id: "r-2".into(), digest: 1, reply },
     ]
 }
