@@ -1,4 +1,5 @@
-//! What an agent costs its node: CPU and memory of the process, with 8 GPUs sampled every second and 8 jobs that run.
+//! What an agent costs its node: CPU and memory of the process and of the shims beside it, with 8 GPUs sampled every second
+//! and 8 jobs that run.
 //!
 //! The agent is a process of its own (`dure agent`, this binary) with the fake NVML library; the scheduler is in this one.
 //! What the driver's own library costs on real GPUs is measured by the agent's GPU tests.
@@ -106,17 +107,37 @@ async fn measure(args: &AgentArgs, dir: &Path, server: &str, token: &str, operat
     }
     sleep(SETTLE).await;
     let pid = agent.0.id();
-    let (before, began) = (ticks(pid)?, Instant::now());
+    let shims = shims(dir)?;
+    let all_ticks = |pids: &[u32]| pids.iter().map(|pid| ticks(*pid)).sum::<Result<u64, Failure>>();
+    let (before, before_shims, began) = (ticks(pid)?, all_ticks(&shims)?, Instant::now());
     sleep(Duration::from_secs(args.seconds)).await;
     let seconds = began.elapsed().as_secs_f64();
     let mut report = Report::default();
     let used = (ticks(pid)? - before) as f64 / TICKS_PER_SECOND;
+    let used_by_shims = (all_ticks(&shims)? - before_shims) as f64 / TICKS_PER_SECOND;
+    let own = shims.iter().map(|shim| kib(*shim, "RssAnon:")).sum::<Result<f64, Failure>>()?;
     report.add("GPUs sampled every second", f64::from(load::GPUS), "");
     report.add("jobs that run", f64::from(args.jobs), "");
     report.add("CPU of the agent (aim: below 1)", used / seconds * 100.0, "% of a core");
     report.add("memory of the agent, its own (aim: below 20)", kib(pid, "RssAnon:")? / 1_024.0, "MiB");
     report.add("memory of the agent, with the pages of its file", kib(pid, "VmRSS:")? / 1_024.0, "MiB");
+    report.add("shims beside the jobs", shims.len() as f64, "");
+    report.add("CPU of all shims", used_by_shims / seconds * 100.0, "% of a core");
+    report.add("memory of all shims, their own", own / 1_024.0, "MiB");
     Ok(report)
+}
+
+/// The shims of the agent in `dir`: they are called by their members' folders, which lie below.
+fn shims(dir: &Path) -> Result<Vec<u32>, Failure> {
+    let dir = dir.to_string_lossy();
+    let is_shim = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+        words.nth(1).is_some_and(|word| word == "shim") && words.next().is_some_and(|word| word.starts_with(&*dir))
+    };
+    let found = fs::read_dir("/proc").map_err(failed)?.filter_map(Result::ok);
+    let pids = found.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(pids.filter(is_shim).collect())
 }
 
 fn start(dir: &Path, server: &str, token: &str) -> Result<Agent, Failure> {
