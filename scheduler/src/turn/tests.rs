@@ -365,12 +365,21 @@ fn who_is_not_heard_after_an_absence_delays_the_others_no_longer_than_a_deadline
     world.join(1, hello("n0", Vec::new()));
     world.mutate(Input::Submit(vec![draft(1)]));
     world.report("n0", 1, v1::report::What::StartedPid(4));
+    let later = JobDraft { not_before: Some(world.now + Span::seconds(500)), ..draft(1) };
+    world.mutate(Input::Submit(vec![later]));
     world.now = world.now + Span::seconds(1_000);
     let (cluster, head) = (world.scheduler.cluster().clone(), world.scheduler.head());
     world.scheduler = Scheduler::new(cluster, head, settings(), world.now);
     for (seconds, expected) in [(0, false), (14, false), (1, true)] {
         world.now = world.now + Span::seconds(seconds);
         world.scheduler.turn(Vec::new(), Vec::new(), world.now);
-        assert_eq!(matches!(world.phase(1), Phase::Stopping(_)), expected, "after {seconds} s more");
+        let job = world.scheduler.cluster().job(JobId(2)).expect("it is in memory");
+        assert_eq!(job.not_before.is_none(), expected, "after {seconds} s more");
     }
+    // Its time limit counts anew: the shim ends it in time, whatever the clock of this scheduler says.
+    assert_eq!(world.phase(1), Phase::Running);
+    world.now = world.now + Span::seconds(1_000);
+    world.scheduler.turn(Vec::new(), Vec::new(), world.now);
+    // Its node is lost meanwhile.
+    assert_eq!(world.phase(1), Phase::AwaitingProof(dure_core::job::Outcome::TimedOut));
 }
