@@ -261,29 +261,8 @@ pub enum Refusal {
     PoolNamedTwice {
         name: Box<str>,
     },
-    DateInThePast {
-        from: Time,
-        now: Time,
-    },
-    EndsBeforeItBegins {
-        from: Time,
-        until: Time,
-    },
-    DatedQuotasOverlap {
-        tenant: Box<str>,
-        /// The dates of the one that is there.
-        from: Time,
-        until: Option<Time>,
-    },
-    TooManyDatedQuotas {
-        limit: u32,
-    },
-    NoDatedQuota {
-        tenant: Box<str>,
-        from: Time,
-        /// When those that there are begin.
-        known: Vec<Time>,
-    },
+    /// A dated quota cannot be set or cancelled so.
+    Calendar(CalendarRefusal),
     /// Nodes cannot be booked so, or a job names a booking that is not for it.
     Booking(BookingRefusal),
     RequestIdReused {
@@ -319,6 +298,35 @@ pub enum Refusal {
     BudgetPeriodTooShort {
         period: Span,
         shortest: Span,
+    },
+}
+
+/// Why a dated quota cannot be set or cancelled so.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // The names of the fields are their meaning; the shell's messages spell them out.
+pub enum CalendarRefusal {
+    DateInThePast {
+        from: Time,
+        now: Time,
+    },
+    EndsBeforeItBegins {
+        from: Time,
+        until: Time,
+    },
+    DatedQuotasOverlap {
+        tenant: Box<str>,
+        /// The dates of the one that is there.
+        from: Time,
+        until: Option<Time>,
+    },
+    TooManyDatedQuotas {
+        limit: u32,
+    },
+    NoDatedQuota {
+        tenant: Box<str>,
+        from: Time,
+        /// When those that there are begin.
+        known: Vec<Time>,
     },
 }
 
@@ -420,5 +428,11 @@ impl From<BookingRefusal> for Refusal {
 impl From<BookingRefusal> for Rejected {
     fn from(why: BookingRefusal) -> Self {
         Refusal::from(why).into()
+    }
+}
+
+impl From<CalendarRefusal> for Refusal {
+    fn from(why: CalendarRefusal) -> Self {
+        Self::Calendar(why)
     }
 }

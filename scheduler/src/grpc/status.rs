@@ -2,6 +2,7 @@
 //! details. One exhaustive match over the core's refusals.
 
 mod booking;
+mod calendar;
 mod domains;
 mod refusal;
 

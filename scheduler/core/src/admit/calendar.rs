@@ -12,7 +12,7 @@ use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{PoolIndex, TenantIndex};
 use crate::input::Dates;
-use crate::rejected::{Refusal, Rejected};
+use crate::rejected::{CalendarRefusal, Refusal, Rejected};
 use crate::reply::Reply;
 use crate::tenant::Quota;
 use crate::units::{Gpus, Time};
@@ -64,23 +64,23 @@ pub(super) fn check_dates(
     now: Time,
 ) -> Result<(), Refusal> {
     if dates.from < now {
-        return Err(Refusal::DateInThePast { from: dates.from, now });
+        return Err(CalendarRefusal::DateInThePast { from: dates.from, now }.into());
     }
     if let Some(until) = dates.until
         && until <= dates.from
     {
-        return Err(Refusal::EndsBeforeItBegins { from: dates.from, until });
+        return Err(CalendarRefusal::EndsBeforeItBegins { from: dates.from, until }.into());
     }
     let limit = cluster.policy.max_dated_quotas;
     if cluster.calendar.len() >= limit as usize {
-        return Err(Refusal::TooManyDatedQuotas { limit });
+        return Err(CalendarRefusal::TooManyDatedQuotas { limit }.into());
     }
     let Some(tenant) = tenant else { return Ok(()) };
     match cluster.calendar.of(tenant, pool).find(|dated| dated.meets(dates.from, dates.until)) {
         None => Ok(()),
         Some(DatedQuota { key, until, .. }) => {
             let name = cluster.tenant(tenant).name.clone();
-            Err(Refusal::DatedQuotasOverlap { tenant: name, from: key.from, until: *until })
+            Err(CalendarRefusal::DatedQuotasOverlap { tenant: name, from: key.from, until: *until }.into())
         }
     }
 }
@@ -124,7 +124,7 @@ pub(crate) fn cancel(
     let key = DatedKey { tenant, pool, from };
     if cluster.calendar.get(key).is_none() {
         let known = cluster.calendar.of(tenant, pool).map(|dated| dated.key.from).collect();
-        return Err(Refusal::NoDatedQuota { tenant: name.into(), from, known }.into());
+        return Err(Refusal::from(CalendarRefusal::NoDatedQuota { tenant: name.into(), from, known }).into());
     }
     let parent = cluster.tenant(tenant).parent.unwrap_or(TenantIndex::ROOT);
     let edit = Edit::of(cluster, Some(tenant), parent, pool).without(from);

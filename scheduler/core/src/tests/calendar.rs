@@ -139,7 +139,7 @@ fn one_in_force_can_be_cancelled() {
         ",
         expect![[r#"
             a is to have 8 from +3600s until +7200s
-            refused: NoDatedQuota { tenant: "a", from: 1800000ms, known: [3600000ms] }
+            refused: Calendar(NoDatedQuota { tenant: "a", from: 1800000ms, known: [3600000ms] })
             dated quota of a begins
             dated quota of a is over
             usage a: used 8, fixed 0, borrowed 8; GPU-seconds own 0, borrowed 0"#]],
@@ -175,10 +175,10 @@ fn dates_that_contradict_are_refused() {
             changed a/y
             refused: ChildrenAboveParent { parent: "a", children: 12 GPUs, quota: 11 GPUs, from: None }
             refused: ChildrenAboveParent { parent: "a", children: 12 GPUs, quota: 11 GPUs, from: Some(5400000ms) }
-            refused: DatedQuotasOverlap { tenant: "a/x", from: 3600000ms, until: Some(7200000ms) }
+            refused: Calendar(DatedQuotasOverlap { tenant: "a/x", from: 3600000ms, until: Some(7200000ms) })
             a/x is to have 2 from +7200s until +14400s
-            refused: DatedQuotasOverlap { tenant: "a/x", from: 7200000ms, until: Some(14400000ms) }
-            refused: EndsBeforeItBegins { from: 21600000ms, until: 18000000ms }
+            refused: Calendar(DatedQuotasOverlap { tenant: "a/x", from: 7200000ms, until: Some(14400000ms) })
+            refused: Calendar(EndsBeforeItBegins { from: 21600000ms, until: 18000000ms })
             dated quota of a/x begins
             dated quota of a/y begins"#]],
     );

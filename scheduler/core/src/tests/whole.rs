@@ -232,7 +232,7 @@ fn a_promise_can_be_kept_or_is_refused() {
             refused: Domains(AboveParent { parent: "a", children: 1, domains: 0, from: None })
             a is to have 16 from +3600s until +7200s
             b is to have 16 from +3600s until +7200s
-            refused: DatedQuotasOverlap { tenant: "b", from: 3600000ms, until: Some(7200000ms) }"#]],
+            refused: Calendar(DatedQuotasOverlap { tenant: "b", from: 3600000ms, until: Some(7200000ms) })"#]],
     );
 }
 

@@ -7,7 +7,7 @@ use dure_core::request::Level;
 use dure_core::units::{GpuTime, Gpus, Span, Time};
 use tonic::Code;
 
-use super::{booking, domains};
+use super::{booking, calendar, domains};
 use crate::grpc::text::{gpus, level_name, moment};
 
 /// What to do about an id that is not known.
@@ -24,14 +24,13 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::TooManyTenants { .. }
         | Refusal::TooManyUsers { .. }
         | Refusal::OverUserSubmitted { .. }
-        | Refusal::TooManyDatedQuotas { .. }
         | Refusal::TooManyClasses { .. } => Code::ResourceExhausted,
         Refusal::Booking(why) => booking::code(why),
+        Refusal::Calendar(why) => calendar::code(why),
         Refusal::RequestIdReused { .. } => Code::AlreadyExists,
         Refusal::UnknownTenant { .. }
         | Refusal::UnknownJob { .. }
         | Refusal::UnknownNode { .. }
-        | Refusal::NoDatedQuota { .. }
         | Refusal::UnknownDependency { .. } => Code::NotFound,
         Refusal::TenantHasChildren { .. }
         | Refusal::TenantHasJobs { .. }
@@ -49,8 +48,6 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::OverJobTime { .. }
         | Refusal::NoBudget { .. }
         | Refusal::NothingToCarry { .. }
-        | Refusal::DateInThePast { .. }
-        | Refusal::DatedQuotasOverlap { .. }
         | Refusal::ChildrenAboveParent { .. }
         | Refusal::Domains(_) => Code::FailedPrecondition,
         Refusal::NoJobs
@@ -85,7 +82,6 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::QuotaTooLarge { .. }
         | Refusal::LimitBelowQuota { .. }
         | Refusal::PoolNamedTwice { .. }
-        | Refusal::EndsBeforeItBegins { .. }
         | Refusal::LendLimitAboveQuota { .. } => Code::InvalidArgument,
     }
 }
@@ -114,11 +110,7 @@ pub(super) fn field(why: &Refusal) -> &'static str {
         Refusal::NonPreemptibleOverQuota { .. } => "non_preemptible",
         Refusal::UnknownModel { .. } | Refusal::NoPool => "gpu_models",
         Refusal::UnknownPool { .. } | Refusal::PoolNamedTwice { .. } => "quotas.pool",
-        Refusal::DateInThePast { .. } | Refusal::DatedQuotasOverlap { .. } | Refusal::TooManyDatedQuotas { .. } => {
-            "dated_quotas.from_ms"
-        }
-        Refusal::EndsBeforeItBegins { .. } => "dated_quotas.until_ms",
-        Refusal::NoDatedQuota { .. } => "from_ms",
+        Refusal::Calendar(why) => calendar::field(why),
         Refusal::UnknownPriority { .. } => "priority",
         Refusal::TimeLimitTooLong { .. } | Refusal::OverJobTime { .. } => "time_limit_ms",
         Refusal::NothingToCarry { .. } => "gpu_ms",
@@ -201,11 +193,7 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::ChildrenAboveParent { parent, children, quota, from } => above(parent, *children, *quota, *from),
         Refusal::Domains(fault) => domains::problem(fault),
         Refusal::PoolNamedTwice { name } => format!("pool {name:?} is named twice"),
-        Refusal::DateInThePast { from, now } => format!("{} is before now, {}", moment(*from), moment(*now)),
-        Refusal::EndsBeforeItBegins { from, until } => format!("from {} until {}", moment(*from), moment(*until)),
-        Refusal::DatedQuotasOverlap { tenant, from, until } => overlap(tenant, *from, *until),
-        Refusal::TooManyDatedQuotas { limit } => format!("the calendar holds {limit} dated quotas, which is the limit"),
-        Refusal::NoDatedQuota { tenant, from, known } => no_dated(tenant, *from, known),
+        Refusal::Calendar(why) => calendar::problem(why),
         Refusal::OverJobGpus { tenant, want, limit } => over_job_gpus(tenant, *want, *limit),
         Refusal::OverJobTime { tenant, limit, longest } => over_job_time(tenant, *limit, *longest),
         Refusal::OverUserSubmitted { tenant, submitted, limit } => over_submitted(tenant, *submitted, *limit),
@@ -332,13 +320,7 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         Refusal::ChildrenAboveParent { .. } => "lower another quota below it, or raise its own first",
         Refusal::Domains(fault) => domains::remedy(fault),
         Refusal::PoolNamedTwice { .. } => "name each pool once in a request",
-        Refusal::DateInThePast { .. } => "name a date to come; for a change from now on leave the dates out",
-        Refusal::EndsBeforeItBegins { .. } => "end it later",
-        Refusal::DatedQuotasOverlap { .. } => "cancel that one first (dure quota cancel), or name other dates",
-        Refusal::TooManyDatedQuotas { .. } => {
-            "cancel some (dure quota cancel), or raise max_dated_quotas in [policy] of the scheduler's configuration"
-        }
-        Refusal::NoDatedQuota { .. } => "see the dates: dure quota calendar",
+        Refusal::Calendar(why) => calendar::remedy(why),
         Refusal::OverJobGpus { .. } => "ask for fewer GPUs, or have the cap raised: dure quota set --job-gpus",
         Refusal::OverJobTime { .. } => "ask for less, or have the cap raised: dure quota set --job-time",
         Refusal::OverUserSubmitted { .. } => "wait for some to end, or use an array",
@@ -367,16 +349,6 @@ fn never_fits(want: u32, best: u32, level: Option<Level>) -> String {
         }
         None => format!("{want} members, but even when empty the cluster has room for {best} only"),
     }
-}
-
-fn overlap(tenant: &str, from: Time, until: Option<Time>) -> String {
-    let until = until.map_or_else(|| "for good".to_owned(), |until| format!("until {}", moment(until)));
-    format!("{tenant:?} has another dated quota in this pool then: from {} {until}", moment(from))
-}
-
-fn no_dated(tenant: &str, from: Time, known: &[Time]) -> String {
-    let known: Vec<Box<str>> = known.iter().map(|time| moment(*time).into()).collect();
-    format!("no quota of {tenant:?} begins at {}, there is {}", moment(from), list(&known))
 }
 
 fn above(parent: &str, children: Gpus, quota: Gpus, from: Option<Time>) -> String {

@@ -1,7 +1,7 @@
 //! Every refusal as its caller sees it, side by side; and the details that go with it.
 
 use dure_core::ids::JobId;
-use dure_core::rejected::{BookingRefusal, DomainsFault};
+use dure_core::rejected::{BookingRefusal, CalendarRefusal, DomainsFault};
 use dure_core::request::Level;
 use dure_core::units::{GpuTime, Gpus, Span, Time};
 use expect_test::expect;
@@ -103,12 +103,16 @@ fn of_the_rest() -> Vec<Refusal> {
             from: None,
         }),
         Refusal::PoolNamedTwice { name: "h200".into() },
-        Refusal::DateInThePast { from: at(0), now: at(1) },
-        Refusal::EndsBeforeItBegins { from: at(1), until: at(0) },
-        Refusal::DatedQuotasOverlap { tenant: name.clone(), from: at(0), until: Some(at(1)) },
-        Refusal::DatedQuotasOverlap { tenant: name.clone(), from: at(0), until: None },
-        Refusal::TooManyDatedQuotas { limit: 1_000 },
-        Refusal::NoDatedQuota { tenant: name.clone(), from: at(0), known: vec![at(1)] },
+        Refusal::Calendar(CalendarRefusal::DateInThePast { from: at(0), now: at(1) }),
+        Refusal::Calendar(CalendarRefusal::EndsBeforeItBegins { from: at(1), until: at(0) }),
+        Refusal::Calendar(CalendarRefusal::DatedQuotasOverlap {
+            tenant: name.clone(),
+            from: at(0),
+            until: Some(at(1)),
+        }),
+        Refusal::Calendar(CalendarRefusal::DatedQuotasOverlap { tenant: name.clone(), from: at(0), until: None }),
+        Refusal::Calendar(CalendarRefusal::TooManyDatedQuotas { limit: 1_000 }),
+        Refusal::Calendar(CalendarRefusal::NoDatedQuota { tenant: name.clone(), from: at(0), known: vec![at(1)] }),
         Refusal::UnknownNode { name: "n9".into() },
         Refusal::NodeNotLost { name: "n1".into() },
         Refusal::BadNode { name: "n1".into(), why: "it has no name".into() },
