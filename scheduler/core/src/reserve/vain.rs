@@ -30,8 +30,8 @@ pub(crate) struct Vain {
     looked_at: Time,
     /// Whatever is not closed was tried.
     is_settled: bool,
-    /// The classes passed over are with the order.
-    is_lent: bool,
+    /// Nothing that is set aside has changed since backfill began to look.
+    is_current: bool,
     /// Classes that are closed to users of a tenant, and by what.
     closed: Refused,
     /// The shortest limit that was refused, and by what.
@@ -136,6 +136,7 @@ pub(super) fn begin(cluster: &mut Cluster, now: Time) -> bool {
     if (since, since_sooner) != (vain.heard, vain.heard_sooner) {
         vain.hear(cluster, since);
     }
+    vain.is_current = true;
     let grown = &mut cluster.news.grown;
     grown.iter_mut().for_each(|most| *most = 0);
     let is_open = !vain.is_settled;
@@ -147,7 +148,6 @@ pub(super) fn begin(cluster: &mut Cluster, now: Time) -> bool {
 pub(super) fn lend(cluster: &mut Cluster) -> Refused {
     let mut closed = std::mem::take(&mut cluster.reserved.vain.closed);
     closed.make_room(cluster.tenants.len());
-    cluster.reserved.vain.is_lent = true;
     std::mem::replace(&mut cluster.refused, closed)
 }
 
@@ -160,13 +160,13 @@ pub(super) fn give_back(cluster: &mut Cluster, refused: Refused, undecided: &[(C
     undecided.iter().for_each(|(class, tenant, user)| closed.lift_cap(*class, *tenant, *user));
     let vain = &mut cluster.reserved.vain;
     // Where what is set aside has changed under way, all may be different.
-    vain.closed = if vain.is_lent { closed } else { Refused::default() };
-    vain.is_lent = false;
+    vain.closed = if vain.is_current { closed } else { Refused::default() };
 }
 
-/// Backfill has looked; `is_settled`: whatever is not passed over was tried.
+/// Backfill has looked; `is_settled`: whatever is not passed over was tried, beside what was set aside then.
 pub(super) fn settle(cluster: &mut Cluster, is_settled: bool) {
-    cluster.reserved.vain.is_settled = is_settled;
+    let vain = &mut cluster.reserved.vain;
+    vain.is_settled = is_settled && vain.is_current;
 }
 
 impl Vain {
@@ -241,14 +241,15 @@ pub(super) fn close_for_now(cluster: &mut Cluster, job: JobId) -> Option<(ClassI
     Some((class, tenant, user))
 }
 
-/// A job that is passed over beside the reservations and would start.
+/// A job that is passed over beside the reservations and would start: its class is closed to its user, or nothing is open.
 pub(crate) fn passed_over(cluster: &mut Cluster) -> Option<JobId> {
     let at = cluster.reserved.vain.looked_at;
-    begin(cluster, at);
+    let is_settled = !begin(cluster, at);
     let vain = &cluster.reserved.vain;
     let is_refused = |job: &&Job| {
         let (tenant, user) = (job.spec.tenant, job.spec.user);
-        let is_over = |class| vain.passes_over(job, class) && vain.closed.is_capped(class, tenant, user);
+        let is_closed = |class| vain.closed.is_capped(class, tenant, user);
+        let is_over = |class| if is_closed(class) { vain.passes_over(job, class) } else { is_settled };
         job.queued.is_some_and(|queued| is_over(queued.class) || vain.is_refused(job.id))
     };
     let refused: Vec<JobId> = cluster.jobs.iter().filter(is_refused).map(|job| job.id).collect();
