@@ -24,7 +24,8 @@ use crate::survivors;
 use crate::tenant::RunningKey;
 use crate::units::{Gpus, Span, Time};
 
-/// As often as this, in times of its `span`, the time of a promise is counted at most while agents connect again and again.
+/// As often as this, in times of its `span`, the time of a promise is counted at most while agents connect, or schedulers come
+/// back, again and again.
 const MOST_SPANS: u64 = 4;
 
 /// GPUs held for a waiting job.
@@ -42,14 +43,15 @@ pub struct Promise {
     pub due: Time,
     /// What those that are in the way have to be gone, from the moment on at which they could hear of it.
     pub span: Span,
-    /// However often agents connect anew, `due` is no later than this.
+    /// However often agents connect anew, `due` is no later than this. What lies between the two is what is left to put the
+    /// promise off by.
     pub latest: Time,
     /// Of a gang that lost nodes: the ranks for which a place is sought still, in order; `members` are the others then.
     pub sought: SmallVec<[MemberIndex; 2]>,
 }
 
 impl Promise {
-    /// Beyond this a promise that was made, or whose time began anew, at `since` is not renewed because of an agent.
+    /// Beyond this a promise that was made at `since` is not renewed because of an agent.
     pub fn latest(since: Time, span: Span) -> Time {
         since + Span(span.0.saturating_mul(MOST_SPANS))
     }
@@ -137,10 +139,17 @@ pub(crate) fn renew(cluster: &mut Cluster, node: NodeIndex, now: Time, out: &mut
     }
 }
 
-/// The scheduler was away: the time of all promises that wait for somebody begins anew, as if they were made now.
+/// The scheduler was away: the time of all promises that wait for somebody begins anew. How long it was away counts for
+/// nothing, but each return takes a span of what is left to put the promise off by, so that schedulers that come back again and
+/// again do so no further than agents.
 pub(crate) fn begin_anew(cluster: &mut Cluster, now: Time, out: &mut Events) {
-    for (job, Promise { span, .. }) in waiting_for(cluster, |_| true) {
-        let (due, latest) = (now + span, Promise::latest(now, span));
+    for (job, Promise { span, due, latest, .. }) in waiting_for(cluster, |_| true) {
+        let left = latest.since(due);
+        if left == Span::ZERO {
+            continue;
+        }
+        let due = now + span;
+        let latest = due + left.less(span);
         emit(cluster, now, Event::PromiseRenewed { job, due, latest }, out);
     }
 }

@@ -89,6 +89,55 @@ fn an_agent_that_connects_again_and_again_does_not_put_a_promise_off_for_ever() 
 }
 
 #[test]
+fn schedulers_that_come_back_again_and_again_do_not_put_a_promise_off_for_ever() {
+    check(
+        "
+        node   n0 n1 gpus=8
+        tenant prod quota=8 | dev quota=0
+        run    dev/b 1x8 on n1 grace=10s
+        run    dev/a 1x8 on n0 grace=10s
+        queued prod/p 1x8
+        cycle                  # 130 s; at most four times that
+        tick   129s
+        back
+        tick   129s
+        back
+        tick   1s
+        return n0              # an agent takes of the same
+        tick   128s
+        back                   # 387 s have passed: nothing is left, it stays at 517
+        tick   100s
+        back
+        return n0
+        tick   29s
+        back
+        cycle
+        tick   1s
+        cycle
+        ",
+        expect![[r#"
+            promise prod/p -> n0[0-7] by +130s
+            stop dev/a: Evicted for prod/p
+            blocked p: ReclaimPending { gpu, want: 8, free: 0, due +130s }
+            deadlines are counted anew
+            promise renewed prod/p by +130s
+            deadlines are counted anew
+            promise renewed prod/p by +130s
+            promise renewed prod/p by +130s
+            deadlines are counted anew
+            promise renewed prod/p by +130s
+            deadlines are counted anew
+            deadlines are counted anew
+            blocked p: ReclaimPending { gpu, want: 8, free: 0, due +1s }
+            promise dropped prod/p: Late
+            n0 is draining
+            promise prod/p -> n1[0-7] by +130s
+            stop dev/b: Evicted for prod/p
+            blocked p: ReclaimPending { gpu, want: 8, free: 0, due +130s }"#]],
+    );
+}
+
+#[test]
 fn a_scheduler_that_was_away_blames_nobody_for_what_it_did_not_hear() {
     check(
         "
