@@ -18,7 +18,7 @@ use dure_core::units::Span;
 
 use crate::journal::JournalError;
 use crate::record::SnapshotTooLarge;
-use crate::recover::{RecoverError, Recovered};
+use crate::recover::RecoverError;
 pub use crate::source::DurableBatch;
 use crate::source::{Source, SourceError};
 pub use following::{Copied, Following};
@@ -184,47 +184,35 @@ impl FollowerFeed {
 #[derive(Debug)]
 pub struct Follower {
     feed: FollowerFeed,
-    thread: Option<JoinHandle<Result<(), FollowerError>>>,
+    thread: Option<JoinHandle<Result<Following, FollowerError>>>,
 }
 
 impl Follower {
-    /// Starts to follow from where recovery ended. `source` is what is read again when the queue was full; `sink` takes
-    /// snapshots (the journal writer's `snapshot`).
+    /// Starts to follow, from where `following` stands. `source` is what is read again when the queue was full; `sink` takes
+    /// snapshots (the journal writer's `snapshot`). A history to be filled from where it ends comes in `keeping`, unless
+    /// `following` keeps one already.
     ///
     /// # Errors
     /// [`FollowerError::Thread`].
     pub fn start(
-        recovered: &Recovered,
-        config: FollowerConfig,
-        source: Box<dyn Source + Send>,
-        sink: Sink,
-    ) -> Result<Self, FollowerError> {
-        Self::start_keeping(recovered, config, source, sink, None)
-    }
-
-    /// As `start`; a history is filled as well, from where it ends.
-    ///
-    /// # Errors
-    /// [`FollowerError::Thread`].
-    pub fn start_keeping(
-        recovered: &Recovered,
-        config: FollowerConfig,
+        following: Following,
         source: Box<dyn Source + Send>,
         sink: Sink,
         keeping: Option<Keeping>,
     ) -> Result<Self, FollowerError> {
-        let (queue, commands) = sync_channel(config.queue);
+        let (queue, commands) = sync_channel(following.queue());
         let shared = Arc::new(Shared::default());
-        let snapshot = recovered.from_snapshot.unwrap_or(Seq(0));
-        shared.durable.store(recovered.head.0, Ordering::SeqCst);
-        shared.durable_ms.store(recovered.time.0, Ordering::SeqCst);
-        let (history, time) = keeping.as_ref().map(|keeping| keeping.historian.written()).unwrap_or_default();
+        let (head, now) = (following.head(), following.time());
+        shared.durable.store(head.0, Ordering::SeqCst);
+        shared.durable_ms.store(now.0, Ordering::SeqCst);
+        let written = keeping.as_ref().map(|keeping| keeping.historian.written());
+        let (history, time) = written.or_else(|| following.history_written()).unwrap_or_default();
         shared.history.store(history.0, Ordering::SeqCst);
         let is_known = time > dure_core::units::Time(0);
-        shared.history_ms.store(if is_known { time.0 } else { recovered.time.0 }, Ordering::SeqCst);
-        shared.applied.store(recovered.head.0, Ordering::SeqCst);
-        shared.snapshot.store(snapshot.0, Ordering::SeqCst);
-        let pump = Pump { following: Following::new(recovered, config), source, sink, shared: shared.clone(), keeping };
+        shared.history_ms.store(if is_known { time.0 } else { now.0 }, Ordering::SeqCst);
+        shared.applied.store(head.0, Ordering::SeqCst);
+        shared.snapshot.store(following.last_snapshot().0, Ordering::SeqCst);
+        let pump = Pump { following, source, sink, shared: shared.clone(), keeping };
         let thread = std::thread::Builder::new()
             .name("follower".to_owned())
             .spawn(move || pump.run(&commands))
@@ -257,20 +245,18 @@ impl Follower {
         self.feed.shared.failure.get().map(String::as_str)
     }
 
-    /// Applies what was fed and stops.
+    /// Applies what was fed and stops; the second core as it is then.
     ///
     /// # Errors
     /// Why it had stopped before, if it had.
-    pub fn stop(mut self) -> Result<(), FollowerError> {
-        self.join()
+    pub fn stop(mut self) -> Result<Following, FollowerError> {
+        self.join().unwrap_or(Err(FollowerError::Stopped))
     }
 
-    fn join(&mut self) -> Result<(), FollowerError> {
+    fn join(&mut self) -> Option<Result<Following, FollowerError>> {
+        let thread = self.thread.take()?;
         drop(self.feed.ask(Command::Stop)); // a thread that has failed is gone already
-        match self.thread.take() {
-            Some(thread) => thread.join().unwrap_or(Err(FollowerError::Stopped)),
-            None => Ok(()),
-        }
+        Some(thread.join().unwrap_or(Err(FollowerError::Stopped)))
     }
 }
 

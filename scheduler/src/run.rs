@@ -66,8 +66,9 @@ pub struct Pump {
 }
 
 impl Pump {
-    /// Runs until it is told to stop, or must.
-    pub async fn run(mut self) -> Stopped {
+    /// Runs until it is told to stop, or must. The leader is given back: to let go of a large state takes long, and whoever
+    /// waits for the end of this need not wait for that.
+    pub async fn run(mut self) -> (Stopped, Leader) {
         let mut gauges = tokio::time::interval(GAUGES_EVERY);
         let mut more = true;
         let mut stopping = false;
@@ -183,8 +184,8 @@ impl Pump {
     }
 
     /// Nothing more leaves but the word that nothing more leaves.
-    fn end(mut self, stopped: Stopped) -> Stopped {
+    fn end(mut self, stopped: Stopped) -> (Stopped, Leader) {
         self.leader.abandon(&stopped.to_string());
-        stopped
+        (stopped, self.leader)
     }
 }

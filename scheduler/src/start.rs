@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::ahead::{estimator, forecasts};
 pub use self::error::StartError;
-pub(crate) use self::opened::{Opened, keeping};
+pub(crate) use self::opened::{Opened, follower_config, keeping};
 use self::opened::{journal_dir, open};
 pub(crate) use self::served::Served;
 use self::served::{listen, server_tls};
@@ -29,7 +29,7 @@ use crate::auth::ca::Authority;
 use crate::auth::{Authenticator, Caller, Guard, Tokens};
 use crate::config::Config;
 use crate::fence;
-use crate::follower::Follower;
+use crate::follower::{Follower, Following};
 use crate::forecast::Estimator;
 use crate::grpc::join::Joiner;
 use crate::grpc::seat::Seat;
@@ -38,14 +38,15 @@ use crate::grpc::steps::Steps;
 use crate::grpc::watch::Watchers;
 use crate::handle::{CallError, Handle, Position};
 use crate::history::Refusals;
-use crate::journal::JournalWriter;
 use crate::journal::backup::EPOCH_JUMP;
+use crate::journal::{Head, JournalWriter};
 use crate::lead::Leader;
 use crate::metrics::{self, Metrics};
 use crate::past::JournalPast;
 use crate::perform::{Payloads, Performer};
 use crate::recover::Recovered;
 use crate::run::{Pump, Stopped};
+use crate::standby::took::Took;
 use crate::turn::{Scheduler, Settings};
 
 /// Messages of agents that wait for a turn; then their sessions wait.
@@ -95,32 +96,58 @@ impl Running {
 
     /// Stops in order: no new calls, what was decided becomes durable, the journal is closed, the last answers leave.
     pub async fn stop(self) {
-        self.close().await.end().await;
+        self.close(&mut Took::from_now()).await.0.end().await;
     }
 
-    /// As `stop`, but for the last answers, which whoever serves next on the same address need not wait for.
-    pub(crate) async fn close(self) -> Leaving {
+    /// As `stop`, but for the last answers, which whoever serves next on the same address need not wait for. What is left
+    /// is some when all went well.
+    pub(crate) async fn close(self, took: &mut Took) -> (Leaving, Option<Left>) {
         let Self { stop, ended, serving, estimator, follower, writer, .. } = self;
         let _ = stop.send(true); // nobody listens any more when the pump has ended by itself
         // A scheduler that ended by itself has said so already, and says it once.
         if !ended.is_terminated() {
             drop(ended.await);
         }
+        took.step("owner_ended");
         let closed = tokio::task::spawn_blocking(move || {
             // The journal first, and with it the leadership: whoever waits for it need not wait for the rest.
             let closed = Arc::into_inner(writer).map(JournalWriter::close);
             drop(estimator);
-            if let Err(err) = follower.stop() {
+            let following = follower.stop();
+            if let Err(err) = &following {
                 tracing::error!(error = %err, "the follower had stopped");
             }
-            closed
+            (closed, following.ok())
         });
-        match closed.await {
-            Ok(Some(Err(err))) => tracing::error!(error = %err, "the journal did not close well"),
-            Ok(_) => {}
-            Err(err) => tracing::error!(error = %err, "the journal did not close well"),
-        }
-        Leaving(serving)
+        let closed = closed.await;
+        took.step("closed");
+        let left = match closed {
+            Ok((Some(Ok(head)), following)) => Left::at(head, following),
+            Ok((Some(Err(err)), _)) => {
+                tracing::error!(error = %err, "the journal did not close well");
+                None
+            }
+            Ok((None, _)) => None,
+            Err(err) => {
+                tracing::error!(error = %err, "the journal did not close well");
+                None
+            }
+        };
+        (Leaving(serving), left)
+    }
+}
+
+/// What a leadership that ended well leaves to this process: the end of the journal as it has written it, and the second core
+/// there, with the history.
+pub(crate) struct Left {
+    pub(crate) head: Head,
+    pub(crate) following: Following,
+}
+
+impl Left {
+    fn at(head: Head, following: Option<Following>) -> Option<Self> {
+        let following = following.filter(|following| following.head().0 == head.seq)?;
+        Some(Self { head, following })
     }
 }
 
@@ -163,7 +190,7 @@ pub async fn start_with(config: Config, tokens: Tokens) -> Result<Running, Start
         tokio::task::spawn_blocking(move || open(&config, refusals))
     };
     let opened = opening.await.map_err(|err| StartError::Stopped(err.to_string()))??;
-    let mut running = ground.lead(opened, |epoch| Seat::Alone { epoch }).await?;
+    let mut running = ground.lead(opened, |epoch| Seat::Alone { epoch }, &mut Took::from_now()).await?;
     running.metrics_address = ground.serve_metrics(running.stopping()).await?;
     Ok(running)
 }
@@ -230,7 +257,12 @@ impl Ground {
     }
 
     /// Leads, and answers calls when this returns.
-    pub(crate) async fn lead(&self, opened: Opened, seat: impl FnOnce(u64) -> Seat) -> Result<Running, StartError> {
+    pub(crate) async fn lead(
+        &self,
+        opened: Opened,
+        seat: impl FnOnce(u64) -> Seat,
+        took: &mut Took,
+    ) -> Result<Running, StartError> {
         let listener = self.listener()?;
         let address = listener.local_addr().unwrap_or(self.config.listen);
         let (stop, stopping) = watch::channel(false);
@@ -257,6 +289,7 @@ impl Ground {
         let (deadlines, topology) = (self.config.deadlines(), self.topology.clone());
         let settings = Settings { epoch, restore_floor, store_id, deadlines, topology };
         let Recovered { cluster, head, .. } = recovered;
+        let unknown = self.config.inputs(&cluster);
         let payloads = Payloads::new(Box::new(move |id| reader.read_blob(id)));
         let performer = Performer { payloads, watchers: watchers.clone() };
         let mut scheduler = Scheduler::new(cluster, head, settings, clock.now());
@@ -279,9 +312,12 @@ impl Ground {
         if let Some(skipped) = skipped {
             skipped.await.map_err(|err| StartError::Stopped(err.to_string()))?;
         }
-        configure(&handle, &self.config).await?;
+        took.step("owner_started");
+        configure(&handle, unknown).await?;
+        took.step("configured");
         let forecasts = forecasts(&self.config, follower.feed(), past_reader, clock, epoch);
         let estimator = estimator(&self.config, &forecasts)?;
+        took.step("forecasts");
         let (logs, seat) = (Arc::new(desk.clone()), seat(epoch.0));
         let history = self.config.data_dir.clone();
         let (handle_of, steps) = (handle.clone(), Steps::default());
@@ -300,6 +336,7 @@ impl Ground {
         let guard = self.guard();
         let serving =
             Served::start(listener, |listener| server::serve(services, agents, guard, listener, tls, until(stopping)))?;
+        took.step("serving");
         tracing::info!(%address, epoch = epoch.0, tls = self.config.uses_tls(), "the scheduler serves");
         Ok(Running {
             address,
@@ -324,11 +361,12 @@ fn spawn(pump: Pump) -> Result<oneshot::Receiver<Stopped>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::Thread)?;
     let (ended, end) = oneshot::channel();
     let run = move || {
-        let stopped = runtime.block_on(pump.run());
+        let (stopped, leader) = runtime.block_on(pump.run());
         if !matches!(stopped, Stopped::Asked) {
             tracing::error!(why = %stopped, "the scheduler has stopped leading");
         }
         drop(ended.send(stopped)); // nobody waits when the process ends
+        drop(leader);
     };
     std::thread::Builder::new().name("cluster".to_owned()).spawn(run).map_err(StartError::Thread)?;
     Ok(end)
@@ -356,11 +394,9 @@ pub fn skipped_ids(restore_floor: Epoch) -> Input {
 
 /// Defines the pools and tenants of the configuration that the journal does not know. What it knows stays as it is: the
 /// quotas that were set at run time are the truth.
-async fn configure(handle: &Handle, config: &Config) -> Result<(), StartError> {
+async fn configure(handle: &Handle, unknown: Vec<Input>) -> Result<(), StartError> {
     let stopped = |err: CallError| StartError::Stopped(err.to_string());
-    let wanted = config.clone();
-    let (inputs, _) = handle.read(move |cluster, _| wanted.inputs(cluster)).await.map_err(stopped)?;
-    for input in inputs {
+    for input in unknown {
         let what = match &input {
             Input::SetTenant(draft) => format!("tenant {:?}", draft.name),
             Input::DefinePool { name, .. } => format!("pool {name:?}"),

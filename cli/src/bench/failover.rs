@@ -35,6 +35,8 @@ const MAX_UNDER_WAY: u64 = 20_000;
 /// How long anything may take after a leader's end.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// An answer that a leader gave before it let go may be under way for so long: it closes its connections sooner.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 /// Jobs that went wrong and are shown.
 const MAX_SHOWN: usize = 5;
 /// How long a fault of etcd lasts.
@@ -118,7 +120,7 @@ struct Ledger {
     under_way: AtomicU64,
     sent: AtomicU64,
     given_up: AtomicU64,
-    /// Acknowledgements of a term that came after the first of a later one.
+    /// Acknowledgements of a term that came so long after the first of a later one that they were not under way by then.
     late: AtomicU64,
     stop: AtomicBool,
 }
@@ -311,7 +313,7 @@ async fn call(mut client: JobsClient<Authed>, run_ms: u64, ledger: Arc<Ledger>) 
                 lock(&ledger.acks).push(now);
                 let epoch = answer.position.map_or(0, |position| position.epoch);
                 let mut first_ack = lock(&ledger.first_ack);
-                if first_ack.range(epoch + 1..).next().is_some() {
+                if first_ack.range(epoch + 1..).any(|(_, first)| now.saturating_duration_since(*first) > UNDER_WAY) {
                     ledger.late.fetch_add(1, Ordering::SeqCst);
                 }
                 first_ack.entry(epoch).or_insert(now);

@@ -58,6 +58,16 @@ impl Keys {
         self.named("leader")
     }
 
+    /// What a process says of itself while it stands by.
+    pub fn standing(&self, instance: &str) -> Vec<u8> {
+        self.named(&format!("standing/{instance}"))
+    }
+
+    /// All that stand by.
+    pub fn all_standing(&self) -> Range {
+        Range::under(self.named("standing/"))
+    }
+
     /// What the store is.
     pub fn facts(&self) -> Vec<u8> {
         self.named("facts")

@@ -1,17 +1,24 @@
-//! The second core: turns in, snapshots out when they are due. Synchronous; the follower's thread pumps it.
+//! The second core: turns in, snapshots out when they are due. Synchronous; the follower's thread pumps it, and a standby
+//! follows the journal with one before it leads.
 
 use std::collections::BTreeSet;
 
 use dure_core::Cluster;
 use dure_core::event::Event;
 use dure_core::ids::Seq;
-use dure_core::units::Time;
+use dure_core::units::{Span, Time};
 
 use super::{DurableBatch, FollowerConfig, FollowerError, News};
 use crate::history::{Historian, HistoryError};
 use crate::journal::{BlobId, Snapshot};
 use crate::record::encode_snapshot;
-use crate::recover::{Recovered, apply_seen};
+use crate::recover::{RecoverError, Recovered, apply_seen};
+
+/// A leader that has just taken over makes no snapshot for so long: agents and clients come back meanwhile.
+const SETTLE: Span = Span::seconds(10);
+/// Unless so many times the usual number of events lie behind the last one: leaders that never last so long must not keep
+/// the journal from being cut.
+const MOST_UNSAVED: u64 = 4;
 
 /// A copy of the state.
 #[derive(Debug)]
@@ -35,6 +42,8 @@ pub struct Following {
     time: Time,
     /// Where the last snapshot stands, and since when the next one is waited for; an empty journal has no time.
     last: (Seq, Option<Time>),
+    /// No snapshot is made before.
+    settled_at: Time,
     config: FollowerConfig,
     historian: Option<Historian>,
 }
@@ -42,10 +51,26 @@ pub struct Following {
 impl Following {
     /// Goes on from where recovery ended.
     pub fn new(recovered: &Recovered, config: FollowerConfig) -> Self {
+        Self::with(recovered.cluster.clone(), recovered, config)
+    }
+
+    fn with(cluster: Cluster, recovered: &Recovered, config: FollowerConfig) -> Self {
         let snapshot = recovered.from_snapshot.unwrap_or(Seq(0));
         let last = (snapshot, (recovered.head > Seq(0)).then_some(recovered.time));
-        let (cluster, news) = (recovered.cluster.clone(), News::default());
-        Self { cluster, news, head: recovered.head, time: recovered.time, last, config, historian: None }
+        let (head, time, news) = (recovered.head, recovered.time, News::default());
+        Self { cluster, news, head, time, last, settled_at: Time(0), config, historian: None }
+    }
+
+    /// As `new`, where there is no first core yet.
+    pub(crate) fn alone(mut recovered: Recovered, config: FollowerConfig) -> Self {
+        let cluster = std::mem::replace(&mut recovered.cluster, Cluster::new(dure_core::Policy::standard()));
+        Self::with(cluster, &recovered, config)
+    }
+
+    /// A scheduler begins to lead here; the newest snapshot stands at `snapshot`.
+    pub(crate) fn leads(&mut self, snapshot: Seq) {
+        self.last = (snapshot.max(self.last.0), Some(self.time));
+        self.settled_at = self.time + SETTLE;
     }
 
     /// Keeps the history as well. It must stand where this state does, or beyond.
@@ -56,6 +81,11 @@ impl Following {
     /// Writes down what the history holds so far; one that cannot be written is given up until the next start.
     pub fn write_history(&mut self) {
         self.with_history(Historian::write);
+    }
+
+    /// Whether a history is kept.
+    pub(crate) fn keeps_history(&self) -> bool {
+        self.historian.is_some()
     }
 
     /// What the history has written: position, and when that happened. None when no history is kept.
@@ -82,6 +112,21 @@ impl Following {
         self.head
     }
 
+    /// When that happened.
+    pub fn time(&self) -> Time {
+        self.time
+    }
+
+    /// Position of the last snapshot; 0 for none.
+    pub(crate) fn last_snapshot(&self) -> Seq {
+        self.last.0
+    }
+
+    /// Turns that may wait.
+    pub(super) fn queue(&self) -> usize {
+        self.config.queue
+    }
+
     /// The state there.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
@@ -99,6 +144,15 @@ impl Following {
     /// `Recover` when the turn does not fit the state; `TooLarge` when a snapshot was due and cannot be made, the turn is
     /// applied all the same.
     pub fn apply(&mut self, turn: &DurableBatch) -> Result<Option<Snapshot>, FollowerError> {
+        self.follow(turn)?;
+        if self.is_due() { self.snapshot() } else { Ok(None) }
+    }
+
+    /// Applies the next turn and makes no snapshot.
+    ///
+    /// # Errors
+    /// `Contradiction` when the turn does not fit the state.
+    pub(crate) fn follow(&mut self, turn: &DurableBatch) -> Result<(), RecoverError> {
         let historian = &mut self.historian;
         let see = &mut |cluster: &Cluster, seq: u64, event: &Event| {
             if let Some(historian) = historian {
@@ -110,10 +164,17 @@ impl Following {
         turn.events.iter().for_each(|event| self.news.read(&self.cluster, turn.time, event));
         self.head = turn.last();
         self.time = turn.time;
-        let (seq, time) = (self.last.0, *self.last.1.get_or_insert(turn.time));
-        let is_due =
-            self.head.0 - seq.0 >= self.config.snapshot_events || self.time.since(time) >= self.config.snapshot_span;
-        if is_due { self.snapshot() } else { Ok(None) }
+        self.last.1.get_or_insert(turn.time);
+        Ok(())
+    }
+
+    fn is_due(&self) -> bool {
+        let (events, limit) = (self.head.0 - self.last.0.0, self.config.snapshot_events);
+        if self.time < self.settled_at && events < limit.saturating_mul(MOST_UNSAVED) {
+            return false;
+        }
+        let since = self.last.1.map_or(Span::ZERO, |last| self.time.since(last));
+        events >= limit || since >= self.config.snapshot_span
     }
 
     /// A snapshot of the state, unless the last one stands here.

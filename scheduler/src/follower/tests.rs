@@ -68,7 +68,8 @@ impl Bench {
             made.send(snapshot.seq).expect("the bench listens");
             store.with(|engine| engine.put_snapshot(&snapshot))
         };
-        let follower = Follower::start(&recovered, config, Box::new(shelf.clone()), Box::new(sink)).expect("a thread");
+        let following = Following::new(&recovered, config);
+        let follower = Follower::start(following, Box::new(shelf.clone()), Box::new(sink), None).expect("a thread");
         let turns = RandomTurns::new(11, 8, small_policy());
         Self { shelf, turns, follower, snapshots, opened: false }
     }
@@ -252,7 +253,8 @@ fn how_far_the_history_is_behind_is_known() {
     let historian = crate::history::Historian::new(history, retention, Default::default()).expect("it goes on");
     let keeping = Some(Keeping { historian, policy: small_policy() });
     let (source, sink): (_, Sink) = (Box::new(shelf.clone()), Box::new(|_, _| Ok(())));
-    let follower = Follower::start_keeping(&recovered, config(u64::MAX, 64), source, sink, keeping).expect("a thread");
+    let following = Following::new(&recovered, config(u64::MAX, 64));
+    let follower = Follower::start(following, source, sink, keeping).expect("a thread");
     let mut turns = RandomTurns::new(11, 8, small_policy());
     follower.feed().feed(shelf.append(turns.now, &turns.opening()));
     assert!(follower.feed().shared.durable.load(Ordering::SeqCst) > 0);

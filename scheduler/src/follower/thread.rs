@@ -72,7 +72,7 @@ impl Keeping {
 }
 
 impl Pump {
-    pub(super) fn run(mut self, commands: &Receiver<Command>) -> Result<(), FollowerError> {
+    pub(super) fn run(mut self, commands: &Receiver<Command>) -> Result<Following, FollowerError> {
         if let Some(historian) = self.keeping.take().and_then(|keeping| keeping.begin(self.source.as_ref())) {
             self.following.keeps(historian);
         }
@@ -82,7 +82,7 @@ impl Pump {
             tracing::error!(error = %err, position = self.following.head().0, "follower stopped, no more snapshots are made");
             self.shared.failure.get_or_init(|| err.to_string());
         }
-        outcome
+        outcome.map(|()| self.following)
     }
 
     fn serve(&mut self, commands: &Receiver<Command>) -> Result<(), FollowerError> {

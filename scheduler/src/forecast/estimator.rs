@@ -39,16 +39,19 @@ pub struct Estimator {
 }
 
 impl Estimator {
-    /// Begins, with a round so often.
+    /// Begins after `rest`, with a round so often.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(forecasts: Arc<Forecasts>, every: Span) -> std::io::Result<Self> {
+    pub fn start(forecasts: Arc<Forecasts>, rest: Span, every: Span) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (wake, asleep) = sync_channel(1);
-        let (stopping, every) = (stop.clone(), Duration::from_millis(every.0));
+        let (stopping, rest, every) = (stop.clone(), Duration::from_millis(rest.0), Duration::from_millis(every.0));
         let run = move || {
             be_nice();
+            if !matches!(asleep.recv_timeout(rest), Err(RecvTimeoutError::Timeout)) {
+                return;
+            }
             let mut rounds = Rounds::new(forecasts, stopping);
             rounds.relearn();
             loop {

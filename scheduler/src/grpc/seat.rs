@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use dure_proto::v1;
 use dure_proto::v1::schedulers_server::Schedulers;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -18,6 +18,9 @@ use crate::leadership::Seen;
 
 /// The header of a refusal that names the leader.
 pub const LEADER_HEADER: &str = "dure-leader";
+
+/// Answers a call to hand over: none takes the leadership from a scheduler that keeps it, for the reason given.
+pub type AnswerHandOver = oneshot::Sender<Result<(), String>>;
 
 /// What this scheduler is among the others. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -33,8 +36,8 @@ pub enum Seat {
         address: String,
         /// Its term.
         epoch: u64,
-        /// Has it hand over.
-        hand_over: mpsc::Sender<()>,
+        /// Has it hand over, once another one could lead; answered when that is certain.
+        hand_over: mpsc::Sender<AnswerHandOver>,
     },
     /// It stands by.
     Following(Seen),
@@ -83,9 +86,15 @@ impl Schedulers for Seat {
                 "this scheduler is alone: there is nobody to hand over to; several need [etcd] in their configuration",
             )),
             Seat::Leading { hand_over, .. } => {
-                // One that waits already means the same.
-                let _ = hand_over.try_send(());
-                Ok(Response::new(v1::HandOverResponse {}))
+                let (answer, answered) = oneshot::channel();
+                if hand_over.try_send(answer).is_err() {
+                    return Err(Status::unavailable("this scheduler hands over already: ask who leads in a moment"));
+                }
+                match answered.await {
+                    Ok(Err(why)) => Err(Status::failed_precondition(why)),
+                    // One that leads no more has nothing to hand over.
+                    Ok(Ok(())) | Err(_) => Ok(Response::new(v1::HandOverResponse {})),
+                }
             }
             Seat::Following(_) => Err(self.not_leading()),
         }

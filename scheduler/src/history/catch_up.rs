@@ -79,6 +79,17 @@ pub fn catch_up<S: Source + ?Sized>(historian: &mut Historian, source: &S, polic
     Ok(())
 }
 
+/// Whether `historian` can be filled from the state at `at` on: it ends there or beyond, and is of this journal. One for
+/// which nobody can tell is brought to the end by [`catch_up`], which says why.
+pub(crate) fn joins<S: Source + ?Sized>(historian: &Historian, source: &S, at: Seq) -> bool {
+    let (written, time) = historian.written();
+    let parted = || {
+        let head = source.last_position().map_err(RecoverError::from).map_err(CatchUpError::from)?;
+        rewind::parted(source, head, written, time).map_err(CatchUpError::from)
+    };
+    written >= at && parted().is_ok_and(|parted| parted.is_none())
+}
+
 fn state_at(snapshot: Option<Snapshot>, policy: Policy) -> Result<Recovered, RecoverError> {
     Recovered::from_snapshot(FoundSnapshot { snapshot, damaged: Vec::new() }, policy)
 }

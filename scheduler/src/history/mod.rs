@@ -16,6 +16,7 @@ mod rewind;
 mod rows;
 mod store;
 
+pub(crate) use catch_up::joins;
 pub use catch_up::{CatchUpError, catch_up};
 pub use fold::Historian;
 pub use read::{AuditFilter, Filter, HistoryReader, Page, UsageFilter};

@@ -48,13 +48,17 @@ impl Candidate {
         self.seen.subscribe()
     }
 
-    /// Waits until this process leads. It does not try before `not_before`, unless another one has led meanwhile.
-    pub async fn stand(&self, mut not_before: Option<Instant>) -> HeldKey {
+    /// Waits until this process leads. It does not try before it is `ready`: one that is could lead sooner; nor before
+    /// `not_before`, unless another one has led meanwhile.
+    pub async fn stand(&self, mut not_before: Option<Instant>, mut ready: watch::Receiver<bool>) -> HeldKey {
         // If it has led itself until now, it must send nobody to itself.
         self.seen.send_replace(SeenLeader::default());
+        let mut has_gone = false;
         loop {
-            let looked = match self.look().await {
-                Ok(None) if not_before.is_some_and(|time| Instant::now() < time) => {
+            // The transaction of a campaign looks as well.
+            let looked = if std::mem::take(&mut has_gone) { Ok(None) } else { self.look().await };
+            let looked = match looked {
+                Ok(None) if !*ready.borrow_and_update() || not_before.is_some_and(|time| Instant::now() < time) => {
                     self.seen.send_replace(SeenLeader::default());
                     AGAIN
                 }
@@ -82,7 +86,10 @@ impl Candidate {
                     AGAIN
                 }
             };
-            self.await_change(looked).await;
+            tokio::select! {
+                gone = self.await_change(looked) => has_gone = gone,
+                Ok(()) = ready.changed() => {}
+            }
         }
     }
 
@@ -106,8 +113,8 @@ impl Candidate {
         Ok(Some(self.lease))
     }
 
-    /// Until the leader key changes, or `longest`: a watch may miss what a look will see.
-    async fn await_change(&self, longest: Duration) {
+    /// Until the leader key changes, or `longest`: a watch may miss what a look will see. Whether a key that was held has gone.
+    async fn await_change(&self, longest: Duration) -> bool {
         let changed = async {
             match self.etcd.watch(Range::one(self.etcd.keys().leader())).await {
                 // The first message says that the watch is there; what changed before it must be looked at.
@@ -115,14 +122,15 @@ impl Candidate {
                     if let Ok(Some(_)) = changes.message().await
                         && self.is_held().await
                     {
-                        let _ = changes.message().await;
+                        // A watch that breaks off is a reason to look as well.
+                        return matches!(changes.message().await, Ok(Some(_)));
                     }
                 }
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
+            false
         };
-        // A watch that breaks off is a reason to look as well.
-        let _ = tokio::time::timeout(longest, changed).await;
+        tokio::time::timeout(longest, changed).await.unwrap_or(false)
     }
 
     async fn is_held(&self) -> bool {

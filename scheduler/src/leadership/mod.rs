@@ -7,6 +7,7 @@
 
 mod candidate;
 mod machine;
+mod standing;
 mod tenure;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use prost::Message as _;
 
 pub use candidate::{Candidate, Seen, SeenLeader};
 pub use machine::{Leadership, Step};
+pub use standing::{Others, Standing, await_ready};
 pub use tenure::Tenure;
 
 use crate::etcd::{Etcd, EtcdError, Patience};

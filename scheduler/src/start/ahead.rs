@@ -30,9 +30,13 @@ pub(super) fn forecasts(
     Arc::new(Forecasts::new(copies, pasts, told.expect("memory holds an empty table"), clock, epoch))
 }
 
+/// A scheduler that has just taken over makes no estimates for so long: agents and clients come back meanwhile.
+const SETTLE: Span = Span::seconds(10);
+
 /// The background that renews start estimates, where they are wanted.
 pub(super) fn estimator(config: &Config, forecasts: &Arc<Forecasts>) -> Result<Option<Estimator>, StartError> {
     let every = config.estimates.every;
-    let start = |_| Estimator::start(forecasts.clone(), every).map_err(StartError::Thread);
+    let rest = if config.etcd.is_some() { SETTLE } else { Span::ZERO };
+    let start = |_| Estimator::start(forecasts.clone(), rest, every).map_err(StartError::Thread);
     (every > Span::ZERO).then_some(()).map(start).transpose()
 }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::StartError;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::follower::{Follower, FollowerConfig, Keeping};
+use crate::follower::{Follower, FollowerConfig, Following, Keeping};
 use crate::history::{Historian, HistoryStore, Refusals};
 use crate::journal::{
     EmbeddedEngine, Engine, JournalError, JournalReader, JournalWriter, OpenOptions, Reader, WriterLimits,
@@ -23,7 +23,7 @@ const REPLICATED_SNAPSHOT_EVENTS: u64 = 200_000;
 /// See `REPLICATED_SNAPSHOT_EVENTS`.
 const REPLICATED_SNAPSHOT_SPAN: Span = Span::seconds(120);
 
-fn follower_config(config: &Config) -> FollowerConfig {
+pub(crate) fn follower_config(config: &Config) -> FollowerConfig {
     let (mut snapshot_events, mut snapshot_span) = (config.snapshot.every_events, config.snapshot.every);
     if config.etcd.is_some() {
         snapshot_events = snapshot_events.min(REPLICATED_SNAPSHOT_EVENTS);
@@ -69,15 +69,18 @@ pub(super) fn open(config: &Config, refusals: Refusals) -> Result<Opened, StartE
     let engine = EmbeddedEngine::open(&journal, OpenOptions::default())?.keeping(config.journal_kept());
     let recovered = recover(&engine, config.core_policy())?;
     let reader = Box::new(JournalReader::open(&journal)?);
-    Opened::begin(config, Box::new(engine), recovered, reader, Tenure::unbounded(), refusals)
+    let second = Following::new(&recovered, follower_config(config));
+    Opened::begin(config, Box::new(engine), recovered, second, reader, Tenure::unbounded(), refusals)
 }
 
 impl Opened {
-    /// Puts a leading engine and the state at its end to work.
+    /// Puts a leading engine and the state at its end, in two cores, to work. Nothing in here may cost time by the size of
+    /// the state: nobody leads meanwhile.
     pub(crate) fn begin(
         config: &Config,
         engine: Box<dyn Engine>,
         recovered: Recovered,
+        second: Following,
         reader: Box<dyn Reader>,
         tenure: Tenure,
         refusals: Refusals,
@@ -101,9 +104,8 @@ impl Opened {
                 writer.upgrade().map_or(closed, |writer| writer.snapshot_naming(snapshot, named))
             })
         };
-        let keeping = keeping(config, &store_id, refusals);
-        let follower =
-            Follower::start_keeping(&recovered, follower_config(config), Box::new(reader.reopen()?), sink, keeping)?;
+        let keeping = if second.keeps_history() { None } else { keeping(config, &store_id, refusals) };
+        let follower = Follower::start(second, Box::new(reader.reopen()?), sink, keeping)?;
         Ok(Self {
             recovered,
             restored,

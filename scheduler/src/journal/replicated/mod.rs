@@ -12,7 +12,7 @@ mod reader;
 mod snapshot;
 mod tidy;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,8 +49,6 @@ pub struct ReplicatedEngine {
     reader: ReplicatedReader,
     poison: Option<Arc<JournalError>>,
     damaged_snapshots: Vec<u64>,
-    /// First positions of the entries that are kept, oldest first.
-    entries: VecDeque<u64>,
     known_blobs: BTreeSet<BlobId>,
     chores: tidy::Chores,
     named: Named,
@@ -126,7 +124,6 @@ impl ReplicatedEngine {
             );
             return Err(JournalError::facts(&etcd.place(), why));
         }
-        let entries = reader.entry_positions()?;
         Ok(Self {
             etcd: etcd.clone(),
             keys,
@@ -136,11 +133,18 @@ impl ReplicatedEngine {
             reader,
             poison: None,
             damaged_snapshots,
-            entries,
             known_blobs: BTreeSet::new(),
             chores: tidy::Chores::all(),
             named: Named::opened(head.seq),
         })
+    }
+
+    /// Position of the newest snapshot; 0 for none.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub(crate) fn last_snapshot(&self) -> Result<u64, JournalError> {
+        Ok(self.visible_snapshots()?.last().copied().unwrap_or(0))
     }
 
     /// Runs something that writes; its first failure is the last thing this engine ever tries.
@@ -235,7 +239,6 @@ impl ReplicatedEngine {
 
     /// Puts rows as one entry and moves the head. `beside` goes into the same transaction where it fits, else before it.
     fn put_entry(&mut self, rows: Vec<Row>, mut beside: Vec<RequestOp>) -> Result<(), JournalError> {
-        let first_seq = rows.first().expect("an entry has rows").batch.first_seq;
         let head = rows.last().map(head_of).expect("an entry has rows");
         let mut ops = entry_ops(&self.keys, &rows);
         let entry = ops.pop().expect("the entry itself comes last");
@@ -257,7 +260,6 @@ impl ReplicatedEngine {
             Fenced::HeadIs(_) => return Err(self.lost("the journal has another end than this leader left".to_owned())),
         }
         self.head = head;
-        self.entries.push_back(first_seq);
         Ok(())
     }
 }

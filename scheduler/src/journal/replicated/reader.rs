@@ -3,7 +3,7 @@
 //! In: positions. Out: what is durable, checked. The head and the page are read in one transaction, so that a short page
 //! means the end of the journal and nothing else.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use dure_proto::etcd::{KeyValue, TxnRequest, response_op::Response};
 
@@ -189,9 +189,10 @@ impl ReplicatedReader {
         Ok(rows.iter().find(|row| row.batch.last_seq() == seq).map(super::head_of))
     }
 
-    pub(super) fn entry_positions(&self) -> Result<VecDeque<u64>, JournalError> {
-        let found = self.get(self.keys.entries(0, u64::MAX), 0, true)?;
-        Ok(found.iter().filter_map(|entry| self.keys.position_of(&entry.key)).collect())
+    /// The first position of the oldest entry that is kept.
+    fn oldest_position(&self) -> Result<Option<u64>, JournalError> {
+        let found = self.get(self.keys.entries(0, u64::MAX), 1, true)?;
+        Ok(found.first().and_then(|entry| self.keys.position_of(&entry.key)))
     }
 
     /// The ids of all blobs.
@@ -276,7 +277,7 @@ impl Reader for ReplicatedReader {
     }
 
     fn beginning(&self) -> Result<Option<Snapshot>, JournalError> {
-        if self.entry_positions()?.front().is_none_or(|first| *first <= 1) {
+        if self.oldest_position()?.is_none_or(|first| first <= 1) {
             return Ok(None);
         }
         for key in self.get(self.keys.snapshots(), 0, true)? {
@@ -322,6 +323,11 @@ impl Followed {
             Some(((info, head), bytes)) => (head, Some(Snapshot { seq: info.seq, created_ms: info.created_ms, bytes })),
         };
         Ok(Self { reader, check: ChainCheck::after(head, Depth::Hash), damaged_snapshots, start })
+    }
+
+    /// From `head` on, to which this process has written the journal itself.
+    pub fn after(reader: ReplicatedReader, head: Head) -> Self {
+        Self { reader, check: ChainCheck::after(head, Depth::Hash), damaged_snapshots: Vec::new(), start: None }
     }
 
     /// The snapshot from which it follows, once.

@@ -75,16 +75,16 @@ impl ReplicatedEngine {
     fn drop_entries(&mut self) -> Result<bool, JournalError> {
         let Some(cut) = self.chores.cut else { return Ok(false) };
         // An entry ends where the next one begins.
-        let superfluous = self.entries.iter().skip(1).take_while(|next| **next <= cut).count().min(ENTRIES_A_STEP);
-        if superfluous == 0 {
+        let listed = i64::try_from(ENTRIES_A_STEP + 1).unwrap_or(i64::MAX);
+        let keys = self.keys_of(self.keys.entries(0, cut + 1), listed)?;
+        let begins: Vec<u64> = keys.iter().filter_map(|key| self.keys.position_of(key)).collect();
+        let (Some(from), Some(to)) = (begins.first(), begins.get(1..).and_then(<[u64]>::last)) else {
             self.chores.cut = None;
             self.compact();
             return Ok(false);
-        }
-        let (from, to) = (self.entries[0], self.entries[superfluous]);
-        let ops = vec![layout::delete(self.keys.entries(from, to)), layout::delete(self.keys.parts(from, to))];
+        };
+        let ops = vec![layout::delete(self.keys.entries(*from, *to)), layout::delete(self.keys.parts(*from, *to))];
         self.put("deleting old batches", ops)?;
-        self.entries.drain(..superfluous);
         Ok(true)
     }
 
