@@ -183,9 +183,7 @@ impl Session {
         let stream = match timeout(CONNECT_DEADLINE, client.session(request)).await {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) => {
-                let leader = status.metadata().get(LEADER_HEADER).and_then(|leader| leader.to_str().ok());
-                let leader = leader.map(str::to_owned);
-                return Ended { leader, ..ended(status.message().to_owned()) };
+                return Ended { leader: leader_in(&status), ..ended(status.message().to_owned()) };
             }
             Err(_) => return ended(format!("no answer within {CONNECT_DEADLINE:?}")),
         };
@@ -221,6 +219,7 @@ impl Session {
                 }
                 Err(status) => {
                     ended.why = status.to_string();
+                    ended.leader = leader_in(&status);
                     return ended;
                 }
             }
@@ -240,6 +239,11 @@ impl Session {
         }
         to.connect().await.map_err(|err| chain(&err))
     }
+}
+
+/// The leader, by the word of a scheduler that does not lead, or leads no more.
+fn leader_in(status: &tonic::Status) -> Option<String> {
+    status.metadata().get(LEADER_HEADER).and_then(|leader| leader.to_str().ok()).map(str::to_owned)
 }
 
 /// Where to go from `at`: to the scheduler that was named, if it is known and not the one that refused; else to the next.

@@ -41,6 +41,7 @@ use crate::history::Refusals;
 use crate::journal::backup::EPOCH_JUMP;
 use crate::journal::{Head, JournalWriter};
 use crate::lead::Leader;
+use crate::leadership::Seen;
 use crate::metrics::{self, Metrics};
 use crate::past::JournalPast;
 use crate::perform::{Payloads, Performer};
@@ -190,7 +191,7 @@ pub async fn start_with(config: Config, tokens: Tokens) -> Result<Running, Start
         tokio::task::spawn_blocking(move || open(&config, refusals))
     };
     let opened = opening.await.map_err(|err| StartError::Stopped(err.to_string()))??;
-    let mut running = ground.lead(opened, |epoch| Seat::Alone { epoch }, &mut Took::from_now()).await?;
+    let mut running = ground.lead(opened, |epoch| Seat::Alone { epoch }, None, &mut Took::from_now()).await?;
     running.metrics_address = ground.serve_metrics(running.stopping()).await?;
     Ok(running)
 }
@@ -261,6 +262,7 @@ impl Ground {
         &self,
         opened: Opened,
         seat: impl FnOnce(u64) -> Seat,
+        leader: Option<Seen>,
         took: &mut Took,
     ) -> Result<Running, StartError> {
         let listener = self.listener()?;
@@ -324,7 +326,7 @@ impl Ground {
         let services =
             Services { handle: handle_of, clock, watchers, past, history, blobs, logs, steps, forecasts, seat };
         let joiner = Arc::new(Joiner::new(self.authority.clone(), self.tokens.clone()));
-        let agents = AgentService { messages, desk, joiner, next_session: Arc::new(AtomicU64::new(0)) };
+        let agents = AgentService { messages, desk, joiner, next_session: Arc::new(AtomicU64::new(0)), leader };
         if self.config.etcd.is_none() && self.config.journal.reserve_mib > 0 {
             let (dir, reserve) = (journal_dir(&self.config), self.config.journal.reserve_mib << 20);
             tokio::spawn(handle.room().clone().watch(dir, reserve, until(stopping.clone())));

@@ -20,9 +20,14 @@ use super::logs::LogDesk;
 use crate::auth;
 use crate::auth::token::Checked;
 use crate::grpc::join::Joiner;
+use crate::grpc::seat::LEADER_HEADER;
+use crate::leadership::Seen;
 
 /// Messages that wait for one agent; one that lets more pile up is cut off and comes back.
 const MAX_OUTGOING: usize = 8192;
+/// When the owner of the cluster is gone, sessions are kept open for so long at least, and at most: whoever leads next answers
+/// callers first, and agents come back one after the other to where they are sent. Less than what the last answers have.
+const HELD: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(450));
 /// How long an agent may take for its Hello.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -154,6 +159,8 @@ pub struct AgentService {
     pub joiner: Arc<Joiner>,
     /// Numbers the sessions.
     pub next_session: Arc<AtomicU64>,
+    /// Who leads, among several schedulers: where agents are sent when this one does so no more.
+    pub leader: Option<Seen>,
 }
 
 #[tonic::async_trait]
@@ -220,10 +227,24 @@ impl AgentService {
             going = self.pass_on(message, session, &node).await;
         }
         self.desk.closed(&node, session);
+        if !going {
+            tokio::time::sleep(held()).await;
+            ended = self.sent_on();
+        }
         // The owner may be gone already; then there is nobody to tell.
         drop(self.messages.send(FromAgent::Closed { session, node }).await);
         outgoing.cut(ended);
         Ok(())
+    }
+
+    /// The end of a session with a scheduler that leads no more.
+    fn sent_on(&self) -> Status {
+        let mut status = Status::unavailable("this scheduler leads no more; connect again");
+        let leader = self.leader.as_ref().map(|seen| seen.borrow().address.clone());
+        if let Some(leader) = leader.filter(|leader| !leader.is_empty()).and_then(|leader| leader.parse().ok()) {
+            status.metadata_mut().insert(LEADER_HEADER, leader);
+        }
+        status
     }
 
     /// False when the owner of the cluster is gone.
@@ -245,6 +266,14 @@ impl AgentService {
         };
         self.messages.send(message).await.is_ok()
     }
+}
+
+/// Somewhere between the two times of `HELD`.
+fn held() -> Duration {
+    let mut bytes = [0; 2];
+    // Without randomness they come back together, which the scheduler survives.
+    let _ = getrandom::fill(&mut bytes);
+    HELD.0 + (HELD.1 - HELD.0).mul_f64(f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX))
 }
 
 #[cfg(test)]

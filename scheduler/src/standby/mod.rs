@@ -182,7 +182,7 @@ impl Member {
         };
         let (hand_over, mut asked) = mpsc::channel(1);
         let seat = |epoch| Seat::Leading { address: self.address.clone(), epoch, hand_over };
-        let mut running: Running = self.ground.lead(opened, seat, &mut took).await?;
+        let mut running: Running = self.ground.lead(opened, seat, Some(self.candidate.seen()), &mut took).await?;
         tracing::info!(took_ms = took.all_ms(), steps = took.steps(), "the leadership was taken over");
         let mut told = self.stopping.clone();
         let ended = tokio::select! {
