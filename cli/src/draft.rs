@@ -44,6 +44,8 @@ pub(crate) struct Draft {
     pub(crate) priority: Option<String>,
     pub(crate) non_preemptible: Option<bool>,
     pub(crate) time: Option<UserSpan>,
+    /// The limit may be lowered to this.
+    pub(crate) time_min: Option<UserSpan>,
     pub(crate) grace: Option<UserSpan>,
     pub(crate) array: Option<ArrayRange>,
     pub(crate) depend: Option<Vec<Depend>>,
@@ -117,6 +119,7 @@ impl Draft {
             priority: self.priority.or(under.priority),
             non_preemptible: self.non_preemptible.or(under.non_preemptible),
             time: self.time.or(under.time),
+            time_min: self.time_min.or(under.time_min),
             grace: self.grace.or(under.grace),
             array: self.array.or(under.array),
             depend: self.depend.or(under.depend),
@@ -148,6 +151,9 @@ impl Draft {
         }
         let shape = self.gang()?;
         let container = self.container.to_wire()?;
+        if self.time_min == Some(UserSpan(0)) {
+            return Err("--time-min 0: no limit is lowered to nothing; name a span, or leave it out".to_owned());
+        }
         Ok(v1::JobSpec {
             tenant,
             name: self.name.unwrap_or_default(),
@@ -159,6 +165,7 @@ impl Draft {
             non_preemptible: self.non_preemptible.unwrap_or_default(),
             constraints: self.only.into_wire(self.min_members),
             time_limit_ms: self.time.map_or(0, |span| span.0),
+            time_min_ms: self.time_min.map_or(0, |span| span.0),
             grace_ms: self.grace.map_or(0, |span| span.0),
             array: self.array.map(|range| v1::ArraySpec { size: range.size, max_running: range.max_running }),
             dependencies: self.depend.unwrap_or_default().into_iter().map(Depend::to_wire).collect(),

@@ -76,6 +76,10 @@ pub(crate) fn text(id: JobRef, explanation: &Explanation) -> String {
     if let Some(estimate) = &explanation.estimate {
         text.push_str(&format!("it {}\n", estimates::long(estimate)));
     }
+    if explanation.not_even_ms > 0 {
+        let least = span::human(explanation.not_even_ms);
+        text.push_str(&format!("not even with its least time limit of {least} it starts now\n"));
+    }
     explanation.helps.iter().for_each(|Help { message, .. }| text.push_str(&format!("it {message}\n")));
     text
 }

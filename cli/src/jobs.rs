@@ -191,6 +191,18 @@ pub(crate) async fn job(args: JobArgs, context: &Context, out: Out) -> Result<()
     out.answer("Job", &job, || job_text(&job, when::now_ms(), out))
 }
 
+/// The limit of the attempt that runs or ran last, and what was asked for where it may be lowered.
+fn limit_text(job: &Job) -> String {
+    let asked = span::human(job.time_limit_ms);
+    let waits = matches!(job.phase(), JobPhase::Pending | JobPhase::Held);
+    let attempt = job.attempt.as_ref().filter(|_| !waits).map_or(job.time_limit_ms, |attempt| attempt.time_limit_ms);
+    match job.time_min_ms {
+        0 => asked,
+        least if attempt == job.time_limit_ms => format!("{asked} (at least {})", span::human(least)),
+        least => format!("{} (asked {asked}, at least {})", span::human(attempt), span::human(least)),
+    }
+}
+
 fn job_text(job: &Job, now_ms: u64, out: Out) -> String {
     let mut lines: Vec<(&str, String)> = vec![
         ("job", format!("{}  {}", jobid::shown(job), job.name)),
@@ -198,7 +210,7 @@ fn job_text(job: &Job, now_ms: u64, out: Out) -> String {
         ("phase", format!("{}{}", phase::name(job.phase()), phase::how(job))),
         ("gpus", format!("{} ({})", job.gpus, phase::shape(job))),
         ("priority", format!("{}{}", job.priority, if job.non_preemptible { ", never evicted" } else { "" })),
-        ("time limit", span::human(job.time_limit_ms)),
+        ("time limit", limit_text(job)),
         ("submitted", format!("{} ({} ago)", when::shown(job.submitted_ms), when::age(job.submitted_ms, now_ms))),
         ("started", when::shown(job.started_ms)),
         ("ended", when::shown(job.ended_ms)),

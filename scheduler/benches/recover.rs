@@ -217,6 +217,7 @@ impl World {
             priority: "".into(),
             preemptible: true,
             time_limit: Span::seconds(3600),
+            time_min: None,
             grace: None,
             array: None,
             after: Vec::new(),

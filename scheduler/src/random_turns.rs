@@ -166,6 +166,7 @@ impl RandomTurns {
             priority: ["", "low", "high"][self.roll(3) as usize].into(),
             preemptible: self.roll(3) != 0,
             time_limit: Span::seconds(60 + self.roll(600)),
+            time_min: later.0.is_multiple_of(3).then_some(Span::seconds(20)),
             grace: None,
             array: (self.roll(10) == 0).then_some(ArraySpec { size: 5, cap: 2 }),
             after,

@@ -101,6 +101,32 @@ async fn maintenance_and_dated_drains_are_empty_in_time() {
     assert_eq!((drained.jobs.len(), drained.bookings.len()), (1, 0), "what runs there runs on: {drained:#?}");
 }
 
+#[tokio::test]
+async fn a_limit_that_may_be_lowered_ends_before_a_reservation() {
+    let policy = "default_grace = \"1s\"\nlaunch_deadline = \"2s\"\ntime_limit_slack = \"1s\"";
+    let cluster = Cluster::start(crate::DURE, Setup { nodes: 1, policy, ..Setup::default() }).await;
+    let caller = cluster.caller(Who::Ana);
+    let create = ["reservation", "create", "fans", "--maintenance", "--nodes", "n0", "--from", "now+12s"];
+    let said = cluster.dure(Who::Op, &[&create[..], &["--until", "now+1h"]].concat()).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let submit = ["submit", "-A", "fusion", "--gpus", "4", "--time", "1h", "--parsable"];
+    let command = ["--", "sleep", "300"];
+    let long = cluster.dure(Who::Ana, &[&submit[..], &["--time-min", "50m"], &command].concat()).await;
+    let brief = cluster.dure(Who::Ana, &[&submit[..], &["--time-min", "1s"], &command].concat()).await;
+    let id = |said: &str| said.trim().parse::<u64>().expect("an id");
+    let ended = caller.ended(id(&brief.out)).await;
+    assert_eq!(ended.phase(), JobPhase::TimedOut, "it ended at the limit that it got, before the hour: {ended:#?}");
+    let limit = ended.attempt.expect("it ran").time_limit_ms;
+    assert!((1_000..=9_000).contains(&limit), "{limit} ms, over 4 s before the reservation begins at the latest");
+    let shown = cluster.dure(Who::Ana, &["job", brief.out.trim()]).await.out;
+    assert!(shown.contains("(asked 1h00m, at least 1.0s)"), "{shown}");
+    let told = cluster.dure(Who::Ana, &["explain", long.out.trim()]).await.out;
+    assert!(told.contains("not even with its least time limit of 50m00s"), "{told}");
+    let wrong = JobSpec { time_min_ms: 120_001, ..script("fusion", 1, 1, "true") };
+    let refused = caller.try_submit("", vec![wrong]).await.expect_err("it is above the limit");
+    assert!(refused.message().contains("time_min_ms"), "{refused}");
+}
+
 /// Milliseconds since 1970.
 fn now_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");

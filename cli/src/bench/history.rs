@@ -88,6 +88,7 @@ impl History {
             priority: "".into(),
             preemptible: true,
             time_limit: Span(3_600_000),
+            time_min: None,
             grace: None,
             array: None,
             after: Vec::new(),

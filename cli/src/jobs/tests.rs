@@ -99,6 +99,20 @@ fn a_job_shows_all_its_members() {
 }
 
 #[test]
+fn a_limit_that_may_be_lowered_is_shown_with_what_was_asked_for() {
+    let hours = |hours: u64| hours * 3_600_000;
+    let limit = |phase: JobPhase, attempt: u64| {
+        let attempt = Some(Attempt { time_limit_ms: hours(attempt), ..Attempt::default() });
+        let (time_limit_ms, time_min_ms) = (hours(12), hours(4));
+        limit_text(&Job { phase: phase.into(), time_limit_ms, time_min_ms, attempt, ..Job::default() })
+    };
+    assert_eq!(limit(JobPhase::Running, 6), "6h00m (asked 12h00m, at least 4h00m)");
+    assert_eq!(limit(JobPhase::TimedOut, 6), "6h00m (asked 12h00m, at least 4h00m)");
+    assert_eq!(limit(JobPhase::Running, 12), "12h00m (at least 4h00m)");
+    assert_eq!(limit(JobPhase::Pending, 6), "12h00m (at least 4h00m)", "the next attempt begins with all of it");
+}
+
+#[test]
 fn an_explanation_numbers_what_is_in_the_way() {
     let blocker = |code: &str, message: &str, remedy: &str| Blocker {
         code: code.into(),
@@ -115,6 +129,7 @@ fn an_explanation_numbers_what_is_in_the_way() {
         ],
         position_in_tenant: 2,
         pending_in_tenant: 5,
+        not_even_ms: 7_200_000,
         ..v1::Explanation::default()
     };
     expect![[r#"
@@ -122,6 +137,7 @@ fn an_explanation_numbers_what_is_in_the_way() {
         1. fusion holds 24 of at most 24 GPUs [OVER_LIMIT]
            what would help: wait for one of its jobs, or raise the limit
         2. wants 16 GPUs, 11 are free [NOT_ENOUGH_GPUS]
+        not even with its least time limit of 2h00m it starts now
     "#]]
     .assert_eq(&explain::text(JobRef { job: 12, index: None }, &explanation));
 }

@@ -125,6 +125,7 @@ impl Given {
             tenant: self.get("account").map(str::to_owned),
             name: self.get("job-name").map(str::to_owned),
             time: self.span("time")?,
+            time_min: self.span("time-min")?,
             signals: Signals { limit: self.read_as("signal", signals::parse_sbatch)?, ..Signals::default() },
             array: self.read_as("array", draft::array)?,
             depend: self.read_as("dependency", draft::depends)?,

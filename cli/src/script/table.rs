@@ -129,7 +129,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     aside("thread-spec", ' ', Value::Needed, BY_SITE),
     aside("threads-per-core", ' ', Value::Needed, BY_PLACEMENT),
     on("time", 't', Value::Needed),
-    aside("time-min", ' ', Value::Needed, "the time limit of --time counts"),
+    on("time-min", ' ', Value::Needed),
     refused("tmp", ' ', Value::Needed, "local disks are not counted here: remove the line"),
     aside("tres-bind", ' ', Value::Needed, BY_SCRIPT),
     refused("tres-per-task", ' ', Value::Needed, "write --gpus-per-task and --cpus-per-task"),

@@ -24,7 +24,7 @@ fn describe(spec: &JobSpec) -> String {
     env.sort();
     let array = spec.array.map(|array| (array.size, array.max_running));
     format!(
-        "{} {:?} {}x{}{} models={:?} cpu={} mem={} time={}s\nhold={} retries={} priority={:?} array={array:?} after={} out={:?} err={:?} dir={:?} env={env:?}\n",
+        "{} {:?} {}x{}{} models={:?} cpu={} mem={} time={}s{}\nhold={} retries={} priority={:?} array={array:?} after={} out={:?} err={:?} dir={:?} env={env:?}\n",
         spec.tenant,
         spec.name,
         shape.members,
@@ -34,6 +34,7 @@ fn describe(spec: &JobSpec) -> String {
         shape.cpu_milli_per_member,
         shape.memory_mib_per_member,
         spec.time_limit_ms / 1_000,
+        if spec.time_min_ms > 0 { format!(" least={}s", spec.time_min_ms / 1_000) } else { String::new() },
         spec.hold,
         spec.max_retries,
         spec.priority,
@@ -56,6 +57,31 @@ fn a_script_of_another_scheduler_submits_as_it_is() {
             note: --mail-type is left aside: no mail is sent: dure watch follows your jobs
             note: --partition=gpu is left aside: name the tenant with --account, GPUs with --gres=gpu:MODEL:N
         "#]],
+    );
+}
+
+#[test]
+fn a_limit_may_be_lowered_by_a_line_of_either_kind() {
+    check(
+        "#!/bin/bash\n#SBATCH -A a -G 1 -t 12:00:00 --time-min=4:00:00\n",
+        expect![[r#"
+        a "" 1x1 models=[] cpu=0 mem=0 time=43200s least=14400s
+        hold=false retries=0 priority="" array=None after=0 out="" err="" dir="" env=[]
+    "#]],
+    );
+    check(
+        "#!/bin/bash\n#DURE -A a --gpus 1 --time 12h --time-min 4h\n",
+        expect![[r#"
+        a "" 1x1 models=[] cpu=0 mem=0 time=43200s least=14400s
+        hold=false retries=0 priority="" array=None after=0 out="" err="" dir="" env=[]
+        note: no GPUs are asked for: every member gets 1 (ask with --gpus or --gres=gpu:N)
+    "#]],
+    );
+    check(
+        "#!/bin/bash\n#SBATCH -A a -G 1 -t 60 --time-min=0\n",
+        expect![[r#"
+        refused: --time-min 0: no limit is lowered to nothing; name a span, or leave it out
+    "#]],
     );
 }
 

@@ -50,6 +50,7 @@ const ASIDE: &[(char, &str)] = &[
     ('q', "qos"),
     (' ', "signal"),
     ('t', "time"),
+    (' ', "time-min"),
     (' ', "threads-per-core"),
     ('W', "wait"),
 ];

@@ -78,6 +78,9 @@ pub(crate) struct JobFlags {
     /// Longest time it may run: 2h30m, 1-12:00:00, 90 (minutes)
     #[arg(short = 't', long, value_name = "SPAN", help_heading = "Time")]
     time: Option<UserSpan>,
+    /// That time may be lowered to this where it starts earlier so
+    #[arg(long, value_name = "SPAN", help_heading = "Time")]
+    time_min: Option<UserSpan>,
     /// From TERM to KILL when it is stopped
     #[arg(long, value_name = "SPAN", help_heading = "Time")]
     grace: Option<UserSpan>,
@@ -248,6 +251,7 @@ impl JobFlags {
             priority: self.priority,
             non_preemptible: self.non_preemptible.then_some(true),
             time: self.time,
+            time_min: self.time_min,
             grace: self.grace,
             signals: Signals { stop: self.stop_signal, limit: self.limit_signal, hook: self.checkpoint_hook },
             container: self.container,

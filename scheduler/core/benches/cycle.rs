@@ -93,6 +93,7 @@ fn job(tenant: usize, user: usize, shape: Shape) -> JobDraft {
         priority: "".into(),
         preemptible: true,
         time_limit: Span::seconds(3_600),
+        time_min: None,
         grace: None,
         array: None,
         after: Vec::new(),

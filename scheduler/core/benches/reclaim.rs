@@ -81,6 +81,7 @@ fn job(tenant: &str, members: u32, gpus: u8, required: Option<Level>) -> JobDraf
         priority: "".into(),
         preemptible: true,
         time_limit: Span::seconds(86_400),
+        time_min: None,
         grace: None,
         array: None,
         after: Vec::new(),

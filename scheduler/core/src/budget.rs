@@ -59,7 +59,7 @@ impl Budget {
 
     /// What the attempt could use in this period until its time limit.
     pub fn commitment(&self, job: &Job, attempt: &Attempt) -> GpuTime {
-        let until = attempt.placed_at + job.spec.time_limit;
+        let until = attempt.placed_at + job.limit_of(attempt);
         attempt.gpus().over(until.since(attempt.placed_at.max(self.began_at)))
     }
 

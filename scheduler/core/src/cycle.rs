@@ -202,11 +202,12 @@ fn refuse(cluster: &mut Cluster, order: &mut Order, id: JobId, why: Refused) {
 
 /// The job, or the next index of the array, gets its GPUs.
 pub(crate) fn begin(cluster: &mut Cluster, id: JobId, found: Found, now: Time, out: &mut Events) {
-    let Found { pool, members, scavenger, guest } = found;
-    let is_array = cluster.jobs.get(id).expect("the order gives jobs that exist").progress.is_some();
+    let Found { pool, members, limit, scavenger, guest } = found;
+    let job = cluster.jobs.get(id).expect("the order gives jobs that exist");
+    let (is_array, lowered) = (job.progress.is_some(), (limit < job.spec.time_limit).then_some(limit));
     let started = if is_array { start_index(cluster, id, now, out) } else { id };
     let attempt = cluster.next_attempt(started);
-    emit(cluster, now, Event::JobPlaced { job: started, attempt, pool, members, scavenger, guest }, out);
+    emit(cluster, now, Event::JobPlaced { job: started, attempt, pool, members, scavenger, guest, lowered }, out);
 }
 
 /// The next index of an array becomes a job of its own.

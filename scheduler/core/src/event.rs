@@ -255,6 +255,8 @@ pub enum Event {
         scavenger: bool,
         /// It lies in domains that are kept whole for others: it is always borrowed.
         guest: bool,
+        /// Its limit, where that is lower than its job's: so it is over before others want the GPUs.
+        lowered: Option<Span>,
     },
     /// A member is ready to start.
     MemberPrepared {

@@ -6,7 +6,7 @@
 //! node   n0 n1 gpus=8 leaf=l0 model=H100 cpu=16 memory=64 bad=0-1
 //! tenant prod quota=12 limit=16 lend=4 weight=2 pool=H100
 //! run    dev/a 1x4 on n0 fixed            # runs there already; one node for all members, or one for each
-//! queued prod/c 2x8 user=kim prio=high | prod/d 8+4 after=ok:c array=4%2    # one call
+//! queued prod/c 2x8 user=kim prio=high limit=6h least-limit=2h | prod/d 8+4 after=ok:c array=4%2    # one call
 //! ```
 //!
 //! Then what happens, in order: `cycle`, `tick +10s`, `prepared|started|exit JOB[.MEMBER] [CODE|sigN|timeout|launch|unknown]`,

@@ -94,6 +94,8 @@ pub struct JobDraft {
     pub preemptible: bool,
     /// 0: the default.
     pub time_limit: Span,
+    /// The limit may be lowered to this where that lets it start earlier; absent: never.
+    pub time_min: Option<Span>,
     /// Absent: the default.
     pub grace: Option<Span>,
     /// Set for an array.

@@ -34,6 +34,8 @@ pub struct JobSpec {
     pub preemptible: bool,
     /// Longest run of one attempt.
     pub time_limit: Span,
+    /// The limit of an attempt may be lowered to this where that lets it start now; not above `time_limit`.
+    pub time_min: Option<Span>,
     /// From TERM to KILL.
     pub grace: Span,
     /// Set for an array.
@@ -50,6 +52,14 @@ pub struct JobSpec {
     pub booking: Option<BookingId>,
     /// What it runs.
     pub payload: BlobId,
+}
+
+impl JobSpec {
+    /// The shortest limit that an attempt of it may get.
+    #[inline]
+    pub fn least_limit(&self) -> Span {
+        self.time_min.unwrap_or(self.time_limit)
+    }
 }
 
 /// An array: `size` indices, at most `cap` of them under way at once (0 = no cap).
@@ -250,6 +260,8 @@ pub struct Attempt {
     pub number: AttemptNumber,
     /// Where its GPUs are.
     pub pool: PoolIndex,
+    /// Its limit, where that is lower than its job's.
+    pub lowered: Option<Span>,
     /// By rank.
     pub members: SmallVec<[Member; 1]>,
     /// When its GPUs were allocated.
@@ -291,6 +303,7 @@ impl Attempt {
         Self {
             number: AttemptNumber(0),
             pool: PoolIndex(0),
+            lowered: None,
             members: SmallVec::with_capacity(members),
             placed_at: Time(0),
             start_order: 0,
@@ -476,6 +489,12 @@ impl Job {
     /// The attempt that holds GPUs, if one does.
     pub fn live_attempt(&self) -> Option<&Attempt> {
         self.attempt.as_deref().filter(|_| self.phase.is_active())
+    }
+
+    /// The longest run of an attempt of it.
+    #[inline]
+    pub fn limit_of(&self, attempt: &Attempt) -> Span {
+        attempt.lowered.unwrap_or(self.spec.time_limit)
     }
 
     /// Up to when the work of an attempt is kept if it is stopped: its last checkpoint, else its start.

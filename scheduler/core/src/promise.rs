@@ -92,8 +92,8 @@ pub(crate) fn keep(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
             let (pool, members) = (promise.pool, promise.members.clone());
             cycled.jobs += 1;
             cycled.members += members.len() as u32;
-            let (attempt, scavenger, guest) = (cluster.next_attempt(job), false, false);
-            emit(cluster, now, Event::JobPlaced { job, attempt, pool, members, scavenger, guest }, out);
+            let (attempt, scavenger, guest, lowered) = (cluster.next_attempt(job), false, false, None);
+            emit(cluster, now, Event::JobPlaced { job, attempt, pool, members, scavenger, guest, lowered }, out);
         } else if promise.due <= now {
             let late = in_the_way(cluster, &promise.members);
             emit(cluster, now, Event::PromiseDropped { job, why: DropCause::Late }, out);

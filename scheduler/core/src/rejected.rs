@@ -175,6 +175,11 @@ pub enum Refusal {
         limit: Span,
         longest: Span,
     },
+    /// The least limit is 0, or above the limit.
+    BadTimeMin {
+        least: Span,
+        limit: Span,
+    },
     GraceTooLong {
         grace: Span,
         longest: Span,

@@ -98,8 +98,8 @@ pub(crate) fn complete(cluster: &mut Cluster, id: JobId, now: Time, cycled: &mut
                 emit(cluster, now, Event::NodeSpared { node: placed.node, spare: false }, out);
             }
         }
-        let (scavenger, guest) = (false, false);
-        emit(cluster, now, Event::JobPlaced { job: id, attempt, pool, members, scavenger, guest }, out);
+        let (scavenger, guest, lowered) = (false, false, None);
+        emit(cluster, now, Event::JobPlaced { job: id, attempt, pool, members, scavenger, guest, lowered }, out);
     } else if due <= now {
         emit(cluster, now, Event::PromiseDropped { job: id, why: DropCause::NoSpare }, out);
     }

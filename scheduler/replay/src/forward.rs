@@ -184,7 +184,7 @@ impl<S: Story> Forward<S> {
         let Some(job) = self.cluster.job(id) else { return };
         let span = self.story.run_time(&self.cluster, job, now.since(started));
         // The agent ends it at its limit.
-        let limit = job.spec.time_limit;
+        let limit = job.live_attempt().map_or(job.spec.time_limit, |attempt| job.limit_of(attempt));
         let end = started + span.min(limit);
         self.ends.push(Reverse((end.max(now), id, attempt, span > limit)));
     }

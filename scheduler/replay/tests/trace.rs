@@ -166,7 +166,7 @@ fn a_small_replay() {
         1500000 [[0, 0, 0, 0], [0, 0, 0, 0]]
         2000000 [[1, 0, 0, 0], [0, 0, 0, 0]]"#]]
     .assert_eq(&samples.join("\n"));
-    expect!["0.416073 0.216475 05ac8fe079badba2f66a36e2f32e571c914ad38c04d4784567e5430ab586e150"]
+    expect!["0.416073 0.216475 cfaee4579331a75d34df158b034b4c76c65e0862889e35b78bff2f617fb608eb"]
         .assert_eq(&format!("{} {} {}", report.utilisation, report.fragmentation, report.digest));
 }
 

@@ -105,7 +105,7 @@ fn launch(cluster: &Cluster, live: &Live, job: &Job, attempt: &Attempt, member: 
         payload: None,
         gpus: placed.gpus.iter().map(|gpu| gpu as u32).collect(),
         peers: attempt.members.iter().map(|m| peer(m.placed.node, m.placed.gpus.len())).collect(),
-        time_limit_ms: job.spec.time_limit.0,
+        time_limit_ms: job.limit_of(attempt).0,
         grace_ms: job.spec.grace.0,
         job_name: job.spec.name.to_string(),
         tenant: cluster.tenant(job.spec.tenant).name.to_string(),

@@ -68,6 +68,7 @@ fn submitted(job: u64, name: &str) -> Event {
         priority: dure_core::ids::PriorityIndex(1),
         preemptible: true,
         time_limit: Default::default(),
+        time_min: None,
         grace: Default::default(),
         array: None,
         after: Box::default(),
@@ -89,6 +90,7 @@ fn placed_on(job: u64, attempt: u32, members: &[(u32, u32)]) -> Event {
         members,
         scavenger: false,
         guest: false,
+        lowered: None,
     }
 }
 

@@ -210,6 +210,7 @@ fn attempt(wire: Wire) -> Result<Event, Fault> {
             members: members_from_wire("JobPlaced.members", it.members, |member| placed_from_wire(&member))?,
             scavenger: it.scavenger,
             guest: it.guest,
+            lowered: it.lowered_ms.map(Span),
         },
         Wire::JobCheckpointed(it) => {
             Event::JobCheckpointed { job: JobId(it.job), attempt: AttemptNumber(it.attempt), step: it.step }

@@ -197,13 +197,14 @@ fn job(event: &Event) -> Wire {
 
 fn attempt(event: &Event) -> Wire {
     match event {
-        Event::JobPlaced { job, attempt, pool, members, scavenger, guest } => Wire::JobPlaced(v1::JobPlaced {
+        Event::JobPlaced { job, attempt, pool, members, scavenger, guest, lowered } => Wire::JobPlaced(v1::JobPlaced {
             job: job.0,
             attempt: attempt.0,
             pool: u32::from(pool.0),
             members: members.iter().map(placed_to_wire).collect(),
             scavenger: *scavenger,
             guest: *guest,
+            lowered_ms: lowered.map(|limit| limit.0),
         }),
         Event::JobCheckpointed { job, attempt, step } => {
             Wire::JobCheckpointed(v1::JobCheckpointed { job: job.0, attempt: attempt.0, step: *step })

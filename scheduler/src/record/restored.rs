@@ -141,6 +141,7 @@ fn attempt_to_wire(attempt: &Attempt) -> v1::Attempt {
         idle: attempt.idle.map(idle_notice_to_wire),
         scavenger: attempt.scavenger,
         guest: attempt.guest,
+        lowered_ms: attempt.lowered.map(|limit| limit.0),
     }
 }
 
@@ -164,6 +165,7 @@ fn attempt_from_wire(wire: v1::Attempt) -> Result<Attempt, Fault> {
         idle: wire.idle.map(idle_notice_from_wire).transpose()?,
         scavenger: wire.scavenger,
         guest: wire.guest,
+        lowered: wire.lowered_ms.map(Span),
     })
 }
 

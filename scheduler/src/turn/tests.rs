@@ -73,6 +73,7 @@ fn draft(members: u32) -> JobDraft {
         priority: "".into(),
         preemptible: true,
         time_limit: Span::seconds(60),
+        time_min: None,
         grace: None,
         array: None,
         after: Vec::new(),

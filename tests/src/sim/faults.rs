@@ -116,6 +116,8 @@ pub struct Wishes {
     pub patience: bool,
     /// Attempts are left alone at first.
     pub min_run: bool,
+    /// Limits may be lowered.
+    pub lowered: u64,
 }
 
 impl Wishes {
@@ -129,6 +131,7 @@ impl Wishes {
         let (scripts, images, later) = (some(400), some(400), some(200));
         let instances = if dice.chance(300) { 250 } else { 0 };
         let exclusive = if instances > 0 { 0 } else { exclusive };
+        let lowered = if dice.chance(300) { 500 } else { 0 };
         Self {
             shares,
             elastic,
@@ -142,6 +145,7 @@ impl Wishes {
             budgets,
             patience,
             min_run,
+            lowered,
         }
     }
 }

@@ -164,6 +164,7 @@ impl World {
             priority: (*self.dice.pick(&["", "low", "high"]).unwrap_or(&"")).into(),
             preemptible: true,
             time_limit: Span(limit),
+            time_min: None,
             grace: Some(Span(self.dice.below(MAX_GRACE.0))),
             array,
             after: after.map(|job| (kind, DependencyOn::Job(job))).into_iter().collect(),
@@ -188,13 +189,14 @@ impl World {
 
     /// What some clients wish for beside whole GPUs anywhere; never what could wait for ever.
     fn wish(&mut self, draft: &mut JobDraft, mission: usize) {
-        let Wishes { shares, elastic, excluded, exclusive, fixed, scripts, instances, later, budgets, .. } =
+        let Wishes { shares, elastic, excluded, exclusive, fixed, scripts, instances, later, budgets, lowered, .. } =
             self.swarm.wishes;
         let Shape::Equal { members, gpus } = draft.shape else { return };
         let now = self.agenda.now();
         let dice = &mut self.shapes;
         draft.not_before = dice.chance(later).then(|| Time(WALL + now + dice.below(20_000)));
         draft.batch = dice.chance(scripts);
+        draft.time_min = dice.chance(lowered).then(|| Span(dice.between(1, draft.time_limit.0.max(1))));
         if dice.chance(shares) {
             draft.shape = Shape::Equal { members: 1, gpus: 1 };
             draft.part = PartDraft::Milli(*dice.pick(&[250, 500, 700]).unwrap_or(&500));

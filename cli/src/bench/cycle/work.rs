@@ -156,7 +156,15 @@ fn occupy(cluster: &mut Cluster, size: &Size) -> Result<(), Failure> {
         let placed = Placed::whole(NodeIndex(node), GpuSet::first(gpus as usize));
         let members = [placed].into_iter().collect();
         for event in [
-            Event::JobPlaced { job, attempt, pool: PoolIndex(0), members, scavenger: false, guest: false },
+            Event::JobPlaced {
+                job,
+                attempt,
+                pool: PoolIndex(0),
+                members,
+                scavenger: false,
+                guest: false,
+                lowered: None,
+            },
             Event::MemberPrepared { job, attempt, member },
             Event::MemberStarted { job, attempt, member },
         ] {
@@ -213,6 +221,7 @@ pub(super) fn draft(size: &Size, job: usize, line: &Line) -> JobDraft {
         tenant: size.mission(job),
         shape: Shape::Equal { members: line.members, gpus: line.gpus },
         time_limit: Span::seconds(line.hours * 3600),
+        time_min: None,
         ..plain()
     };
     size.constraint.ask(size, job, line, &mut draft);
@@ -237,6 +246,7 @@ pub(super) fn plain() -> JobDraft {
         priority: "".into(),
         preemptible: true,
         time_limit: Span::seconds(3600),
+        time_min: None,
         grace: None,
         array: None,
         after: Vec::new(),

@@ -176,14 +176,7 @@ fn resolve(cluster: &Cluster, draft: &JobDraft, user: UserIndex, call: &mut InCa
     let booking = booking::of_job(cluster, &draft.booking, tenant)?;
     let request = resolve_request(cluster, draft, tenant, booking, call)?;
     let priority = resolve_priority(cluster, &draft.priority)?;
-    let inherited = || cluster.chain(tenant).find_map(|tenant| tenant.default_time_limit);
-    let time_limit = match draft.time_limit {
-        Span::ZERO => inherited().unwrap_or(policy.default_time_limit),
-        stated => stated,
-    };
-    if time_limit > policy.max_time_limit {
-        return Err(Refusal::TimeLimitTooLong { limit: time_limit, longest: policy.max_time_limit });
-    }
+    let time_limit = resolve_limit(cluster, draft, tenant)?;
     if cluster.has_caps {
         let in_call = call.of_users.entry(user).or_default();
         caps::check(cluster, tenant, user, draft, time_limit, *in_call)?;
@@ -214,6 +207,7 @@ fn resolve(cluster: &Cluster, draft: &JobDraft, user: UserIndex, call: &mut InCa
         priority,
         preemptible: draft.preemptible,
         time_limit,
+        time_min: draft.time_min,
         grace,
         array: draft.array,
         after: resolve_dependencies(cluster, draft, call)?,
@@ -223,6 +217,22 @@ fn resolve(cluster: &Cluster, draft: &JobDraft, user: UserIndex, call: &mut InCa
         booking,
         payload: draft.payload,
     })
+}
+
+fn resolve_limit(cluster: &Cluster, draft: &JobDraft, tenant: TenantIndex) -> Result<Span, Refusal> {
+    let policy = &cluster.policy;
+    let inherited = || cluster.chain(tenant).find_map(|tenant| tenant.default_time_limit);
+    let limit = match draft.time_limit {
+        Span::ZERO => inherited().unwrap_or(policy.default_time_limit),
+        stated => stated,
+    };
+    if limit > policy.max_time_limit {
+        return Err(Refusal::TimeLimitTooLong { limit, longest: policy.max_time_limit });
+    }
+    match draft.time_min {
+        Some(least) if least == Span::ZERO || least > limit => Err(Refusal::BadTimeMin { least, limit }),
+        _ => Ok(limit),
+    }
 }
 
 fn resolve_priority(cluster: &Cluster, name: &str) -> Result<PriorityIndex, Refusal> {

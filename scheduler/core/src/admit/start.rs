@@ -46,6 +46,11 @@ impl<'a> Wish<'a> {
         Self { job: job.id, at: None, tenant, user, preemptible, time_limit, grace, booking, request }
     }
 
+    /// The same with another limit.
+    pub(crate) fn lasting(self, time_limit: Span) -> Self {
+        Self { time_limit, ..self }
+    }
+
     /// The same as a start at `now`, whose end counts.
     pub(crate) fn starting_at(self, now: Time) -> Self {
         Self { at: Some(now), ..self }
@@ -108,6 +113,8 @@ impl Refused {
 pub(crate) struct Found {
     pub(crate) pool: PoolIndex,
     pub(crate) members: Members,
+    /// The limit that it asked for.
+    pub(crate) limit: Span,
     pub(crate) scavenger: bool,
     /// It lies in domains that are kept whole for others.
     pub(crate) guest: bool,
@@ -146,7 +153,7 @@ pub(crate) trait Site {
 #[inline]
 pub(crate) fn find(site: &mut impl Site, pay: Pay) -> Result<Found, Refused> {
     let wish = site.wish();
-    let (pools, scavenger) = (wish.request.pools.len(), may_pay(site.cluster(), &wish, pay)?);
+    let (pools, limit, scavenger) = (wish.request.pools.len(), wish.time_limit, may_pay(site.cluster(), &wish, pay)?);
     let mut refused: Option<Refused> = None;
     if pools > 1
         && let Some(found) = find_cheapest(site, scavenger)
@@ -168,7 +175,7 @@ pub(crate) fn find(site: &mut impl Site, pay: Pay) -> Result<Found, Refused> {
             }
         };
         match whole::place(site, pool, most, scavenger) {
-            Ok((members, guest)) => return Ok(Found { pool, members, scavenger, guest }),
+            Ok((members, guest)) => return Ok(Found { pool, members, limit, scavenger, guest }),
             Err(why @ Refused::Alone(_)) => refused = Some(why),
             // As above.
             Err(why @ Refused::Admission(_)) if matches!(refused, Some(Refused::Placement(_))) => refused = Some(why),
@@ -296,6 +303,7 @@ fn find_cheapest(site: &mut impl Site, scavenger: bool) -> Option<Found> {
     }
     let may_start = |pool: &PoolIndex| most_allowed(cluster, &wish, *pool, scavenger).is_ok();
     let pools: SmallVec<[PoolIndex; 8]> = wish.request.pools.iter().copied().filter(may_start).collect();
+    let limit = wish.time_limit;
     let (pool, placed) = site.place_judged(&pools)?;
-    Some(Found { pool, members: smallvec![placed], scavenger, guest: false })
+    Some(Found { pool, members: smallvec![placed], limit, scavenger, guest: false })
 }

@@ -4,10 +4,10 @@ use smallvec::SmallVec;
 
 use crate::cluster::Cluster;
 use crate::ids::{AttemptNumber, JobId, MemberIndex, PoolIndex};
-use crate::job::{Attempt, Checkpoint, Exit, Job, JobSpec, Member, MemberPhase, Outcome, Phase, StopReason};
+use crate::job::{Attempt, Checkpoint, Exit, Job, Member, MemberPhase, Outcome, Phase, StopReason};
 use crate::placement::Members;
 use crate::timers::Timer;
-use crate::units::Time;
+use crate::units::{Span, Time};
 
 impl Cluster {
     pub(super) fn place_job(
@@ -16,7 +16,7 @@ impl Cluster {
         number: AttemptNumber,
         pool: PoolIndex,
         placed: &Members,
-        (scavenger, guest): (bool, bool),
+        (scavenger, guest, lowered): (bool, bool, Option<Span>),
         now: Time,
     ) {
         let start_order = match self.take_promise(id, now) {
@@ -44,6 +44,7 @@ impl Cluster {
         }));
         attempt.scavenger = scavenger;
         attempt.guest = guest;
+        attempt.lowered = lowered;
         attempt.placed_at = now;
         attempt.start_order = start_order;
         attempt.released = placed.len() == 1;
@@ -184,8 +185,8 @@ impl Cluster {
 
     /// By when what has started at `started` must be over.
     pub(super) fn limit_of(&self, job: &Job, started: Time) -> Time {
-        let JobSpec { time_limit, grace, .. } = job.spec;
-        started.max(self.counted_from) + time_limit + grace + self.policy.time_limit_slack
+        let limit = job.attempt.as_deref().map_or(job.spec.time_limit, |attempt| job.limit_of(attempt));
+        started.max(self.counted_from) + limit + job.spec.grace + self.policy.time_limit_slack
     }
 
     /// All that has a deadline has it anew, counted from `since`. O(attempts).

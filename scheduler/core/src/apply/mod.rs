@@ -59,8 +59,8 @@ impl Cluster {
             Event::JobEligible { job } => self.make_eligible(*job),
             Event::ArrayIndexStarted { array, index, job } => self.start_index(*array, *index, *job, now),
             Event::ArrayStopped { array } => self.stop_array(*array),
-            Event::JobPlaced { job, attempt, pool, members, scavenger, guest } => {
-                self.place_job(*job, *attempt, *pool, members, (*scavenger, *guest), now);
+            Event::JobPlaced { job, attempt, pool, members, scavenger, guest, lowered } => {
+                self.place_job(*job, *attempt, *pool, members, (*scavenger, *guest, *lowered), now);
             }
             Event::MemberPrepared { job, member, .. } => self.member_mut(*job, *member).phase = MemberPhase::Prepared,
             Event::GangReleased { job, .. } => self.attempt_of(*job).released = true,

@@ -123,6 +123,25 @@ pub(super) fn kept_whole(
     }
 }
 
+/// Whether a job would start now with this limit, though nobody is evicted.
+pub(super) fn starts_within(
+    cluster: &Cluster,
+    trial: &mut TrialIndex<'_>,
+    asked: &Asked,
+    time_limit: Span,
+    now: Time,
+) -> bool {
+    let asked = &Asked { time_limit, ..asked.clone() };
+    start::find(&mut Sketch { cluster, trial, asked, now }, Pay::IfItFits).is_ok()
+}
+
+/// The job as backfill tries it when its own limit finds no place. Budgets are asked with its own.
+fn with_least_limit(cluster: &Cluster, asked: &Asked) -> Asked {
+    let is_paid = || budget::over(cluster, asked.tenant, asked.gpus(), asked.time_limit).is_none();
+    let least = asked.time_min.filter(|_| is_paid());
+    Asked { time_limit: least.unwrap_or(asked.time_limit), ..asked.clone() }
+}
+
 struct Tries<'c, 't, 'i> {
     cluster: &'c Cluster,
     trial: &'t mut TrialIndex<'i>,
@@ -140,6 +159,7 @@ pub(super) fn of(
     is_planned: bool,
     now: Time,
 ) -> Vec<Help> {
+    let asked = &with_least_limit(cluster, asked);
     let plans = if is_planned { 0 } else { MAX_PLANS };
     let mut tries = Tries { cluster, trial, now, plans, found: Vec::new() };
     tries.fewer_members(asked);

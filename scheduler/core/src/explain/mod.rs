@@ -20,7 +20,7 @@ use crate::job::{Job, Phase};
 use crate::place::Scratch;
 use crate::plan::{self, Asked, NoPlan, Plan, TrialIndex};
 use crate::reserve;
-use crate::units::{Gpus, Time};
+use crate::units::{Gpus, Span, Time};
 
 pub use self::factors::{Factors, Standing};
 pub use self::helps::{Change, Help, MAX_PLANS};
@@ -54,6 +54,8 @@ pub struct Explanation {
     pub holders: Vec<Holder>,
     /// By the limits of what runs now there is room for it then at the latest, whatever else may come before it.
     pub room_by: Option<Time>,
+    /// The limit that its own may be lowered to, where not even that lets it start now.
+    pub not_even: Option<Span>,
     /// What would let it start now, as the planner has tried it.
     pub helps: Vec<Help>,
 }
@@ -71,6 +73,7 @@ impl Cluster {
             factors: None,
             holders: Vec::new(),
             room_by: None,
+            not_even: None,
             helps: Vec::new(),
         };
         if job.phase != Phase::Waiting {
@@ -163,6 +166,7 @@ impl Cluster {
             told.holders = holders::of_victims(self, &victims, now);
         }
         if !told.blockers.iter().any(|blocker| matches!(blocker, Blocker::Gate(_))) {
+            told.not_even = asked.time_min.filter(|least| !helps::starts_within(self, trial, &asked, *least, now));
             told.helps = helps::of(self, trial, &asked, is_planned || takes_none, now);
         }
     }

@@ -45,7 +45,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
 /// What runs on a booked node.
 fn check_job(cluster: &Cluster, booking: &Booking, job: &Job) -> Check {
     let Some(attempt) = job.live_attempt() else { return Ok(()) };
-    let limit = over_by(&cluster.policy, job.spec.time_limit, job.spec.grace, attempt.placed_at);
+    let limit = over_by(&cluster.policy, job.limit_of(attempt), job.spec.grace, attempt.placed_at);
     let is_for = booking.is_for(cluster, job);
     let is_before = limit <= booking.from || attempt.placed_at <= booking.made_at;
     // Its end may have come while the scheduler was away.

@@ -19,6 +19,7 @@ mod gpus_held_once;
 mod held_counted;
 mod idle_counted;
 mod lending_rule;
+mod limits;
 mod no_reservation_delayed_by_backfill;
 mod phases;
 mod promises;
@@ -41,7 +42,7 @@ pub type Check = Result<(), String>;
 type Property = (&'static str, fn(&Cluster) -> Check);
 
 /// Every property of a state.
-const ALL: [Property; 21] = [
+const ALL: [Property; 22] = [
     ("gpus_held_once", gpus_held_once::check),
     ("promises", promises::check),
     ("spares", spares::check),
@@ -50,6 +51,7 @@ const ALL: [Property; 21] = [
     ("bookings", bookings::check),
     ("gang_whole", gang_whole::check),
     ("phases", phases::check),
+    ("limits", limits::check),
     ("held_counted", held_counted::check),
     ("borrowed_rule", borrowed_rule::check),
     ("idle_counted", idle_counted::check),

@@ -24,7 +24,7 @@ pub(super) fn check(cluster: &Cluster) -> Check {
             }
             (Phase::Running, Some(attempt), Some(started), _) => {
                 let started = started.max(cluster.counted_from);
-                let limit = started + job.spec.time_limit + job.spec.grace + policy.time_limit_slack;
+                let limit = started + job.limit_of(attempt) + job.spec.grace + policy.time_limit_slack;
                 wanted.insert((limit, Timer::TimeLimit(job.id, attempt.number)));
             }
             (Phase::Ended(_), _, _, Some(ended)) => {

@@ -20,7 +20,7 @@ pub(crate) fn latest_end(policy: &Policy, job: &Job, now: Time) -> Option<Time> 
     match job.phase {
         Phase::Launching | Phase::Running => {
             let start = attempt.started_at.unwrap_or(attempt.placed_at + policy.launch_deadline);
-            Some(start + job.spec.time_limit + job.spec.grace + slack)
+            Some(start + job.limit_of(attempt) + job.spec.grace + slack)
         }
         Phase::Stopping(_) => Some(now + job.spec.grace + slack),
         Phase::AwaitingProof(_) | Phase::Waiting | Phase::Spread | Phase::Ended(_) => None,

@@ -2,11 +2,11 @@
 //!
 //! In: the queue in its order, after the plain cycle. Out: starts. A job sees its own reservation, and of the others those
 //! that begin after it is over at the latest. The first blocked jobs are tried first, then the rest in order, a bounded
-//! number of them.
+//! number of them. A job whose limit may be lowered gets the longest one with which it starts now.
 //! Who starts inside its quota may have what another mission has set aside if the plan, made anew around it, gives nobody a
 //! later time. It must never let a job overlap a reservation of another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::admit::start::{self, Found, Pay, Refused, Site, Wish};
 use crate::blocked::Blocked;
@@ -15,7 +15,7 @@ use crate::cycle::{self, Cycled};
 use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
-use crate::job::Job;
+use crate::job::{Job, JobSpec};
 use crate::order::Order;
 use crate::place::PlaceIndex;
 use crate::placement::Members;
@@ -77,7 +77,7 @@ fn invited(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycle
             match start(cluster, id, moves, now, cycled, out) {
                 Tried::Started => {}
                 Tried::InVain(why) => {
-                    if job_of(cluster, id).avoid.is_empty() {
+                    if vain::speaks_for_class(job_of(cluster, id), why) {
                         in_vain.insert(class, limit);
                     }
                     if let Refused::Placement(why) = why {
@@ -92,10 +92,10 @@ fn invited(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycle
     cluster.bookings.seen = Some(cluster.versions());
 }
 
-/// The class of a queued job in its tenant, and its limit.
+/// The class of a queued job in its tenant, and the shortest limit that it may have.
 fn kind_of(cluster: &Cluster, id: JobId) -> Option<((ClassIndex, TenantIndex), Span)> {
     let job = cluster.job(id)?;
-    Some(((job.queued?.class, job.spec.tenant), job.spec.time_limit))
+    Some(((job.queued?.class, job.spec.tenant), job.spec.least_limit()))
 }
 
 /// The jobs that hold reservations. Whether each was started or refused.
@@ -108,7 +108,7 @@ fn heads(cluster: &mut Cluster, moves: &mut u32, now: Time, cycled: &mut Cycled,
         }
         match start(cluster, id, moves, now, cycled, out) {
             Tried::Started => {}
-            Tried::InVain(why) => vain::refuse_alone(cluster, id, why.why()),
+            Tried::InVain(why) => vain::refuse_alone(cluster, id, why),
             Tried::Undecided => is_known = false,
         }
     }
@@ -170,21 +170,18 @@ fn job_of(cluster: &Cluster, id: JobId) -> &Job {
     cluster.job(id).expect("only jobs that exist are tried")
 }
 
-/// Starts a job if it finds a place beside the reservations. What starts inside its quota comes before every borrower; a
-/// borrower that can be gone in time may overlap what a job inside its quota waits for: that eviction is planned.
+/// Starts a job if it finds a place beside the reservations.
 fn start(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time, cycled: &mut Cycled, out: &mut Events) -> Tried {
-    let found = start::find(&mut Beside { cluster, job: id, moves: false, now }, Pay::IfItFits);
-    let (found, left) = match found {
-        Ok(found) => {
-            let left = left_by(cluster, id, &found, now);
-            (found, left)
-        }
-        Err(why @ (Refused::Placement(_) | Refused::Alone(_))) => match amid(cluster, id, moves, now) {
-            Amid::Found(found, left) => (found, Some(left)),
-            Amid::Nowhere => return Tried::InVain(why),
-            Amid::Unknown => return Tried::Undecided,
-        },
-        Err(why) => return Tried::InVain(why),
+    let JobSpec { time_limit, time_min, .. } = job_of(cluster, id).spec;
+    let mut looked = look(cluster, id, time_limit, moves, now);
+    if let (Err(Tried::InVain(why)), Some(least)) = (&looked, time_min)
+        && may_help(*why)
+    {
+        looked = lowered(cluster, id, least, moves, now);
+    }
+    let (found, left) = match looked {
+        Ok(found) => found,
+        Err(tried) => return tried,
     };
     cycled.jobs += 1;
     cycled.members += found.members.len() as u32;
@@ -195,9 +192,69 @@ fn start(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time, cycled: &
     Tried::Started
 }
 
+/// A place beside the reservations, and the reservations as they are then, where they change.
+type Start = (Found, Option<Vec<Reservation>>);
+
+/// A place with this limit. What starts inside its quota comes before every borrower; a borrower that can be gone in time may
+/// overlap what a job inside its quota waits for: that eviction is planned.
+fn look(cluster: &mut Cluster, id: JobId, limit: Span, moves: &mut u32, now: Time) -> Result<Start, Tried> {
+    match start::find(&mut Beside { cluster, job: id, limit, moves: false, now }, Pay::IfItFits) {
+        Ok(found) => {
+            let left = left_by(cluster, id, &found, now);
+            Ok((found, left))
+        }
+        Err(why @ (Refused::Placement(_) | Refused::Alone(_))) => match amid(cluster, id, limit, moves, now) {
+            Amid::Found(found, left) => Ok((found, Some(left))),
+            Amid::Nowhere => Err(Tried::InVain(why)),
+            Amid::Unknown => Err(Tried::Undecided),
+        },
+        Err(why) => Err(Tried::InVain(why)),
+    }
+}
+
+/// Whether a shorter limit may help: caps and budgets are asked with the job's own.
+pub(super) fn may_help(why: Refused) -> bool {
+    match why {
+        Refused::Cap(_) | Refused::Budget(_) => false,
+        Refused::Admission(why) | Refused::Placement(why) | Refused::Alone(why) => {
+            !matches!(why, Blocked::OverBudget { .. })
+        }
+    }
+}
+
+/// A place with the longest limit from `least` up to the job's own, which has none: it ends when the first begins that would
+/// be in its way. The shorter the limit, the less is: O(log(reservations + bookings)) searches.
+fn lowered(cluster: &mut Cluster, id: JobId, least: Span, moves: &mut u32, now: Time) -> Result<Start, Tried> {
+    let (mut best, mut left) = look(cluster, id, least, moves, now)?;
+    let limits = limits_above(cluster, id, least, now);
+    let (mut fit, mut too_long) = (0, limits.len());
+    while fit < too_long {
+        let (middle, job) = (fit + (too_long - fit) / 2, id);
+        match start::find(&mut Beside { cluster, job, limit: limits[middle], moves: false, now }, Pay::IfItFits) {
+            Ok(found) => {
+                left = left_by(cluster, id, &found, now);
+                (best, fit) = (found, middle + 1);
+            }
+            Err(_) => too_long = middle,
+        }
+    }
+    Ok((best, left))
+}
+
+/// The limits above `least` and below its own with which a job that starts now is over just when something set aside or
+/// booked begins, the shortest first.
+fn limits_above(cluster: &Cluster, id: JobId, least: Span, now: Time) -> Vec<Span> {
+    let spec = &job_of(cluster, id).spec;
+    let without = over_by(&cluster.policy, Span::ZERO, spec.grace, now);
+    let begins = cluster.reservations().iter().map(|other| other.from);
+    let begins = begins.chain(cluster.bookings().map(|booking| booking.from));
+    let limits: BTreeSet<Span> = begins.filter(|from| *from > without).map(|from| from.since(without)).collect();
+    limits.into_iter().filter(|limit| *limit > least && *limit < spec.time_limit).collect()
+}
+
 /// The reservations without those of borrowers that a start inside its quota passes.
 fn left_by(cluster: &Cluster, id: JobId, found: &Found, now: Time) -> Option<Vec<Reservation>> {
-    let wish = Wish::of(job_of(cluster, id));
+    let wish = Wish::of(job_of(cluster, id)).lasting(found.limit);
     let over_by = over_by(&cluster.policy, wish.time_limit, wish.grace, now);
     let comer = Comer { wish, scavenger: found.scavenger, moves: false, now };
     let is_own = comer.is_own(cluster, found.pool);
@@ -215,8 +272,8 @@ enum Amid {
 }
 
 /// A place for a job that starts inside its quota on what other missions have set aside. Around each job a plan is made anew
-/// once: that costs as much as the plan.
-fn amid(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time) -> Amid {
+/// once with each limit: that costs as much as the plan.
+fn amid(cluster: &mut Cluster, id: JobId, limit: Span, moves: &mut u32, now: Time) -> Amid {
     let is_own = |cluster: &Cluster, pool: PoolIndex, scavenger: bool| {
         Comer { wish: Wish::of(job_of(cluster, id)), scavenger, moves: true, now }.is_own(cluster, pool)
     };
@@ -224,7 +281,7 @@ fn amid(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time) -> Amid {
     if !pools.iter().any(|pool| is_own(cluster, *pool, false)) {
         return Amid::Nowhere;
     }
-    let Ok(found) = start::find(&mut Beside { cluster, job: id, moves: true, now }, Pay::FromBudget) else {
+    let Ok(found) = start::find(&mut Beside { cluster, job: id, limit, moves: true, now }, Pay::FromBudget) else {
         return Amid::Nowhere;
     };
     if !is_own(cluster, found.pool, found.scavenger) {
@@ -233,13 +290,13 @@ fn amid(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time) -> Amid {
     if *moves == 0 {
         return Amid::Unknown;
     }
-    if cluster.reserved.vain.is_moved(id) {
+    if cluster.reserved.vain.is_moved(id, limit) {
         return Amid::Nowhere;
     }
     *moves -= 1;
     let job = job_of(cluster, id);
     let (cpu, memory) = (job.spec.request.cpu, job.spec.request.memory);
-    let until = over_by(&cluster.policy, job.spec.time_limit, job.spec.grace, now);
+    let until = over_by(&cluster.policy, limit, job.spec.grace, now);
     let (pool, members) = (found.pool, found.members.clone());
     let start = Reservation { job: id, pool, members, cpu, memory, from: now, until, is_own: true, reclaims: false };
     heads::around(cluster, start, now).map_or(Amid::Nowhere, |left| Amid::Found(found, left))
@@ -249,6 +306,7 @@ fn amid(cluster: &mut Cluster, id: JobId, moves: &mut u32, now: Time) -> Amid {
 struct Beside<'c> {
     cluster: &'c mut Cluster,
     job: JobId,
+    limit: Span,
     /// What other missions set aside is planned anew around it.
     moves: bool,
     now: Time,
@@ -260,7 +318,7 @@ impl Site for Beside<'_> {
     }
 
     fn wish(&self) -> Wish<'_> {
-        Wish::of(job_of(self.cluster, self.job)).starting_at(self.now)
+        Wish::of(job_of(self.cluster, self.job)).lasting(self.limit).starting_at(self.now)
     }
 
     fn is_choosy(&self) -> bool {
@@ -272,12 +330,12 @@ impl Site for Beside<'_> {
     }
 
     fn place(&mut self, pool: PoolIndex, most: u32, scavenger: bool) -> Result<Members, Blocked> {
-        let (job, moves, now) = (self.job, self.moves, self.now);
+        let Self { job, limit, moves, now, .. } = *self;
         let (mut index, mut scratch) =
             (std::mem::take(&mut self.cluster.index), std::mem::take(&mut self.cluster.scratch));
         let cluster = &*self.cluster;
         let entry = job_of(cluster, job);
-        let comer = Comer { wish: Wish::of(entry), scavenger, moves, now };
+        let comer = Comer { wish: Wish::of(entry).lasting(limit), scavenger, moves, now };
         let most = comer.most(cluster, pool, most);
         let mark = index.checkpoint();
         super::lift_for(cluster, &mut index, &comer, pool);
@@ -294,5 +352,11 @@ impl Site for Beside<'_> {
 /// Whether a job that waits would find a place beside the reservations, as they are and as things stood when backfill looked
 /// last, though it is passed over.
 pub(super) fn could_start(cluster: &mut Cluster, job: JobId, at: Time) -> bool {
-    start::find(&mut Beside { cluster, job, moves: false, now: at }, Pay::IfItFits).is_ok()
+    let JobSpec { time_limit, time_min, .. } = job_of(cluster, job).spec;
+    let mut tries =
+        |limit| start::find(&mut Beside { cluster, job, limit, moves: false, now: at }, Pay::IfItFits).map(|_| ());
+    match (tries(time_limit), time_min) {
+        (Err(why), Some(least)) if may_help(why) => tries(least).is_ok(),
+        (tried, _) => tried.is_ok(),
+    }
 }

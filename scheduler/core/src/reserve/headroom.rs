@@ -186,7 +186,7 @@ fn held_at(cluster: &Cluster, above: &Tenant, other: &Reservation, fixed: bool, 
 }
 
 fn is_over(cluster: &Cluster, job: &Job, attempt: &Attempt, at: Time, by: By) -> bool {
-    let latest = super::over_by(&cluster.policy, job.spec.time_limit, job.spec.grace, attempt.placed_at);
+    let latest = super::over_by(&cluster.policy, job.limit_of(attempt), job.spec.grace, attempt.placed_at);
     let started = attempt.started_at.filter(|_| by == By::Soonest);
     let end = started.map_or(latest, |start| start + latest.since(attempt.placed_at + cluster.policy.launch_deadline));
     match job.phase {

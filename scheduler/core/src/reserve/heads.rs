@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::ids::{JobId, PoolIndex};
-use crate::job::Job;
+use crate::job::{Job, JobSpec};
 use crate::news::Versions;
 use crate::node::SetAside;
 use crate::order::Order;
@@ -142,7 +142,7 @@ fn beside(
     (!is_late).then(|| taken.split_off(1))
 }
 
-/// The earliest reservation for a job in any of its pools.
+/// The earliest reservation for a job in any of its pools: with its least limit only where it comes earlier by that.
 fn earliest(
     cluster: &mut Cluster,
     job: JobId,
@@ -150,10 +150,29 @@ fn earliest(
     ends: &mut [Option<Ends>],
     now: Time,
 ) -> Option<Reservation> {
+    let JobSpec { time_limit, time_min, .. } = cluster.job(job)?.spec;
+    let found = earliest_lasting(cluster, job, time_limit, taken, ends, now);
+    // Only before what is set aside or booked makes its length a difference.
+    let is_free = taken.is_empty() && cluster.bookings.is_empty();
+    let Some(least) = time_min.filter(|_| !is_free) else { return found };
+    let earlier = earliest_lasting(cluster, job, least, taken, ends, now);
+    let is_earlier = |with_least: &Reservation| found.as_ref().is_none_or(|found| with_least.from < found.from);
+    earlier.filter(is_earlier).or(found)
+}
+
+/// The earliest reservation for a job with this limit in any of its pools.
+fn earliest_lasting(
+    cluster: &mut Cluster,
+    job: JobId,
+    limit: Span,
+    taken: &[Reservation],
+    ends: &mut [Option<Ends>],
+    now: Time,
+) -> Option<Reservation> {
     let entry = cluster.job(job)?;
-    let length = over_by(&cluster.policy, entry.spec.time_limit, entry.spec.grace, Time(0)).since(Time(0));
+    let length = over_by(&cluster.policy, limit, entry.spec.grace, Time(0)).since(Time(0));
     let pools: Vec<PoolIndex> = entry.spec.request.pools.to_vec();
-    let wish = Wish::of(entry).starting_at(now);
+    let wish = Wish::of(entry).lasting(limit).starting_at(now);
     let refused: Vec<bool> = pools.iter().map(|pool| !start::is_allowed(cluster, &wish, *pool)).collect();
     let mut best: Option<Reservation> = None;
     for (pool, is_refused) in pools.into_iter().zip(refused) {

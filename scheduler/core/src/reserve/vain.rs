@@ -2,7 +2,7 @@
 //!
 //! In: refusals, the news, what comes into the queue. Out: which classes backfill passes over. While the reservations stay as
 //! they are, time alone lets nobody start beside them who could not before: whoever starts later is over later. So a class
-//! that was refused in a tenant stays refused there, for this limit and all longer ones, until room for one of its members
+//! that was refused in a tenant stays refused there, for this limit (the least that the job may have) and all longer ones, until room for one of its members
 //! grew on some node, or its tenant holds less. Derived, like `refused`: no fact depends on it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +39,7 @@ pub(crate) struct Vain {
     /// Jobs refused for themselves alone: those that hold reservations, and those that keep away from nodes.
     alone: BTreeMap<JobId, Blocked>,
     /// Around whose start the plan was made anew in vain, since it was made.
-    moved: BTreeSet<JobId>,
+    moved: BTreeSet<(JobId, Span)>,
 }
 
 impl Vain {
@@ -54,9 +54,9 @@ impl Vain {
         *self = Self::default();
     }
 
-    /// Whether the plan was made anew around a start of this job already; from now on it was.
-    pub(super) fn is_moved(&mut self, job: JobId) -> bool {
-        !self.moved.insert(job)
+    /// Whether the plan was made anew around a start of this job with this limit already; from now on it was.
+    pub(super) fn is_moved(&mut self, job: JobId, limit: Span) -> bool {
+        !self.moved.insert((job, limit))
     }
 
     /// No job waits in the class any more: its index may come to mean another.
@@ -79,15 +79,15 @@ impl Vain {
         self.is_settled &= is_closed;
     }
 
-    /// Whether a job of the class with the limit of this one was refused in its tenant, and this one is like it.
+    /// Whether a job of the class with the least limit of this one, or a shorter one, was refused in its tenant, and this one is like it.
     pub(super) fn passes_over(&self, job: &Job, class: ClassIndex) -> bool {
         let shortest = self.shortest.get(&(class, job.spec.tenant));
-        job.avoid.is_empty() && shortest.is_some_and(|(limit, _)| *limit <= job.spec.time_limit)
+        job.avoid.is_empty() && shortest.is_some_and(|(limit, _)| *limit <= job.spec.least_limit())
     }
 
     /// A job of the class was refused in its tenant, and with it all that take as long or longer.
     pub(super) fn refuse(&mut self, job: &Job, class: ClassIndex, why: Blocked) {
-        self.shortest.insert((class, job.spec.tenant), (job.spec.time_limit, why));
+        self.shortest.insert((class, job.spec.tenant), (job.spec.least_limit(), why));
     }
 
     /// Whether this job alone was refused.
@@ -96,14 +96,21 @@ impl Vain {
     }
 }
 
+/// Whether a refusal of a job holds for others of its class: not where it keeps away from nodes, nor where a budget refused
+/// it before its least limit was tried.
+pub(super) fn speaks_for_class(job: &Job, why: start::Refused) -> bool {
+    let is_untried = job.spec.time_min.is_some() && !backfill::may_help(why);
+    job.avoid.is_empty() && !is_untried
+}
+
 /// A job that holds a reservation, or keeps away from nodes, was refused.
-pub(super) fn refuse_alone(cluster: &mut Cluster, id: JobId, why: Blocked) {
+pub(super) fn refuse_alone(cluster: &mut Cluster, id: JobId, why: start::Refused) {
     let Cluster { jobs, reserved, .. } = cluster;
     let Some((job, queued)) = jobs.get(id).and_then(|job| Some((job, job.queued?))) else { return };
-    reserved.vain.alone.insert(id, why);
-    if job.avoid.is_empty() {
+    reserved.vain.alone.insert(id, why.why());
+    if speaks_for_class(job, why) {
         // What holds nothing finds less.
-        reserved.vain.refuse(job, queued.class, why);
+        reserved.vain.refuse(job, queued.class, why.why());
     }
 }
 
@@ -115,7 +122,7 @@ pub(super) fn refuse(cluster: &mut Cluster, id: JobId, why: start::Refused) -> b
         refused.note_over_cap(queued.class, job.spec.tenant, job.spec.user, why);
         return false;
     }
-    if !job.avoid.is_empty() {
+    if !speaks_for_class(job, why) {
         reserved.vain.alone.insert(id, why.why());
         return true;
     }

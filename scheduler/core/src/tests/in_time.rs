@@ -18,13 +18,14 @@ const NODES: usize = 3;
 const GPUS: u32 = 4;
 const MISSIONS: [&str; 2] = ["a", "b"];
 
-/// A job of one member: mission, GPUs, limit in minutes, whether it must not be evicted, and how much of its limit it runs,
-/// in eighths.
+/// A job of one member: mission, GPUs, limit in minutes, the eighths of it that it may be lowered to, whether it must not be
+/// evicted, and how much of its limit it runs, in eighths.
 #[derive(Clone, Debug)]
 struct Small {
     mission: usize,
     gpus: u32,
     minutes: u64,
+    least: Option<u64>,
     fixed: bool,
     eighths: u64,
 }
@@ -33,8 +34,10 @@ struct Small {
 type Gang = (u32, u32);
 
 fn small() -> impl Strategy<Value = Small> {
-    (0..MISSIONS.len(), 1..=GPUS, 5..200u64, prop::bool::weighted(0.3), 1..=8u64)
-        .prop_map(|(mission, gpus, minutes, fixed, eighths)| Small { mission, gpus, minutes, fixed, eighths })
+    let limits = (5..200u64, prop::option::weighted(0.5, 1..=8u64));
+    (0..MISSIONS.len(), 1..=GPUS, limits, prop::bool::weighted(0.3), 1..=8u64).prop_map(
+        |(mission, gpus, (minutes, least), fixed, eighths)| Small { mission, gpus, minutes, least, fixed, eighths },
+    )
 }
 
 /// What arrives: so many minutes after the one before it.
@@ -70,9 +73,10 @@ impl World {
 
     fn submit(&mut self, small: &Small) {
         let name = format!("j{}", self.jobs.len());
-        let Small { mission, gpus, minutes, fixed, .. } = *small;
+        let Small { mission, gpus, minutes, least, fixed, .. } = *small;
+        let least = least.map(|eighths| format!(" least-limit={}s", minutes * 60 / 8 * eighths)).unwrap_or_default();
         let fixed = if fixed { " fixed" } else { "" };
-        self.fixture.line(&format!("submit {}/{name} 1x{gpus} limit={minutes}m{fixed}", MISSIONS[mission]));
+        self.fixture.line(&format!("submit {}/{name} 1x{gpus} limit={minutes}m{least}{fixed}", MISSIONS[mission]));
         self.longest = self.longest.max(Span::seconds(60 * minutes));
         self.jobs.push((name, small.clone()));
         self.settle();
@@ -101,9 +105,9 @@ impl World {
 
     /// When a running job ends by itself.
     fn end(&self, job: &Job) -> Option<Time> {
-        let started = job.live_attempt().filter(|_| job.phase == Phase::Running)?.started_at?;
+        let attempt = job.live_attempt().filter(|_| job.phase == Phase::Running)?;
         let (_, small) = self.jobs.iter().find(|(name, _)| **name == *job.spec.name)?;
-        Some(started + Span(job.spec.time_limit.0 / 8 * small.eighths))
+        Some(attempt.started_at? + Span(job.spec.time_limit.0 / 8 * small.eighths).min(job.limit_of(attempt)))
     }
 
     /// Time passes up to `until`; what has run its part ends, and who is told to stop takes all the time that it has.

@@ -23,6 +23,7 @@ mod parts;
 mod plan;
 mod reclaim;
 mod survivors;
+mod time_min;
 mod whole;
 mod whole_histories;
 

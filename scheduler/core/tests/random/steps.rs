@@ -56,6 +56,8 @@ pub(crate) struct Ask {
     pub(crate) retries: u8,
     /// A tenth of a longest run that it may take; 0: the longest.
     pub(crate) limit: u8,
+    /// The tenth of that to which it may be lowered.
+    pub(crate) least: Option<u8>,
     /// Which of the bookings it names, where there are any.
     pub(crate) booking: Option<u8>,
 }
@@ -191,10 +193,14 @@ fn ask() -> impl Strategy<Value = Ask> {
         prop::bool::weighted(0.1),
         option::weighted(0.1, 0..30u8),
         0..3u8,
-        (prop_oneof![2 => Just(0u8), 1 => 1..10u8], option::weighted(0.15, any::<u8>())),
+        (
+            prop_oneof![2 => Just(0u8), 1 => 1..10u8],
+            option::weighted(0.4, 1..11u8),
+            option::weighted(0.15, any::<u8>()),
+        ),
     );
     (who, what, when).prop_map(|((tenant, user, priority, fixed), (sizes, any_pool, inside_leaf, array), when)| {
-        let (after, held, begin, retries, (limit, booking)) = when;
+        let (after, held, begin, retries, (limit, least, booking)) = when;
         Ask {
             tenant,
             user,
@@ -209,6 +215,7 @@ fn ask() -> impl Strategy<Value = Ask> {
             begin,
             retries,
             limit,
+            least,
             booking,
         }
     })

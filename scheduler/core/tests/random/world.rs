@@ -426,6 +426,10 @@ impl World {
             priority: PRIORITIES[ask.priority as usize].into(),
             preemptible: !ask.fixed,
             time_limit: Span::seconds(10 * u64::from(ask.limit)),
+            time_min: ask.least.map(|tenths| {
+                let limit = if ask.limit == 0 { 10 } else { u64::from(ask.limit) };
+                Span::seconds(limit * u64::from(tenths))
+            }),
             grace: None,
             array: ask.array.map(|(size, cap)| ArraySpec { size: size.into(), cap: cap.into() }),
             after: ask.after.iter().map(|(kind, job)| (kinds[*kind as usize], on(*job))).collect(),

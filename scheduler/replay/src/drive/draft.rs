@@ -95,6 +95,7 @@ pub(super) fn draft(job: &TraceJob, priority: &str, largest: &Largest) -> JobDra
         priority: priority.into(),
         preemptible: true,
         time_limit: limit_of(job),
+        time_min: None,
         grace: Some(Span::ZERO),
         array: None,
         after: Vec::new(),

@@ -64,7 +64,7 @@ struct Notes<'l> {
 impl Story for Notes<'_> {
     fn run_time(&mut self, cluster: &Cluster, job: &Job, elapsed: Span) -> Span {
         let learned = self.learned.and_then(|learned| learned.run_time(kind_of(cluster, job), elapsed));
-        learned.unwrap_or(job.spec.time_limit)
+        learned.unwrap_or_else(|| job.live_attempt().map_or(job.spec.time_limit, |attempt| job.limit_of(attempt)))
     }
 
     fn saw(&mut self, cluster: &Cluster, now: Time, event: &Event) {

@@ -27,6 +27,7 @@ pub fn explanation(
         room_by_ms: ms(explained.room_by),
         helps: explained.helps.iter().map(|help| text::help(cluster, help)).collect(),
         estimate: None,
+        not_even_ms: explained.not_even.map_or(0, |least| least.0),
     }
 }
 

@@ -32,10 +32,11 @@ pub fn job(cluster: &Cluster, job: &Job, now: Time) -> v1::Job {
         gpus: job.gpus().rounded_up(),
         priority: text::priority(cluster, spec.priority).to_owned(),
         time_limit_ms: spec.time_limit.0,
+        time_min_ms: spec.time_min.map_or(0, |least| least.0),
         submitted_ms: job.submitted_at.0,
         started_ms: ms(attempt.and_then(|attempt| attempt.started_at)),
         ended_ms: ms(job.ended_at),
-        attempt: attempt.map(|attempt| self::attempt(cluster, attempt)),
+        attempt: attempt.map(|attempt| self::attempt(cluster, job, attempt)),
         attempts: job.attempts,
         reason,
         reason_code,
@@ -86,7 +87,7 @@ fn shape(cluster: &Cluster, job: &Job) -> v1::Shape {
     shape
 }
 
-fn attempt(cluster: &Cluster, attempt: &Attempt) -> v1::Attempt {
+fn attempt(cluster: &Cluster, job: &Job, attempt: &Attempt) -> v1::Attempt {
     v1::Attempt {
         number: attempt.number.0,
         members: attempt.members.iter().map(|member| self::member(cluster, member)).collect(),
@@ -96,6 +97,7 @@ fn attempt(cluster: &Cluster, attempt: &Attempt) -> v1::Attempt {
         outcome: attempt.outcome.map_or("", outcome_word).to_owned(),
         borrowed: attempt.borrowed,
         failed_first: attempt.broken_by.map(|member| member.0),
+        time_limit_ms: job.limit_of(attempt).0,
     }
 }
 

@@ -57,6 +57,7 @@ pub fn job(spec: v1::JobSpec, user: &str) -> Result<Submitted, Violation> {
         priority: spec.priority.into(),
         preemptible: !spec.non_preemptible,
         time_limit: Span(spec.time_limit_ms),
+        time_min: (spec.time_min_ms > 0).then_some(Span(spec.time_min_ms)),
         grace: (spec.grace_ms > 0).then_some(Span(spec.grace_ms)),
         array: spec.array.map(|array| ArraySpec { size: array.size, cap: array.max_running }),
         after,

@@ -65,6 +65,7 @@ pub(super) fn code(why: &Refusal) -> Code {
         | Refusal::UnknownPool { .. }
         | Refusal::UnknownPriority { .. }
         | Refusal::TimeLimitTooLong { .. }
+        | Refusal::BadTimeMin { .. }
         | Refusal::GraceTooLong { .. }
         | Refusal::HoldTooLong { .. }
         | Refusal::EmptyArray
@@ -113,6 +114,7 @@ pub(super) fn field(why: &Refusal) -> &'static str {
         Refusal::Calendar(why) => calendar::field(why),
         Refusal::UnknownPriority { .. } => "priority",
         Refusal::TimeLimitTooLong { .. } | Refusal::OverJobTime { .. } => "time_limit_ms",
+        Refusal::BadTimeMin { .. } => "time_min_ms",
         Refusal::NothingToCarry { .. } => "gpu_ms",
         Refusal::BudgetPeriodTooShort { .. } => "budget.period_ms",
         Refusal::IdleTooShort { .. } => "idle.after_ms",
@@ -167,6 +169,7 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::UnknownPool { name, known } => format!("there is no pool {name:?}, there is {}", list(known)),
         Refusal::UnknownPriority { name, known } => format!("no priority class {name:?}, there is {}", list(known)),
         Refusal::TimeLimitTooLong { limit, longest } => longer(*limit, *longest),
+        Refusal::BadTimeMin { least, limit } => bad_time_min(*least, *limit),
         Refusal::GraceTooLong { grace, longest } => longer(*grace, *longest),
         Refusal::HoldTooLong { hold, longest } => longer(*hold, *longest),
         Refusal::EmptyArray => "an array of 0 indices".to_owned(),
@@ -206,6 +209,10 @@ pub(super) fn problem(why: &Refusal) -> String {
         Refusal::Booking(why) => booking::problem(why),
         Refusal::RequestIdReused { id } => format!("{id:?} was used for a request with another content"),
     }
+}
+
+fn bad_time_min(least: Span, limit: Span) -> String {
+    format!("a limit of {} may not be lowered to {}", span(limit), span(least))
 }
 
 fn longer(stated: Span, longest: Span) -> String {
@@ -298,6 +305,7 @@ pub(super) fn remedy(why: &Refusal) -> &'static str {
         }
         Refusal::NoPool => "define a [[pool]] in the scheduler's configuration, or let the first node join",
         Refusal::TimeLimitTooLong { .. } | Refusal::GraceTooLong { .. } | Refusal::HoldTooLong { .. } => "ask for less",
+        Refusal::BadTimeMin { .. } => "use a span of more than 0 and not above the time limit, or leave it out",
         Refusal::ArrayTooLarge { .. } => "split the array",
         Refusal::TooManyDependencies { .. } => "let a job in between wait for some of them",
         Refusal::UnknownDependency { .. } | Refusal::UnknownJob { .. } => FORGOTTEN,

@@ -30,6 +30,7 @@ fn of_jobs() -> Vec<Refusal> {
         Refusal::NoPool,
         Refusal::UnknownPriority { name: "top".into(), known: Vec::new() },
         Refusal::TimeLimitTooLong { limit: Span(90_061_000), longest: Span(1500) },
+        Refusal::BadTimeMin { least: Span(7_200_000), limit: Span(3_600_000) },
         Refusal::GraceTooLong { grace: Span(3_600_000), longest: Span(0) },
         Refusal::HoldTooLong { hold: Span(7_200_000), longest: Span(3_600_000) },
         Refusal::EmptyArray,
@@ -208,6 +209,7 @@ fn refusals_of_jobs() {
         FailedPrecondition gpu_models: the cluster has no pool yet; define a [[pool]] in the scheduler's configuration, or let the first node join
         InvalidArgument priority: no priority class "top", there is none; use one of these
         InvalidArgument time_limit_ms: 1d 1h 1m 1s is longer than 1500ms; ask for less
+        InvalidArgument time_min_ms: a limit of 1h may not be lowered to 2h; use a span of more than 0 and not above the time limit, or leave it out
         InvalidArgument grace_ms: 1h is longer than 0s; ask for less
         InvalidArgument hold_survivors_ms: 2h is longer than 1h; ask for less
         InvalidArgument array.size: an array of 0 indices; use at least 1

@@ -107,6 +107,7 @@ fn spec(shape: Shape) -> JobSpec {
         priority: PriorityIndex(2),
         preemptible: true,
         time_limit: Span::seconds(3600),
+        time_min: None,
         grace: Span::seconds(30),
         array: Some(ArraySpec { size: 100, cap: 8 }),
         after: [
@@ -211,6 +212,7 @@ fn attempts() -> Vec<Event> {
             members: [placed(300, 0b1111), placed(301, 0b0101)].into_iter().collect(),
             scavenger: false,
             guest: false,
+            lowered: None,
         },
         Event::MemberPrepared { job, attempt, member },
         Event::GangReleased { job, attempt },
@@ -252,6 +254,7 @@ fn restored() -> Vec<Event> {
     let attempt = Attempt {
         number: AttemptNumber(2),
         pool: PoolIndex(1),
+        lowered: None,
         members: [
             member(300, MemberPhase::Gone, Some(killed)),
             member(301, MemberPhase::Gone, Some(unknown)),
@@ -343,6 +346,7 @@ fn samples() -> Vec<Event> {
     samples.push(Event::CountedAnew { since: WRITTEN_AT });
     samples.extend(bookings());
     samples.extend(whole_domains());
+    samples.extend(lowered());
     samples
 }
 
@@ -513,7 +517,7 @@ fn ledgers() -> Vec<Event> {
         changed(Some(Caps::default()), Some(None)),
         Event::BudgetPeriodBegan { tenant },
         Event::BudgetCarried { tenant, gpu_time },
-        Event::JobPlaced { job, attempt, pool: PoolIndex(1), members, scavenger: true, guest: false },
+        Event::JobPlaced { job, attempt, pool: PoolIndex(1), members, scavenger: true, guest: false, lowered: None },
         Event::JobCheckpointed { job, attempt, step: 12_000 },
         Event::TenantRestored { tenant, total: usage(), excess: meter(), budget: Some(budget) },
     ]
@@ -527,7 +531,18 @@ fn whole_domains() -> Vec<Event> {
     let members = [placed(300, 0b1111)].into_iter().collect();
     vec![
         Event::TenantChanged { tenant, change },
-        Event::JobPlaced { job, attempt, pool, members, scavenger: false, guest: true },
+        Event::JobPlaced { job, attempt, pool, members, scavenger: false, guest: true, lowered: None },
+    ]
+}
+
+fn lowered() -> Vec<Event> {
+    let (job, attempt, pool) = (JobId(1000), AttemptNumber(5), PoolIndex(1));
+    let members = [placed(300, 0b1111)].into_iter().collect();
+    let lowered = Some(Span::seconds(2700));
+    let flexible = JobSpec { time_min: Some(Span::seconds(1800)), ..spec(Shape::Equal { members: 1, gpus: 4 }) };
+    vec![
+        Event::JobSubmitted { job, spec: Box::new(flexible), held: false, not_before: None },
+        Event::JobPlaced { job, attempt, pool, members, scavenger: false, guest: false, lowered },
     ]
 }
 

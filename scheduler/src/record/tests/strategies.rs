@@ -283,6 +283,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
             priority: PriorityIndex(priority),
             preemptible,
             time_limit,
+            time_min: (max_retries % 7 == 1).then_some(grace),
             grace,
             array,
             after: after.into(),
@@ -337,7 +338,7 @@ fn member() -> impl Strategy<Value = Member> {
 }
 
 fn attempt() -> impl Strategy<Value = Attempt> {
-    let times = (time(), of(time()), of(time()), time());
+    let times = (time(), of(time()), of(time()), time(), of(span()));
     let ends = (of(outcome()), of(0..4096u32), of(outcome()), of(node()));
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), of(idle_notice()));
     (attempt_number(), pool(), vec(member(), 1..4), times, any::<u64>(), flags, ends).prop_map(
@@ -350,10 +351,11 @@ fn attempt() -> impl Strategy<Value = Attempt> {
             (released, borrowed, scavenger, guest, idle),
             (broken, broken_by, outcome, suspect),
         )| {
-            let (placed_at, started_at, ended_at, charged_at) = times;
+            let (placed_at, started_at, ended_at, charged_at, lowered) = times;
             Attempt {
                 number,
                 pool,
+                lowered,
                 members: members.into(),
                 placed_at,
                 start_order,
@@ -561,14 +563,15 @@ fn job_event() -> impl Strategy<Value = Event> {
 fn attempt_event() -> impl Strategy<Value = Event> {
     let one = || (job(), attempt_number(), member_index());
     prop_oneof![
-        (job(), attempt_number(), pool(), vec(placed(), 1..6), any::<bool>(), any::<bool>()).prop_map(
-            |(job, attempt, pool, members, scavenger, guest)| Event::JobPlaced {
+        (job(), attempt_number(), pool(), vec(placed(), 1..6), any::<bool>(), any::<bool>(), of(span())).prop_map(
+            |(job, attempt, pool, members, scavenger, guest, lowered)| Event::JobPlaced {
                 job,
                 attempt,
                 pool,
                 members: members.into(),
                 scavenger,
-                guest
+                guest,
+                lowered
             }
         ),
         (job(), attempt_number(), any::<u64>()).prop_map(|(job, attempt, step)| Event::JobCheckpointed {
