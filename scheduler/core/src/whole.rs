@@ -2,7 +2,9 @@
 //!
 //! A tenant may be promised whole domains of one level of a pool, beside GPUs. A domain is clean while nothing in it is there
 //! to stay: guests (`Attempt::guest`) and scavengers can be taken back and do not count, everything else does. A domain in
-//! which everything that stays is below one tenant is used by that tenant and by all above it, and counts against their promises.
+//! which everything that stays is below one tenant is used by that tenant and by all above it, and counts against their
+//! promises. Nodes that are closed, faulty or not heard are as good as not there, and so is what lies on them: a domain
+//! counts as long as enough others are left.
 //! After HiveD (Zhao et al., OSDI'20): in a pool there are as many clean domains as are promised and not used, and below
 //! a tenant as many as its own promise has left. `admit/whole.rs` refuses what would break that.
 //!
@@ -38,17 +40,11 @@ struct Standing {
 pub(crate) struct Domain {
     /// Enough sound nodes.
     is_whole: bool,
-    /// Enough sound nodes on which nothing stays.
+    /// Enough sound nodes, and nothing stays on any of them.
     pub(crate) is_clean: bool,
-    /// The lowest tenant below which everything is that stays here.
-    owner: Option<TenantIndex>,
-}
-
-impl Domain {
-    /// Who uses it up, with all above: of what is neither clean nor too small.
-    pub(crate) fn user(&self) -> Option<TenantIndex> {
-        self.owner.filter(|_| self.is_whole && !self.is_clean)
-    }
+    /// The lowest tenant below which everything is that stays here: with all above it uses the domain up. Absent where
+    /// nothing stays, and where nodes are too few.
+    pub(crate) user: Option<TenantIndex>,
 }
 
 /// The domains of one pool in which some are promised.
@@ -138,24 +134,22 @@ impl Kept {
         self.used.get(tenant.at()).copied().unwrap_or(0)
     }
 
-    /// Counts a domain anew. O(nodes of the domain).
-    fn count(&mut self, domain: usize, tenants: &[Tenant]) {
+    /// Counts a domain anew; true when it is another than before. O(nodes of the domain).
+    fn count(&mut self, domain: usize, tenants: &[Tenant]) -> bool {
         let standings = &self.standings[self.starts[domain]..self.starts[domain + 1]];
-        let sound = standings.iter().filter(|standing| standing.is_sound).count();
-        let clean = standings.iter().filter(|standing| standing.is_sound && standing.owner.is_none()).count();
-        let owners = standings.iter().filter_map(|standing| standing.owner);
-        let now = Domain {
-            is_whole: sound >= self.nodes as usize,
-            is_clean: clean >= self.nodes as usize,
-            owner: owners.reduce(|one, other| common(tenants, one, other)),
-        };
+        let sound = || standings.iter().filter(|standing| standing.is_sound);
+        let is_whole = sound().count() >= self.nodes as usize;
+        let owners = sound().filter_map(|standing| standing.owner);
+        let user = owners.reduce(|one, other| common(tenants, one, other)).filter(|_| is_whole);
+        let now = Domain { is_whole, is_clean: is_whole && user.is_none(), user };
         let before = std::mem::replace(&mut self.domains[domain], now);
         self.clean = self.clean + u32::from(now.is_clean) - u32::from(before.is_clean);
-        if before.user() != now.user() {
+        if before.user != now.user {
             self.used.resize(tenants.len().max(self.used.len()), 0);
-            above(tenants, before.user()).for_each(|tenant| self.used[tenant.at()] -= 1);
-            above(tenants, now.user()).for_each(|tenant| self.used[tenant.at()] += 1);
+            above(tenants, before.user).for_each(|tenant| self.used[tenant.at()] -= 1);
+            above(tenants, now.user).for_each(|tenant| self.used[tenant.at()] += 1);
         }
+        before != now
     }
 }
 
@@ -244,8 +238,9 @@ impl Cluster {
         let Some(Some(kept)) = whole.pools.get_mut(node.pool.at()) else { return };
         let (_, at) = index.position(node.index);
         let now = standing(node, jobs, promises, tenants);
-        if std::mem::replace(&mut kept.standings[at], now) != now {
-            kept.count(kept.domain_of(at), tenants);
+        if std::mem::replace(&mut kept.standings[at], now) != now && kept.count(kept.domain_of(at), tenants) {
+            let pool = node.pool;
+            self.divided(pool);
         }
     }
 
@@ -273,9 +268,14 @@ impl Cluster {
             let domains = vec![Domain::default(); starts.len() - 1];
             let (clean, used) = (0, vec![0; tenants.len()]);
             let mut kept = Kept { level, nodes: least, starts, standings, domains, clean, used };
-            (0..kept.domains.len()).for_each(|domain| kept.count(domain, tenants));
+            (0..kept.domains.len()).for_each(|domain| _ = kept.count(domain, tenants));
             Some(kept)
         };
-        whole.pools = whole.kinds.iter().enumerate().map(count).collect();
+        let now = whole.kinds.iter().enumerate().map(count).collect();
+        let before = std::mem::replace(&mut whole.pools, now);
+        let domains = |pools: &[Option<Kept>], pool: usize| Some(pools.get(pool)?.as_ref()?.domains.clone());
+        let is_changed = |pool: &usize| domains(&before, *pool) != domains(&self.whole.pools, *pool);
+        let changed: Vec<usize> = (0..self.whole.pools.len()).filter(is_changed).collect();
+        changed.into_iter().for_each(|pool| self.divided(PoolIndex::of(pool)));
     }
 }

@@ -30,7 +30,15 @@ pub(crate) struct Way {
     /// All clean domains.
     clean: Vec<usize>,
     /// Domains that others use up, and would want others for.
-    of_others: Vec<usize>,
+    of_others: Vec<Used>,
+}
+
+/// The domains that a tenant uses up which is promised some.
+#[derive(Clone, Debug)]
+struct Used {
+    domains: Vec<usize>,
+    /// So many it uses beyond what it is promised: others may come into no more of them.
+    spare: u32,
 }
 
 impl Way {
@@ -39,57 +47,85 @@ impl Way {
     pub(crate) fn of(cluster: &Cluster, wish: &Wish<'_>, pool: PoolIndex) -> Option<Self> {
         let kept = cluster.kept(pool)?;
         let may = may_break(cluster, kept, wish, pool);
-        let is_kept = |owner: TenantIndex| is_kept_from(cluster, kept, owner, wish.tenant, pool);
-        let domains = || kept.domains.iter().enumerate();
-        let users = domains().filter_map(|(at, domain)| Some((at, domain.user()?)));
-        let of_others: Vec<usize> = users.filter(|(_, user)| is_kept(*user)).map(|(at, _)| at).collect();
-        let clean = domains().filter(|(_, domain)| domain.is_clean).map(|(at, _)| at).collect();
+        let others = cluster.tenants.iter().filter(|other| !cluster.is_within(wish.tenant, other.index));
+        let of_others: Vec<Used> = others.filter_map(|other| Used::by(cluster, kept, other, pool)).collect();
+        let domains = kept.domains.iter().enumerate();
+        let clean = domains.filter(|(_, domain)| domain.is_clean).map(|(at, _)| at).collect();
         let is_free = of_others.is_empty() && may >= kept.clean;
         (!is_free).then_some(Self { pool, may, clean, of_others })
     }
 
-    /// The positions of the domains of others, and of the clean ones that are not `opened`.
-    fn bars(&self, cluster: &Cluster, is_opened: impl Fn(usize) -> bool) -> Positions {
-        let mut bars = Positions::default();
-        let Some(kept) = cluster.kept(self.pool) else { return bars };
-        let clean = self.clean.iter().filter(|domain| !is_opened(**domain));
-        self.of_others.iter().chain(clean).for_each(|domain| bars.add(kept.positions(*domain)));
-        bars
+    /// Whether there is anything that it may break into.
+    fn opens(&self) -> bool {
+        self.may > 0 || self.of_others.iter().any(|used| used.spare > 0)
     }
 
     /// What is barred so that it breaks into nothing.
     fn all_bars(&self, cluster: &Cluster) -> Positions {
-        self.bars(cluster, |_| false)
+        self.bars(cluster, &[])
     }
 
-    /// What is barred before it is known where it goes: if it may break into some clean domain, all are open.
+    /// What is barred before it is known where it goes: what may be broken into is open, however much of it may.
     pub(crate) fn first_bars(&self, cluster: &Cluster) -> Positions {
-        self.bars(cluster, |_| self.may > 0)
+        let lent = self.of_others.iter().filter(|used| used.spare > 0).flat_map(|used| &used.domains);
+        let clean = self.clean.iter().filter(|_| self.may > 0);
+        let opened: Vec<usize> = clean.chain(lent).copied().collect();
+        self.bars(cluster, &opened)
     }
 
-    /// What is barred where it would break into more than it may: as many clean domains as it may are open, those with most
-    /// room.
+    /// What is barred where it would break into more than it may: as much as it may is open, that with most room.
     pub(crate) fn closer_bars(&self, cluster: &Cluster, index: &PlaceIndex) -> Positions {
         let Some(kept) = cluster.kept(self.pool) else { return Positions::default() };
         let room = |domain: &usize| Reverse(index.free_in(self.pool, kept.positions(*domain)));
-        let mut opened = self.clean.clone();
-        opened.sort_by_cached_key(|domain| (room(domain), *domain));
-        opened.truncate(self.may as usize);
-        self.bars(cluster, |domain| opened.contains(&domain))
+        let widest = |domains: &[usize], most: u32| {
+            let mut domains = domains.to_vec();
+            domains.sort_by_cached_key(|domain| (room(domain), *domain));
+            domains.truncate(most as usize);
+            domains
+        };
+        let mut opened = widest(&self.clean, self.may);
+        opened.extend(self.of_others.iter().flat_map(|used| widest(&used.domains, used.spare)));
+        self.bars(cluster, &opened)
     }
 
-    /// How many clean domains it would break into there, and how many domains of others it would enter.
+    /// The domains of others and the clean ones, but for those `opened`; what one of the others keeps stays barred.
+    fn bars(&self, cluster: &Cluster, opened: &[usize]) -> Positions {
+        let mut bars = Positions::default();
+        let Some(kept) = cluster.kept(self.pool) else { return bars };
+        let mut bar = |domain: &usize| bars.add(kept.positions(*domain));
+        let is_barred = |domain: &&usize| !opened.contains(domain);
+        self.clean.iter().filter(is_barred).for_each(&mut bar);
+        for used in &self.of_others {
+            used.domains.iter().filter(|domain| used.spare == 0 || is_barred(domain)).for_each(&mut bar);
+        }
+        bars
+    }
+
+    /// How many clean domains it would break into there, and how many domains of others it would enter beyond what they can
+    /// do without.
     fn breaks(&self, cluster: &Cluster, index: &PlaceIndex, members: &[Placed]) -> (u32, u32) {
         let Some(kept) = cluster.kept(self.pool) else { return (0, 0) };
         let domains = kept.domains_of(index, members);
         let count = |of: &[usize]| domains.iter().filter(|domain| of.binary_search(domain).is_ok()).count() as u32;
-        (count(&self.clean), count(&self.of_others))
+        let others = self.of_others.iter().map(|used| count(&used.domains).saturating_sub(used.spare));
+        (count(&self.clean), others.max().unwrap_or(0))
     }
 
     /// Whether it may stay there.
     pub(crate) fn allows(&self, cluster: &Cluster, index: &PlaceIndex, members: &[Placed]) -> bool {
         let (clean, others) = self.breaks(cluster, index, members);
         clean <= self.may && others == 0
+    }
+}
+
+impl Used {
+    /// None where nothing is promised to the tenant, or used by it.
+    fn by(cluster: &Cluster, kept: &Kept, tenant: &Tenant, pool: PoolIndex) -> Option<Self> {
+        let promised = tenant.quota_in(pool).domains.filter(|_| kept.used(tenant.index) > 0)?.count;
+        let is_of = |user: TenantIndex| cluster.is_within(user, tenant.index);
+        let domains = kept.domains.iter().enumerate().filter(|(_, domain)| domain.user.is_some_and(is_of));
+        let domains: Vec<usize> = domains.map(|(at, _)| at).collect();
+        Some(Self { domains, spare: kept.used(tenant.index).saturating_sub(promised) })
     }
 }
 
@@ -110,13 +146,6 @@ fn may_break(cluster: &Cluster, kept: &Kept, wish: &Wish<'_>, pool: PoolIndex) -
         below = parent;
     }
     may
-}
-
-/// Whether a domain that is used below `owner` would be used no more, if `tenant` came into it as well, and somebody would want
-/// another for it.
-fn is_kept_from(cluster: &Cluster, kept: &Kept, owner: TenantIndex, tenant: TenantIndex, pool: PoolIndex) -> bool {
-    let mut losing = cluster.chain(owner).take_while(|above| !cluster.is_within(tenant, above.index));
-    losing.any(|above| above.quota_in(pool).domains.is_some_and(|domains| kept.used(above.index) <= domains.count))
 }
 
 /// Whether it can be taken back for whoever is promised whole domains, as soon as he was promised what is lent.
@@ -150,7 +179,7 @@ pub(crate) fn place(
     };
     let is_all = |found: &Option<Members>| found.as_ref().is_some_and(|members| members.len() >= most as usize);
     let mut stays = among(site, &way, most, way.all_bars(site.cluster()));
-    if !is_all(&stays) && way.may > 0 {
+    if !is_all(&stays) && way.opens() {
         stays = larger(stays, among(site, &way, most, way.first_bars(site.cluster())));
     }
     if let Some(members) = stays.take_if(|members| members.len() >= most as usize) {

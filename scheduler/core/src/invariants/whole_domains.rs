@@ -49,11 +49,10 @@ fn check_pool(cluster: &Cluster, pool: PoolIndex) -> Check {
         let owners: Vec<(&Node, Vec<TenantIndex>)> = nodes.iter().map(|node| (*node, staying(cluster, node))).collect();
         let sound = || owners.iter().filter(|(node, _)| is_sound(node));
         let is_whole = sound().count() >= kind.nodes as usize;
-        let is_clean = sound().filter(|(_, owners)| owners.is_empty()).count() >= kind.nodes as usize;
+        let all: Vec<TenantIndex> = sound().flat_map(|(_, owners)| owners).copied().collect();
         whole += u32::from(is_whole);
-        clean += u32::from(is_clean);
-        let all: Vec<TenantIndex> = owners.iter().flat_map(|(_, owners)| owners).copied().collect();
-        for tenant in cluster.tenants.iter().filter(|_| is_whole && !is_clean && !all.is_empty()) {
+        clean += u32::from(is_whole && all.is_empty());
+        for tenant in cluster.tenants.iter().filter(|_| is_whole && !all.is_empty()) {
             used[tenant.index.at()] += u32::from(all.iter().all(|owner| cluster.is_within(*owner, tenant.index)));
         }
     }

@@ -197,6 +197,38 @@ fn a_lost_node_makes_a_promise_short_and_refuses_nobody_what_is_left() {
 }
 
 #[test]
+fn what_lies_on_a_lost_node_is_not_there() {
+    check(
+        "
+        node   n0 n1 gpus=8 leaf=l0
+        node   n2 n3 gpus=8 leaf=l1
+        node   n4 n5 gpus=8 leaf=l2
+        tenant prod quota=16 domains=leaf:2x1 | dev quota=32
+        queued dev/a 1x8 fixed
+        cycle
+        silent n0
+        lose   n0
+        queued prod/p 1x1 fixed
+        cycle                  # the rest of a's leaf is a clean leaf of one node, and p uses it up
+        queued dev/b 1x8 fixed | dev/c 1x8 fixed | dev/d 1x8 fixed
+        cycle                  # two leaves are left, one of which is promised
+        queued prod/q 1x8 fixed
+        cycle
+        ",
+        expect![[r#"
+            place dev/a -> n0[0-7]
+            n0 is Suspect
+            n0 is Lost
+            place prod/p -> n1[0]
+            place dev/b -> n2[0-7]
+            place dev/c -> n3[0-7]
+            blocked d: KeptWhole { gpu, Leaf, want: 1, may: 0 of 1 }
+            place prod/q -> n4[0-7]
+            blocked d: KeptWhole { gpu, Leaf, want: 1, may: 0 of 0 }"#]],
+    );
+}
+
+#[test]
 fn a_promise_can_be_kept_or_is_refused() {
     check(
         "
