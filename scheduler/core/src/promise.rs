@@ -81,7 +81,14 @@ pub enum DropCause {
 
 /// At the start of a cycle: places the jobs whose GPUs are all free, drops the promises that cannot be kept.
 pub(crate) fn keep(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
+    // Promises that were looked at before a late one may lie on the nodes that are emptied for it.
+    while look_after(cluster, now, cycled, out) {}
+}
+
+/// Looks at each promise once. Whether a node was emptied.
+fn look_after(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) -> bool {
     let jobs: Vec<JobId> = cluster.promises.keys().copied().collect();
+    let mut has_emptied = false;
     for job in jobs {
         let Some(promise) = cluster.promises.get(&job) else { continue };
         if let Some(why) = cause_to_drop(cluster, job, promise, now) {
@@ -97,9 +104,10 @@ pub(crate) fn keep(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
         } else if promise.due <= now {
             let late = in_the_way(cluster, &promise.members);
             emit(cluster, now, Event::PromiseDropped { job, why: DropCause::Late }, out);
-            drain_late(cluster, late, now, out);
+            has_emptied |= drain_late(cluster, late, now, out);
         }
     }
+    has_emptied
 }
 
 /// The nodes of the members that are not gone yet and for which a promise waits. GPUs of a gang are free when its last
@@ -117,14 +125,16 @@ fn in_the_way(cluster: &Cluster, promised: &Members) -> BTreeSet<NodeIndex> {
 }
 
 /// A node on which something was to be gone by now is not trusted with anything new: it is emptied. What it cannot stop is
-/// never placed beside.
-fn drain_late(cluster: &mut Cluster, late: BTreeSet<NodeIndex>, now: Time, out: &mut Events) {
+/// never placed beside. Whether there is one that was not emptied before.
+fn drain_late(cluster: &mut Cluster, late: BTreeSet<NodeIndex>, now: Time, out: &mut Events) -> bool {
+    let before = out.len();
     for node in late {
         let known = cluster.node(node);
         if !known.draining && known.contact == Contact::Ready {
             emit(cluster, now, Event::NodeCordoned { node, cordoned: true, draining: true }, out);
         }
     }
+    out.len() > before
 }
 
 /// The agent of a node has connected anew. Promises that wait for a member there get their time anew: it may hear of the

@@ -42,8 +42,7 @@ enum Tried {
 pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
     let (jobs, mut moves) = (cycled.jobs, MAX_MOVES);
     invited(cluster, &mut moves, now, cycled, out);
-    let is_plain = cluster.reservations().is_empty() && cluster.bookings.is_empty();
-    if !is_plain && vain::begin(cluster, now) {
+    if !is_plain(cluster) && vain::begin(cluster, now) {
         let is_known = heads(cluster, &mut moves, now, cycled, out);
         let is_settled = rest(cluster, &mut moves, now, cycled, out) && is_known;
         vain::settle(cluster, is_settled);
@@ -53,6 +52,11 @@ pub(crate) fn fill(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &
         cluster.plans.look_again();
         cycled.more = true;
     }
+}
+
+/// Whether nothing is set aside or booked: the plain cycle has tried all.
+pub(super) fn is_plain(cluster: &Cluster) -> bool {
+    cluster.reservations().is_empty() && cluster.bookings.is_empty()
 }
 
 /// The jobs that name a booking which has begun, in their order: of a class and tenant that found no place none is tried again.

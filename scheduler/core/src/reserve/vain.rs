@@ -189,7 +189,8 @@ impl Vain {
             let job = cluster.job(*job).filter(|job| job.queued.is_some());
             job.is_some_and(|job| !lifts(&job.spec.request, job.spec.tenant, why))
         });
-        *is_settled &= closed.caps() + alone.len() == before;
+        // Of a tenant that was paused nothing was tried.
+        *is_settled &= closed.caps() + alone.len() == before && !cluster.news.is_divided_anew(since);
     }
 }
 
@@ -249,7 +250,11 @@ pub(super) fn close_for_now(cluster: &mut Cluster, job: JobId) -> Option<(ClassI
 }
 
 /// A job that is passed over beside the reservations and would start: its class is closed to its user, or nothing is open.
+/// Where nothing is set aside or booked nobody is.
 pub(crate) fn passed_over(cluster: &mut Cluster) -> Option<JobId> {
+    if backfill::is_plain(cluster) {
+        return None;
+    }
     let at = cluster.reserved.vain.looked_at;
     let is_settled = !begin(cluster, at);
     let vain = &cluster.reserved.vain;
