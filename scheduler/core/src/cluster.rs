@@ -23,6 +23,7 @@ use crate::queue::{QueueKey, Queued};
 use crate::refused::Refused;
 use crate::reply::Reply;
 use crate::reserve::Reserved;
+use crate::resize::Looked;
 use crate::tenant::Tenant;
 use crate::timers::Timers;
 use crate::topology::Topology;
@@ -87,6 +88,8 @@ pub struct Cluster {
     pub(crate) leaving: BTreeSet<JobId>,
     /// Elastic gangs that run with fewer members than they may have.
     pub(crate) short_gangs: BTreeSet<JobId>,
+    /// When they were looked at in vain. Derived.
+    pub(crate) looked_at_size: Option<Looked>,
     /// Nodes that are kept free for gangs that lost one.
     pub(crate) spare_nodes: u32,
     /// Some mission has a deadline by which what it lent is to be back.
@@ -147,6 +150,7 @@ impl Cluster {
             reach: Reach::default(),
             leaving: BTreeSet::new(),
             short_gangs: BTreeSet::new(),
+            looked_at_size: None,
             spare_nodes: 0,
             has_deadlines: false,
             has_caps: false,

@@ -69,6 +69,10 @@ pub fn cycle(cluster: &mut Cluster, now: Time, out: &mut Events) -> Cycled {
         cycled.more |= out.len() > before;
         reserve::fill(cluster, now, &mut cycled, out);
     }
+    // Without reservations those who wait would be helped by nothing but what is idle.
+    if !cycled.more && cluster.policy.plan_in_time {
+        grow(cluster, now, &mut cycled, out);
+    }
     // A reservation that was not needed any more, or moved, leaves room for what was refused before.
     cycled.more |= (cluster.news.free(), cluster.news.division()) != before;
     if cycled.more {
@@ -88,7 +92,7 @@ pub(crate) fn wake(cluster: &mut Cluster) {
     }
 }
 
-/// Nobody waits: what is idle is for gangs that may have more members.
+/// Nobody who waits can start: what is idle still is for gangs that may have more members.
 fn grow(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) {
     if cluster.short_gangs.is_empty() {
         return;
@@ -97,7 +101,7 @@ fn grow(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
     let before = out.len();
     let again = resize::grow(cluster, now, out);
     cycled.more |= out.len() > before;
-    plan::wake_at(cluster, again);
+    plan::wake_by(cluster, again);
 }
 
 /// Goes through the jobs in their order until every class that is left was refused.

@@ -61,6 +61,14 @@ pub(crate) fn stop(cluster: &mut Cluster, job: JobId, reason: StopReason, now: T
     settle(cluster, job, now, out);
 }
 
+/// Stops an attempt that is to start again with more than its `has` members.
+pub(crate) fn resize(cluster: &mut Cluster, job: JobId, has: u32, now: Time, out: &mut Events) {
+    let Some(attempt) = cluster.job(job).and_then(Job::live_attempt) else { return };
+    let (attempt, reason, beneficiary) = (attempt.number, StopReason::Resized, None);
+    emit(cluster, now, Event::AttemptStopping { job, attempt, reason, beneficiary, keeps: has }, out);
+    settle(cluster, job, now, out);
+}
+
 /// Stops an attempt whose GPUs, but for those of the first `keeps` members, are promised to `beneficiary`.
 pub(crate) fn evict(cluster: &mut Cluster, job: JobId, beneficiary: JobId, keeps: u32, now: Time, out: &mut Events) {
     let Some(attempt) = cluster.job(job).and_then(Job::live_attempt) else { return };
@@ -170,10 +178,9 @@ fn after_attempt(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, 
         | Outcome::Idle
         | Outcome::DependencyFailed => return end_job(cluster, id, outcome, now, out),
     };
-    let shrinks = outcome == Outcome::Evicted;
     emit(cluster, now, event, out);
-    if shrinks {
-        resize::keep_least(cluster, id, now, out);
+    if matches!(outcome, Outcome::Evicted | Outcome::Resized) {
+        resize::keep_places(cluster, id, outcome, now, out);
     }
 }
 

@@ -171,6 +171,11 @@ pub(crate) fn wake_at(cluster: &mut Cluster, at: Option<Time>) {
     cluster.plans.wake = due.chain(at).min();
 }
 
+/// As well as when it is due already, a cycle is due at `at`.
+pub(crate) fn wake_by(cluster: &mut Cluster, at: Option<Time>) {
+    cluster.plans.wake = cluster.plans.wake.into_iter().chain(at).min();
+}
+
 /// Goes through the blocked jobs in their order. True when it stopped at its limit.
 fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events) -> bool {
     let fresh = Refused::fresh(cluster.tenants.len());

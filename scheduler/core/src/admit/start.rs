@@ -245,7 +245,12 @@ pub(crate) fn is_allowed(cluster: &Cluster, wish: &Wish<'_>, pool: PoolIndex) ->
 /// # Errors
 /// Why not even the least may.
 #[inline]
-fn most_allowed(cluster: &Cluster, wish: &Wish<'_>, pool: PoolIndex, scavenger: bool) -> Result<u32, Blocked> {
+pub(crate) fn most_allowed(
+    cluster: &Cluster,
+    wish: &Wish<'_>,
+    pool: PoolIndex,
+    scavenger: bool,
+) -> Result<u32, Blocked> {
     may_hold(cluster, wish, pool, wish.gpus(), scavenger)?;
     let allowed = |want: Gpus| may_have(cluster, wish, pool, want, scavenger);
     Ok(most_that(wish.request, wish.request.shape.members(), allowed))

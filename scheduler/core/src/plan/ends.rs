@@ -8,7 +8,7 @@ use super::claim::Relief;
 use super::victims::{Candidate, Trial, Where};
 use crate::cluster::Cluster;
 use crate::ids::{JobId, PoolIndex, TenantIndex};
-use crate::job::{Job, Phase};
+use crate::job::{Job, Phase, StopReason};
 use crate::policy::Policy;
 use crate::tenant::Tenant;
 use crate::units::{GpuTime, Gpus, Span, Time};
@@ -22,6 +22,8 @@ pub(crate) fn latest_end(policy: &Policy, job: &Job, now: Time) -> Option<Time> 
             let start = attempt.started_at.unwrap_or(attempt.placed_at + policy.launch_deadline);
             Some(start + job.limit_of(attempt) + job.spec.grace + slack)
         }
+        // It starts again in its places.
+        Phase::Stopping(StopReason::Resized) => None,
         Phase::Stopping(_) => Some(now + job.spec.grace + slack),
         Phase::AwaitingProof(_) | Phase::Waiting | Phase::Spread | Phase::Ended(_) => None,
     }

@@ -171,6 +171,9 @@ fn candidate(cluster: &Cluster, id: JobId, pool: PoolIndex, shortages: &[Shortag
     }
     // What a gang keeps that is being stopped already is its own.
     let ranks = (if leaves { attempt.keeps as usize } else { 0 })..attempt.members.len();
+    if ranks.is_empty() {
+        return None;
+    }
     let gpus: Gpus = attempt.members[ranks.clone()].iter().map(|member| member.placed.held()).sum();
     let helps = |short: &Shortage| {
         let counts = match short.of {

@@ -12,7 +12,7 @@ use crate::admit::start::Wish;
 use crate::blocked::Blocked;
 use crate::cluster::Cluster;
 use crate::ids::{PoolIndex, TenantIndex};
-use crate::job::{Attempt, Job, Phase};
+use crate::job::{Attempt, Job, Phase, StopReason};
 use crate::plan;
 use crate::reserve::{Comer, Reservation, is_inside_quota};
 use crate::tenant::Tenant;
@@ -190,6 +190,7 @@ fn is_over(cluster: &Cluster, job: &Job, attempt: &Attempt, at: Time, by: By) ->
     let started = attempt.started_at.filter(|_| by == By::Soonest);
     let end = started.map_or(latest, |start| start + latest.since(attempt.placed_at + cluster.policy.launch_deadline));
     match job.phase {
+        Phase::Stopping(StopReason::Resized) => false,
         Phase::Stopping(_) if by == By::Soonest => true,
         Phase::Launching | Phase::Running | Phase::Stopping(_) => end <= at,
         // Nobody can say.

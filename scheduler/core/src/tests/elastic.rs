@@ -149,6 +149,7 @@ fn a_gang_grows_while_nobody_waits() {
             stop dev/e: Resized
             over dev/e: Resized
             again dev/e at the front
+            promise dev/e -> n0[0-7] n1[0-7] by +120s
             place dev/e -> n0[0-7] n1[0-7] (attempt 2)"#]],
     );
 }
@@ -202,6 +203,76 @@ fn a_gang_grows_only_as_its_limit_allows() {
             stop dev/e: Resized
             over dev/e: Resized
             again dev/e at the front
+            promise dev/e -> n0[0-7] n1[0-7] by +120s
             place dev/e -> n0[0-7] n1[0-7] (attempt 2)"#]],
+    );
+}
+
+#[test]
+fn a_gang_grows_beside_those_who_cannot_use_what_is_idle() {
+    check(
+        "
+        node   n0 n1 gpus=8 model=H100
+        node   m0 gpus=8 model=A100
+        tenant dev pool=H100 quota=16
+        tenant prod pool=A100 quota=8
+        run    dev/a 1x8 on n1 | prod/b 1x8 on m0
+        queued dev/e 2x8 least=1 limit=10h model=H100 | prod/w 1x8 model=A100
+        cycle
+        prepared e
+        started e
+        tick   15m
+        exit   a 0
+        cycle                  # w waits for its pool: n1 is of no use to it
+        queued prod/v 1x4 model=H100
+        cycle
+        exit   e sig15
+        cycle                  # v came meanwhile, and takes nothing of what e has
+        ",
+        expect![[r#"
+            place dev/e -> n0[0-7]
+            blocked w: NotEnoughGpus { A100, want: 8, free: 0 }
+            over dev/a: Completed
+            end dev/a: Completed
+            stop dev/e: Resized
+            blocked w: NotEnoughGpus { A100, want: 8, free: 0 }
+            place prod/v -> n1[0-3], borrowed
+            blocked w: NotEnoughGpus { A100, want: 8, free: 0 }
+            over dev/e: Resized
+            again dev/e at the front
+            promise dev/e -> n0[0-7] by +120s
+            place dev/e -> n0[0-7] (attempt 2)
+            blocked w: NotEnoughGpus { A100, want: 8, free: 0 }"#]],
+    );
+}
+
+#[test]
+fn a_gang_does_not_grow_where_somebody_waits_for_its_places() {
+    check(
+        "
+        node   n0 n1 n2 gpus=8
+        tenant dev quota=24 | prod quota=0
+        run    dev/a 1x8 on n1
+        queued dev/e 3x8 least=2 limit=10h
+        cycle
+        prepared e
+        started e
+        queued prod/p 3x8 | prod/q 1x8 limit=1h
+        cycle
+        tick   15m
+        exit   a 0
+        cycle                  # p has all three nodes from e's limit on, and q is over before that
+        plan
+        ",
+        expect![[r#"
+            place dev/e -> n0[0-7] n2[0-7]
+            go dev/e
+            blocked p: NotEnoughGpus { gpu, want: 24, free: 0 }
+            blocked q: NotEnoughGpus { gpu, want: 8, free: 0 }
+            over dev/a: Completed
+            end dev/a: Completed
+            place prod/q -> n1[0-7], borrowed
+            blocked p: NotEnoughGpus { gpu, want: 24, free: 0 }
+            reserve prod/p -> n0[0-7] n1[0-7] n2[0-7] from +35190s"#]],
     );
 }
