@@ -68,6 +68,9 @@ pub(crate) fn set(cluster: &mut Cluster, draft: &TenantDraft, now: Time, out: &m
     for (pool, quota, dates) in dated {
         let dated = DatedQuota::new(DatedKey { tenant, pool, from: dates.from }, dates.until, quota);
         emit(cluster, now, Event::QuotaDated { dated }, out);
+        if dates.from <= now {
+            calendar::begin(cluster, dated.key, now, out);
+        }
     }
     Ok(Reply::Tenant(tenant))
 }
