@@ -40,6 +40,7 @@ use crate::decide::{Events, emit};
 use crate::event::Event;
 use crate::finish;
 use crate::ids::{ClassIndex, JobId, PoolIndex, TenantIndex};
+use crate::job::Job;
 use crate::news::Versions;
 use crate::order::Order;
 use crate::placement::Members;
@@ -194,6 +195,7 @@ fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
         if cluster.promises.len() >= cluster.policy.max_promises as usize {
             break;
         }
+        let id = holder_before(cluster, id);
         if has_failed_too_often(cluster, id) {
             order.skip(cluster, id);
             continue;
@@ -232,6 +234,19 @@ fn look(cluster: &mut Cluster, now: Time, cycled: &mut Cycled, out: &mut Events)
     cluster.refused = refused;
     cluster.refused.keep_only(&cluster.classes);
     is_cut_off
+}
+
+/// The job that holds a reservation, if it is of the class, tenant and user of this one: it goes first, since whoever is like
+/// it is behind it, and a refusal of one holds for all.
+fn holder_before(cluster: &Cluster, id: JobId) -> JobId {
+    let kind = |job: &Job| job.queued.map(|queued| (queued.class, job.spec.tenant, job.spec.user));
+    let Some(kind_of_job) = cluster.job(id).filter(|job| job.avoid.is_empty()).and_then(kind) else { return id };
+    let is_like = |holder: &&Job| {
+        let is_tried = holder.avoid.is_empty() && !has_failed_too_often(cluster, holder.id);
+        is_tried && kind(holder) == Some(kind_of_job)
+    };
+    let holders = cluster.reservations().iter().filter_map(|reservation| cluster.job(reservation.job));
+    holders.into_iter().find(is_like).map_or(id, |holder| holder.id)
 }
 
 /// After looking: what is wanted back now and was not before, and what is not any more.
