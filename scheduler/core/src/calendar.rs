@@ -104,6 +104,9 @@ impl Cluster {
 
     /// What a tenant may have of a pool at a time to come, as the calendar is now.
     pub(crate) fn quota_at(&self, tenant: TenantIndex, pool: PoolIndex, time: Time) -> Quota {
+        if self.calendar.len() == 0 {
+            return self.tenant(tenant).quota_in(pool);
+        }
         among(self.calendar.of(tenant, pool), self.standing(tenant, pool), time)
     }
 

@@ -51,24 +51,26 @@ pub(crate) fn behind(cluster: &Cluster, wish: &Wish<'_>, pool: PoolIndex, gpus: 
 /// Whether `gpus` more below `above` would leave the job of a reservation outside its quota there, where lent GPUs are to
 /// come back for it: who is outside takes nothing back, however soon the others end.
 fn takes_claim(cluster: &Cluster, above: &Tenant, other: &Reservation, gpus: Gpus) -> bool {
-    let Some(quota) = guaranteed(above, other).filter(|_| other.reclaims) else { return false };
+    let Some(quota) = guaranteed(cluster, above, other).filter(|_| other.reclaims) else { return false };
     plan::own(cluster, above, other.pool) + other.gpus() + gpus > quota
 }
 
-fn guaranteed(above: &Tenant, other: &Reservation) -> Option<Gpus> {
-    quota::guaranteed(above, above.quota_in(other.pool))
+/// What is guaranteed when a reservation begins.
+fn guaranteed(cluster: &Cluster, above: &Tenant, other: &Reservation) -> Option<Gpus> {
+    quota::guaranteed(above, cluster.quota_at(above.index, other.pool, other.from))
 }
 
 /// Whether `gpus` more below `above` leave too little there for a reservation that has enough without them.
 fn pushes_out(cluster: &Cluster, above: &Tenant, other: &Reservation, gpus: Gpus, is_fixed: bool, latest: By) -> bool {
-    let (quota, guaranteed) = (above.quota_in(other.pool), guaranteed(above, other));
+    let limit = cluster.quota_at(above.index, other.pool, other.from).limit;
+    let guaranteed = guaranteed(cluster, above, other);
     let (want, held) = (other.gpus(), above.held_in(other.pool));
     let is_short = |bound: Gpus, now: Gpus, is_fixed: bool| {
         let then = |by: By| held_at(cluster, above, other, is_fixed, by) + want;
         // What is held now is the most that is held then.
         now + want + gpus > bound && then(By::Soonest) <= bound && then(latest) + gpus > bound
     };
-    let bounds = [quota.limit, guaranteed.filter(|_| other.is_own)];
+    let bounds = [limit, guaranteed.filter(|_| other.is_own)];
     bounds.into_iter().flatten().any(|bound| is_short(bound, held.used, false))
         || guaranteed.filter(|_| is_fixed).is_some_and(|bound| is_short(bound, held.fixed, true))
 }

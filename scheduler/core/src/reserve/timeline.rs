@@ -3,11 +3,12 @@
 //!
 //! In: a job, what is set aside already. Out: the earliest time at which the whole gang fits where it must and its tenant
 //! may have it, and the GPUs. The index is walked forward in time: at each end its GPUs come back, at each reservation
-//! that the job would overlap they go; what tenants hold walks along. GPUs that are promised, on closed nodes or fenced
+//! that the job would overlap they go; what tenants hold walks along, and what they may have changes at the dates of the
+//! calendar. GPUs that are promised, on closed nodes or fenced
 //! never come back here.
 //! It must leave index, tenants and pools as it found them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::admit::start::Wish;
 use crate::admit::{lending, quota, whole};
@@ -21,7 +22,7 @@ use crate::placement::{Members, Portion};
 use crate::plan::latest_end;
 use crate::request::Part;
 use crate::reserve::{Reservation, is_inside_quota};
-use crate::tenant::Held;
+use crate::tenant::{Held, Quota};
 use crate::units::{CpuMilli, Gpus, MemoryMib, Span, Time};
 
 /// The ends of what runs in one pool, earliest first.
@@ -36,7 +37,12 @@ enum Step {
     Lift(usize),
     /// From here on the job would overlap a reservation.
     Take(usize),
+    /// What a tenant may have is another from here on.
+    Date(usize),
 }
+
+/// What a tenant may have of the pool from a date on.
+type Dated = (Time, TenantIndex, Quota);
 
 /// The ends of all attempts in `pool` that will end.
 pub(super) fn ends(cluster: &Cluster, pool: PoolIndex, now: Time) -> Ends {
@@ -99,6 +105,10 @@ struct Walk<'w> {
     overlaps: Vec<bool>,
     /// What tenants held before it was changed, oldest first.
     undo: Vec<(TenantIndex, Held)>,
+    /// The dates to come, in order of time.
+    dates: Vec<Dated>,
+    /// What tenants might have before a date changed it, oldest first.
+    undo_dates: Vec<(TenantIndex, Quota)>,
 }
 
 /// The earliest time at which the job fits, and where.
@@ -117,10 +127,22 @@ pub(super) fn earliest(cluster: &mut Cluster, question: &Question<'_>) -> Option
     if let Some(bars) = bars {
         cluster.index.bar(question.pool, &bars);
     }
-    let mut walk = Walk { cluster, question, whole, parts: BTreeMap::new(), aside, overlaps, undo: Vec::new() };
+    let dates = dates(cluster, question.pool, question.now);
+    let (parts, undo, undo_dates) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let mut walk = Walk { cluster, question, whole, parts, aside, overlaps, undo, dates, undo_dates };
     let found = walk.run();
     walk.leave(mark, idle);
     found
+}
+
+/// What tenants may have of a pool at each date of the calendar that is to come.
+fn dates(cluster: &Cluster, pool: PoolIndex, now: Time) -> Vec<Dated> {
+    let in_pool = cluster.calendar().filter(|dated| dated.key.pool == pool);
+    let of_tenant = in_pool.flat_map(|dated| {
+        [Some(dated.key.from), dated.until].into_iter().flatten().map(|date| (date, dated.key.tenant))
+    });
+    let to_come: BTreeSet<(Time, TenantIndex)> = of_tenant.filter(|(date, _)| *date > now).collect();
+    to_come.into_iter().map(|(date, tenant)| (date, tenant, cluster.quota_at(tenant, pool, date))).collect()
 }
 
 impl Walk<'_> {
@@ -149,7 +171,7 @@ impl Walk<'_> {
         None
     }
 
-    /// When reservations begin and cease to be in the way.
+    /// When reservations begin and cease to be in the way, and the dates of the calendar.
     fn others(&self) -> Vec<(Time, Step)> {
         let Question { taken, length, .. } = *self.question;
         let in_pool = taken.iter().enumerate().filter(|(_, taken)| taken.pool == self.question.pool);
@@ -160,6 +182,7 @@ impl Walk<'_> {
                 [(first, Step::Take(at)), (taken.until, Step::Lift(at))]
             })
             .collect();
+        steps.extend(self.dates.iter().enumerate().map(|(at, (date, ..))| (*date, Step::Date(at))));
         // What never ends is never lifted.
         steps.retain(|(time, _)| *time < Time(u64::MAX));
         steps.sort_unstable();
@@ -176,6 +199,11 @@ impl Walk<'_> {
             Step::Lift(at) => {
                 self.overlaps[at] = false;
                 self.shift(at, false);
+            }
+            Step::Date(at) => {
+                let ((_, tenant, quota), pool) = (self.dates[at], self.question.pool.at());
+                let before = std::mem::replace(&mut self.cluster.tenants[tenant.at()].quotas[pool], quota);
+                self.undo_dates.push((tenant, before));
             }
         }
     }
@@ -284,6 +312,9 @@ impl Walk<'_> {
         let pool = self.question.pool.at();
         while let Some((tenant, held)) = self.undo.pop() {
             self.cluster.tenants[tenant.at()].held[pool] = held;
+        }
+        while let Some((tenant, quota)) = self.undo_dates.pop() {
+            self.cluster.tenants[tenant.at()].quotas[pool] = quota;
         }
         self.cluster.pools[pool].idle = idle;
         self.cluster.index.unbar(self.question.pool);

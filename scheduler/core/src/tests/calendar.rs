@@ -92,7 +92,7 @@ fn what_must_not_be_evicted_may_wait_for_a_date() {
             submit a/p
             blocked p: NonPreemptibleOverQuota { a, quota: 2, used: 0, want: 4 }
             dated quota of a begins
-            place a/p -> n0[0-3]"#]],
+            place a/p -> n0[4-7]"#]],
     );
 }
 

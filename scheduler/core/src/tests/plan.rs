@@ -284,3 +284,26 @@ fn reclaim_delays_no_reservation_of_an_earlier_job() {
             reserve second/x -> n0[0-7] from +7380s"#]],
     );
 }
+
+#[test]
+fn a_date_of_the_calendar_is_a_time_to_begin() {
+    check(
+        "
+        node   n0 n1 gpus=8
+        tenant a quota=8 limit=8
+        quota  a quota=16 limit=16 from=1h until=9h
+        run    a/r 1x8 on n0
+        queued a/w 1x8
+        cycle
+        plan
+        tick   1h
+        cycle
+        ",
+        expect![[r#"
+            a is to have 16 from +3600s until +32400s
+            blocked w: OverLimit { a, limit: 8, used: 8, want: 8 }
+            reserve a/w -> n1[0-7] from +3600s
+            dated quota of a begins
+            place a/w -> n1[0-7]"#]],
+    );
+}
