@@ -35,8 +35,9 @@ pub(crate) struct Looked {
 /// the gang if it is free still, and with it the more that there is.
 pub(crate) fn keep_places(cluster: &mut Cluster, id: JobId, outcome: Outcome, now: Time, out: &mut Events) {
     let Some(job) = cluster.job(id).filter(|job| job.is_eligible()) else { return };
-    // A guest starts again wherever it may.
-    let Some(attempt) = job.attempt.as_deref().filter(|attempt| attempt.keeps > 0 && !attempt.guest) else { return };
+    // A guest starts again wherever it may, and what fitted only with a lower limit where it fits then.
+    let keeps = |attempt: &&Attempt| attempt.keeps > 0 && !attempt.guest && attempt.lowered.is_none();
+    let Some(attempt) = job.attempt.as_deref().filter(keeps) else { return };
     let (pool, request) = (attempt.pool, &job.spec.request);
     let kept: Members = attempt.members.iter().take(attempt.keeps as usize).map(|member| member.placed).collect();
     let is_free = |placed: &Placed| {
@@ -121,7 +122,7 @@ fn could_have_more(cluster: &mut Cluster, id: JobId, now: Time) -> Option<Gpus> 
 fn keeps_its_places(cluster: &Cluster, job: &Job, attempt: &Attempt, held: &Members, now: Time) -> bool {
     let stopped = now + job.spec.grace + cluster.policy.kill_bound;
     let over_by = reserve::over_by(&cluster.policy, job.spec.time_limit, job.spec.grace, stopped);
-    !attempt.is_outside() && !cluster.is_set_aside(held, over_by)
+    !attempt.is_outside() && attempt.lowered.is_none() && !cluster.is_set_aside(held, over_by)
 }
 
 /// A place for more than `has` members of a gang, at most `most`, where it may stay. The index is as before.

@@ -137,9 +137,10 @@ pub(super) fn candidates(
 ) -> SmallVec<[Candidate; 2]> {
     let Some(whole) = candidate(cluster, id, pool, shortages, now) else { return SmallVec::new() };
     let least = whole.ranks.start + cluster.job(id).map_or(0, |job| job.spec.request.least_members() as usize);
-    // A guest keeps no place.
-    let is_guest = cluster.job(id).and_then(Job::live_attempt).is_some_and(|attempt| attempt.guest);
-    if is_guest || whole.ranks.start > 0 || least >= whole.ranks.end {
+    // A guest keeps no place, nor does what runs for less than its limit.
+    let attempt = cluster.job(id).and_then(Job::live_attempt);
+    let keeps_none = attempt.is_some_and(|attempt| attempt.guest || attempt.lowered.is_some());
+    if keeps_none || whole.ranks.start > 0 || least >= whole.ranks.end {
         return smallvec![whole];
     }
     let part = |ranks: Range<usize>| {
