@@ -55,7 +55,13 @@ pub(crate) fn read(text: &str) -> Result<Asked, ScriptError> {
     }
     let (sbatch, more) = given.draft().map_err(|why| ScriptError { line: 1, why })?;
     warnings.extend(more);
-    Ok(Asked { draft: draft.over(sbatch), warnings, is_sbatch })
+    let draft = draft.over(sbatch);
+    let in_whole = draft.gpus.is_some() || draft.gpus_per_member.is_some() || draft.shape.is_some();
+    let asks_for_gpus = in_whole || draft.gpu_milli.is_some() || draft.mig.is_some();
+    if !asks_for_gpus {
+        warnings.push("no GPUs are asked for: every member gets 1 (ask with --gpus or --gres=gpu:N)".to_owned());
+    }
+    Ok(Asked { draft, warnings, is_sbatch })
 }
 
 /// What follows the word at the start of the line.

@@ -223,9 +223,6 @@ impl Given {
                 job.gpus = total.as_ref().map(|(_, count)| *count);
             }
         }
-        if job.gpus.is_none() && job.gpus_per_member.is_none() {
-            warnings.push("no GPUs are asked for: every member gets 1 (ask with --gpus or --gres=gpu:N)".to_owned());
-        }
         let many =
             per_node.filter(|count| *count > 1).is_some() || (job.members.is_none() && tasks > nodes.or(Some(1)));
         if many {

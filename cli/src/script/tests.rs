@@ -74,7 +74,6 @@ fn a_limit_may_be_lowered_by_a_line_of_either_kind() {
         expect![[r#"
         a "" 1x1 models=[] cpu=0 mem=0 time=43200s least=14400s
         hold=false retries=0 priority="" array=None after=0 out="" err="" dir="" env=[]
-        note: no GPUs are asked for: every member gets 1 (ask with --gpus or --gres=gpu:N)
     "#]],
     );
     check(
