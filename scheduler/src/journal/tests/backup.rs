@@ -33,6 +33,9 @@ fn a_backup_taken_while_writing_holds_and_restores() {
 
     let reader = JournalReader::open(disk.dir()).expect("readable");
     let backups = Disk::new();
+    while acked.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
     let mut last = 0;
     for round in 0..4 {
         let before = acked.load(Ordering::SeqCst);

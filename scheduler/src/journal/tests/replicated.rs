@@ -197,7 +197,7 @@ fn one_member_dead_or_paused_costs_nothing_but_time() {
         started => started.expect("it starts"),
     };
     let etcd = cluster.client("/dure").expect("a way");
-    let key = hold(&etcd, Duration::from_secs(5), "i", "a").expect("nobody holds it");
+    let key = hold(&etcd, Duration::from_secs(12), "i", "a").expect("nobody holds it");
     let mut engine = ReplicatedEngine::lead(&etcd, key, None, OpenOptions::default()).expect("leads");
     append(&mut engine, 3);
     let leader = cluster.leader().expect("etcd has a leader");
