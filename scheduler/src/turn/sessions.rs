@@ -7,6 +7,7 @@ use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
 use dure_core::ids::NodeIndex;
 use dure_core::input::{Input, NodeDraft};
 use dure_core::node::{Contact, Resident};
+use dure_core::units::{Span, Time};
 use dure_proto::v1;
 use dure_proto::v1::scheduler_message::Kind;
 
@@ -132,9 +133,10 @@ impl Scheduler {
     }
 
     fn open(&mut self, number: u64, hello: &v1::Hello, outgoing: Outgoing, turn: &mut Turn) {
-        let refuse = |reason: String| {
-            outgoing.refuse(v1::Refusal { reason, retry_after_ms: 30_000 });
+        let refuse_for = |reason: String, span: Span| {
+            outgoing.refuse(v1::Refusal { reason, retry_after_ms: span.0 });
         };
+        let refuse = |reason: String| refuse_for(reason, Span::seconds(30));
         let mut draft =
             match self.check_hello(hello).and_then(|()| inventory::node_draft(hello, &self.settings.topology)) {
                 Ok(draft) => draft,
@@ -142,6 +144,9 @@ impl Scheduler {
             };
         if self.fatal.is_some() {
             return refuse("this scheduler has stopped leading".into());
+        }
+        if let Some((why, wait)) = self.other_boot_is_heard(hello, turn.now) {
+            return refuse_for(why, wait);
         }
         if let Err(why) = self.check_order(hello) {
             return refuse(why);
@@ -165,6 +170,19 @@ impl Scheduler {
         let gpus = hello.inventory.as_ref().map(|inventory| inventory.gpus.clone()).unwrap_or_default();
         self.sessions.insert(node, Session { number, draft, gpus, quarantined: BTreeMap::new(), held_back, outgoing });
         self.greet(node, hello, turn);
+    }
+
+    /// Whether another boot of the node is heard than that of this Hello, and how long that may still go on. A node that runs
+    /// was not restarted: the Hello was under way since before the boot that is heard. One that lost its power falls silent.
+    fn other_boot_is_heard(&self, hello: &v1::Hello, now: Time) -> Option<(String, Span)> {
+        let node = self.cluster.node(self.cluster.find_node(&hello.node)?);
+        let is_heard = node.contact == Contact::Ready && self.sessions.contains_key(&node.index);
+        if !is_heard || *node.boot_id == *hello.boot_id {
+            return None;
+        }
+        let silent_at = self.liveness.last_heard(node.index) + self.settings.deadlines.suspect_after;
+        let why = format!("node {} is heard in its boot {}, not in {}", hello.node, node.boot_id, hello.boot_id);
+        Some((why, silent_at.since(now)))
     }
 
     /// Whether this Hello is the newest that the node has said. One that was under way for long says nothing of the node as

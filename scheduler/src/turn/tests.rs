@@ -337,8 +337,13 @@ fn a_hello_that_was_under_way_for_long_is_refused() {
     let node = world.scheduler.cluster().find_node("n0").expect("it has joined");
     assert_eq!(world.scheduler.session(node), Some(1), "an earlier Hello takes no place");
     world.join(3, said(5, "boot-2"));
-    world.join(4, said(30, BOOT));
-    assert_eq!(world.scheduler.session(node), Some(3), "a boot that is over takes no place");
+    assert_eq!(world.scheduler.session(node), Some(1), "while one boot is heard no other takes its place");
+    world.now = world.now + settings().deadlines.suspect_after;
+    world.scheduler.turn(Vec::new(), Vec::new(), world.now);
+    world.join(4, said(5, "boot-2"));
+    assert_eq!(world.scheduler.session(node), Some(4), "the other has fallen silent");
+    world.join(5, said(30, BOOT));
+    assert_eq!(world.scheduler.session(node), Some(4), "a boot that is over takes no place");
 }
 
 #[test]
