@@ -71,7 +71,7 @@ async fn others(etcd: &Etcd, instance: &str) -> Result<Others, EtcdError> {
 /// Waits until one of the others is ready, at most so long: what was seen last.
 ///
 /// # Errors
-/// As [`others`].
+/// As `others`.
 pub async fn await_ready(etcd: &Etcd, instance: &str, within: Duration) -> Result<Others, EtcdError> {
     let until = Instant::now() + within;
     loop {

@@ -2,8 +2,9 @@
 //!
 //! In: refusals, the news, what comes into the queue. Out: which classes backfill passes over. While the reservations stay as
 //! they are, time alone lets nobody start beside them who could not before: whoever starts later is over later. So a class
-//! that was refused in a tenant stays refused there, for this limit (the least that the job may have) and all longer ones, until room for one of its members
-//! grew on some node, or its tenant holds less. Derived, like `refused`: no fact depends on it.
+//! that was refused in a tenant stays refused there, for this limit (the least that the job may have) and all longer ones,
+//! until room for one of its members grew on some node, or its tenant holds less. Derived, like `refused`: no fact depends
+//! on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,7 +80,8 @@ impl Vain {
         self.is_settled &= is_closed;
     }
 
-    /// Whether a job of the class with the least limit of this one, or a shorter one, was refused in its tenant, and this one is like it.
+    /// Whether a job of the class with the least limit of this one, or a shorter one, was refused in its tenant, and this one
+    /// is like it.
     pub(super) fn passes_over(&self, job: &Job, class: ClassIndex) -> bool {
         let shortest = self.shortest.get(&(class, job.spec.tenant));
         job.avoid.is_empty() && shortest.is_some_and(|(limit, _)| *limit <= job.spec.least_limit())
