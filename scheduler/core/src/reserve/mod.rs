@@ -177,6 +177,11 @@ impl Cluster {
             })
         };
         let mut is_lifted = !before_that.iter().all(is_there);
+        let holders = |list: &[Reservation]| list.iter().map(|one| one.job).collect::<SmallVec<[JobId; 16]>>();
+        if holders(&before_that) != holders(&self.reserved.list) {
+            // The planner asks for those who hold reservations first.
+            self.plans.look_again();
+        }
         self.rest_no_more(&before_that);
         let touched: BTreeSet<NodeIndex> = before.into_keys().chain(self.reserved.on_node.keys().copied()).collect();
         for node in touched {
