@@ -21,7 +21,7 @@ use crate::node::{Contact, Node};
 use crate::plan::latest_end;
 use crate::rejected::{BookingRefusal, Refusal, Rejected};
 use crate::reply::Reply;
-use crate::units::{GpuTime, Gpus, Time};
+use crate::units::{GpuTime, Gpus, Span, Time};
 
 /// Keeps nodes for a period to come.
 pub(crate) fn book(
@@ -260,7 +260,10 @@ fn in_way(cluster: &Cluster, booking: &Booking, job: &Job, now: Time) -> Option<
     if !matches!(job.phase, Phase::Launching | Phase::Running) || booking.is_for(cluster, job) {
         return None;
     }
-    latest_end(&cluster.policy, job, now).filter(|end| *end > booking.from)
+    // After an absence a gang that is being launched has its time anew.
+    let launching = job.live_attempt().filter(|_| job.phase == Phase::Launching);
+    let later = launching.map_or(Span::ZERO, |attempt| cluster.counted_from.since(attempt.placed_at));
+    latest_end(&cluster.policy, job, now).map(|end| end + later).filter(|end| *end > booking.from)
 }
 
 /// What runs on the nodes of a booking and would run into it.
@@ -275,7 +278,7 @@ fn all_in_way(cluster: &Cluster, booking: &Booking, now: Time) -> Vec<JobId> {
 fn clears_at(cluster: &Cluster, booking: &Booking, now: Time) -> Time {
     let jobs = if booking.evicts { all_in_way(cluster, booking, now) } else { Vec::new() };
     let graces = jobs.iter().filter_map(|job| cluster.job(*job)).map(|job| job.spec.grace);
-    let lead = graces.max().map_or(crate::units::Span::ZERO, |grace| grace + cluster.policy.kill_bound);
+    let lead = graces.max().map_or(Span::ZERO, |grace| grace + cluster.policy.kill_bound);
     Time(booking.from.0.saturating_sub(lead.0)).max(now)
 }
 
