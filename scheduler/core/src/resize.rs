@@ -159,7 +159,7 @@ fn place_more(
 fn pays(cluster: &Cluster, id: JobId, more: Gpus, now: Time) -> bool {
     let Some(job) = cluster.job(id) else { return false };
     let Some(attempt) = job.live_attempt() else { return false };
-    let left = latest_end(&cluster.policy, job, now).map_or(Span::ZERO, |end| end.since(now));
+    let left = latest_end(cluster, job, now).map_or(Span::ZERO, |end| end.since(now));
     let lost = now.since(job.kept_until(attempt)) + cluster.policy.restart_cost;
     attempt.gpus().over(lost) < more.over(left)
 }

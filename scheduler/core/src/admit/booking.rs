@@ -260,10 +260,7 @@ fn in_way(cluster: &Cluster, booking: &Booking, job: &Job, now: Time) -> Option<
     if !matches!(job.phase, Phase::Launching | Phase::Running) || booking.is_for(cluster, job) {
         return None;
     }
-    // After an absence a gang that is being launched has its time anew.
-    let launching = job.live_attempt().filter(|_| job.phase == Phase::Launching);
-    let later = launching.map_or(Span::ZERO, |attempt| cluster.counted_from.since(attempt.placed_at));
-    latest_end(&cluster.policy, job, now).map(|end| end + later).filter(|end| *end > booking.from)
+    latest_end(cluster, job, now).filter(|end| *end > booking.from)
 }
 
 /// What runs on the nodes of a booking and would run into it.

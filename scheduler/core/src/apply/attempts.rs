@@ -178,8 +178,8 @@ impl Cluster {
         }
     }
 
-    /// By when what was placed at `placed_at` must run.
-    pub(super) fn launch_due(&self, placed_at: Time) -> Time {
+    /// By when what was placed at `placed_at` must run: after an absence its time is counted anew.
+    pub(crate) fn launch_due(&self, placed_at: Time) -> Time {
         placed_at.max(self.counted_from) + self.policy.launch_deadline
     }
 

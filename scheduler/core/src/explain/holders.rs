@@ -53,7 +53,7 @@ pub(super) fn of_victims(cluster: &Cluster, victims: &[JobId], now: Time) -> Vec
 fn of_jobs(cluster: &Cluster, jobs: &[JobId], how: Holds, now: Time) -> Vec<Holder> {
     let holder = |id: &JobId| {
         let job = cluster.job(*id)?;
-        let (gpus, until) = (job.live_attempt()?.gpus(), plan::latest_end(&cluster.policy, job, now));
+        let (gpus, until) = (job.live_attempt()?.gpus(), plan::latest_end(cluster, job, now));
         Some(Holder { job: *id, tenant: job.spec.tenant, gpus, how, until })
     };
     let mut found: Vec<Holder> = jobs.iter().filter_map(holder).collect();

@@ -53,7 +53,7 @@ fn check_job(cluster: &Cluster, booking: &Booking, job: &Job) -> Check {
     ensure(is_for || is_before || is_after, || {
         format!("job {} runs until {limit:?} on nodes that {:?} keeps from {:?}", job.id, booking.name, booking.from)
     })?;
-    let end = latest_end(&cluster.policy, job, attempt.placed_at);
+    let end = latest_end(cluster, job, attempt.placed_at);
     let is_gone = end.is_none_or(|end| end <= booking.from);
     ensure(is_for || is_gone || is_after || booking.stage != Stage::Begun || !booking.evicts, || {
         format!("job {} runs on in {:?}, which has begun", job.id, booking.name)

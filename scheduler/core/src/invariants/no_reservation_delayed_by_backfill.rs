@@ -16,7 +16,7 @@ pub(super) fn check(cluster: &Cluster, events: &[Event]) -> Check {
         let Event::JobPlaced { job: id, members, .. } = event else { continue };
         let Some(job) = cluster.job(*id) else { continue };
         let Some(attempt) = job.live_attempt() else { continue };
-        let end = latest_end(&cluster.policy, job, attempt.placed_at);
+        let end = latest_end(cluster, job, attempt.placed_at);
         let meets =
             |placed: &Placed, other: &Placed| placed.node == other.node && !placed.gpus.and(other.gpus).is_empty();
         for other in cluster.reservations() {
@@ -47,7 +47,7 @@ fn has_room(cluster: &Cluster, set: &Placed, by: Time, now: Time) -> bool {
         let Some(job) = cluster.job(resident.job) else { continue };
         let Some(attempt) = job.attempt.as_deref() else { continue };
         let held = &attempt.members[resident.member.at()].placed;
-        let is_over = latest_end(&cluster.policy, job, now).is_some_and(|end| end <= by);
+        let is_over = latest_end(cluster, job, now).is_some_and(|end| end <= by);
         if held.gpus.and(set.gpus).is_empty() {
             continue;
         }

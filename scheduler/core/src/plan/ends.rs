@@ -9,17 +9,17 @@ use super::victims::{Candidate, Trial, Where};
 use crate::cluster::Cluster;
 use crate::ids::{JobId, PoolIndex, TenantIndex};
 use crate::job::{Job, Phase, StopReason};
-use crate::policy::Policy;
 use crate::tenant::Tenant;
 use crate::units::{GpuTime, Gpus, Span, Time};
 
 /// When an attempt is over at the latest, by its limit; none when nobody can say.
-pub(crate) fn latest_end(policy: &Policy, job: &Job, now: Time) -> Option<Time> {
+pub(crate) fn latest_end(cluster: &Cluster, job: &Job, now: Time) -> Option<Time> {
+    let policy = &cluster.policy;
     let attempt = job.live_attempt()?;
     let slack = policy.time_limit_slack;
     match job.phase {
         Phase::Launching | Phase::Running => {
-            let start = attempt.started_at.unwrap_or(attempt.placed_at + policy.launch_deadline);
+            let start = attempt.started_at.unwrap_or_else(|| cluster.launch_due(attempt.placed_at));
             Some(start + job.limit_of(attempt) + job.spec.grace + slack)
         }
         // It starts again in its places.
@@ -43,7 +43,7 @@ pub(crate) fn by_ends(
     let short = over_limits(cluster, asked, pool);
     let candidate = |job: &Job| {
         let attempt = job.live_attempt().filter(|attempt| attempt.pool == pool)?;
-        let until = latest_end(&cluster.policy, job, now)?;
+        let until = latest_end(cluster, job, now)?;
         let helps = |over: &(TenantIndex, Gpus)| {
             if cluster.is_within(job.spec.tenant, over.0) { attempt.gpus() } else { Gpus::ZERO }
         };

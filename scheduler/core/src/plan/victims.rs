@@ -169,7 +169,7 @@ fn rest(cluster: &Cluster, place: &Where<'_>, candidates: &[Candidate]) -> Vec<(
         .filter(|key| listed.binary_search(&key.job).is_err())
         .filter_map(|key| cluster.job(key.job))
         .filter(|job| job.live_attempt().is_some_and(|attempt| attempt.pool == place.pool))
-        .filter_map(|job| Some((latest_end(&cluster.policy, job, place.now)?, job.id)))
+        .filter_map(|job| Some((latest_end(cluster, job, place.now)?, job.id)))
         .collect();
     found.sort_unstable();
     found

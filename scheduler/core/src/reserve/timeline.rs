@@ -50,7 +50,7 @@ pub(super) fn ends(cluster: &Cluster, pool: PoolIndex, now: Time) -> Ends {
     let jobs = missions.flat_map(|mission| &mission.attempts).filter_map(|key| cluster.job(key.job));
     let in_pool = jobs.filter(|job| job.live_attempt().is_some_and(|attempt| attempt.pool == pool));
     // What should have ended by now ends soon.
-    let end = |job: &Job| latest_end(&cluster.policy, job, now).map(|end| (end.max(now + Span(1)), job.id));
+    let end = |job: &Job| latest_end(cluster, job, now).map(|end| (end.max(now + Span(1)), job.id));
     let mut found: Ends = in_pool.filter_map(end).collect();
     found.sort_unstable();
     found

@@ -406,3 +406,25 @@ fn a_promise_that_would_run_into_it_is_dropped() {
             blocked p: NotEnoughGpus { gpu, want: 8, free: 0 }"#]],
     );
 }
+
+#[test]
+fn what_is_launched_during_an_absence_is_reckoned_by_the_time_that_it_has_then() {
+    check(
+        "
+        node   n0 gpus=8
+        tenant a quota=8
+        queued a/p 1x8 limit=1m
+        cycle                  # over at +270s, if it has started in its first time for launching
+        away   300s
+        book   off from=100s until=2h nodes=n0 maintenance
+        tick   100s            # it may start still, and would run into it
+        ",
+        expect![[r#"
+            place a/p -> n0[0-7]
+            deadlines are counted anew
+            off keeps n0 from +100s until +7200s for maintenance, clears +0s
+            off clears
+            stop a/p: Drained
+            off begins"#]],
+    );
+}

@@ -145,7 +145,7 @@ impl World {
             .jobs()
             .iter()
             .filter(|job| job.live_attempt().is_some())
-            .map(|job| (latest_end(cluster.policy(), job, now).expect("it has a limit"), job))
+            .map(|job| (latest_end(cluster, job, now).expect("it has a limit"), job))
             .collect();
         let has_room = |time: Time| {
             let mut free = [GPUS; NODES];
