@@ -15,6 +15,9 @@ use dure_scheduler::{
 
 use crate::failure::Failure;
 
+/// No agent has seen an epoch beyond: each start of a scheduler takes one, each restore a million.
+const MAX_EPOCH: u64 = 10_000_000_000;
+
 /// Copy the journal of a scheduler, running or not
 #[derive(Debug, Args)]
 #[command(
@@ -45,7 +48,8 @@ pub(crate) struct RestoreArgs {
     #[arg(long)]
     force: bool,
     /// The highest epoch that any agent reports, where you know it
-    #[arg(long, value_name = "EPOCH", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "EPOCH", default_value_t = 0, hide_default_value = true,
+        value_parser = clap::value_parser!(u64).range(..=MAX_EPOCH))]
     min_epoch: u64,
 }
 

@@ -54,7 +54,7 @@ impl Subject {
             }
             Input::MemberReported { job, .. } | Input::NoGpuWork { job, .. } => Self::job(cluster, *job),
             Input::Tick | Input::TickDates | Input::CameBack => Self::default(),
-            Input::SkipIds { jobs, .. } => Self::words(format!("{jobs} ids of jobs are left out")),
+            Input::SkipIds { next_job, .. } => Self::words(format!("ids of jobs go on from {}", next_job.0)),
         }
     }
 

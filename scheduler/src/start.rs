@@ -3,6 +3,8 @@
 mod ahead;
 mod error;
 mod opened;
+mod owner;
+mod restored;
 mod served;
 
 use std::collections::BTreeMap;
@@ -12,21 +14,21 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dure_core::ids::Epoch;
-use dure_core::input::Input;
 use dure_core::node::Location;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use self::ahead::{estimator, forecasts};
 pub use self::error::StartError;
 pub(crate) use self::opened::{Opened, follower_config, keeping};
 use self::opened::{journal_dir, open};
+use self::owner::Owner;
+pub use self::restored::skipped_ids;
 pub(crate) use self::served::Served;
 use self::served::{listen, server_tls};
 use crate::agents::logs::LogDesk;
 use crate::agents::session::AgentService;
 use crate::auth::ca::Authority;
-use crate::auth::{Authenticator, Caller, Guard, Tokens};
+use crate::auth::{Authenticator, Guard, Tokens};
 use crate::config::Config;
 use crate::fence;
 use crate::follower::{Follower, Following};
@@ -35,28 +37,15 @@ use crate::grpc::join::Joiner;
 use crate::grpc::seat::Seat;
 use crate::grpc::server::{self, Services};
 use crate::grpc::steps::Steps;
-use crate::grpc::watch::Watchers;
-use crate::handle::{CallError, Handle, Position};
+use crate::handle::Handle;
 use crate::history::Refusals;
-use crate::journal::backup::EPOCH_JUMP;
 use crate::journal::{Head, JournalWriter};
-use crate::lead::Leader;
 use crate::leadership::Seen;
 use crate::metrics::{self, Metrics};
 use crate::past::JournalPast;
-use crate::perform::{Payloads, Performer};
-use crate::recover::Recovered;
-use crate::run::{Pump, Stopped};
+use crate::run::Stopped;
 use crate::standby::took::Took;
-use crate::turn::{Scheduler, Settings};
 
-/// Messages of agents that wait for a turn; then their sessions wait.
-const MAX_WAITING_MESSAGES: usize = 16_384;
-
-/// Ids of jobs that are left out after a restore.
-const SKIPPED_JOBS: u64 = 1_000_000;
-/// Numbers of attempts of each job that are left out after a restore, for each jump of the epoch so far.
-const SKIPPED_ATTEMPTS: u32 = 1_000;
 /// How long the last answers may take to leave when the scheduler stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -267,77 +256,30 @@ impl Ground {
     ) -> Result<Running, StartError> {
         let listener = self.listener()?;
         let address = listener.local_addr().unwrap_or(self.config.listen);
-        let (stop, stopping) = watch::channel(false);
-        let (handle, calls) = Handle::new();
-        let (messages, taken) = mpsc::channel(MAX_WAITING_MESSAGES);
-        let desk = LogDesk::default();
-        let watchers = Watchers::new();
-        let Opened {
-            recovered,
-            restored,
-            restore_floor,
-            clock,
-            epoch,
-            store_id,
-            tenure,
-            writer,
-            reports,
-            follower,
-            reader,
-        } = opened;
-        let blobs = Arc::new(Mutex::new(reader.reopen()?));
-        let past = Arc::new(JournalPast::new(reader.reopen()?));
-        let past_reader = reader.reopen()?;
-        let (deadlines, topology) = (self.config.deadlines(), self.topology.clone());
-        let settings = Settings { epoch, restore_floor, store_id, deadlines, topology };
-        let Recovered { cluster, head, .. } = recovered;
-        let unknown = self.config.inputs(&cluster);
-        let payloads = Payloads::new(Box::new(move |id| reader.read_blob(id)));
-        let performer = Performer { payloads, watchers: watchers.clone() };
-        let mut scheduler = Scheduler::new(cluster, head, settings, clock.now());
-        scheduler.set_fence_percent(self.config.liveness.fence_percent);
-        let pump = Pump {
-            leader: Leader::new(scheduler, performer, epoch),
-            clock,
-            writer: writer.clone(),
-            reports,
-            calls,
-            messages: taken,
-            follower: follower.feed(),
-            tenure,
-            metrics: self.metrics.clone(),
-            stop: stopping.clone(),
-        };
-        // Before the first turn: what that starts has a number that nobody knows.
-        let skipped = restored.then(|| skip_ids(&handle, restore_floor)).transpose()?;
-        let ended = spawn(pump)?;
-        if let Some(skipped) = skipped {
-            skipped.await.map_err(|err| StartError::Stopped(err.to_string()))?;
-        }
-        took.step("owner_started");
-        configure(&handle, unknown).await?;
-        took.step("configured");
-        let forecasts = forecasts(&self.config, follower.feed(), past_reader, clock, epoch);
+        let Owner { handle, clock, epoch, watchers, messages, reader, stop, ended, follower, writer } =
+            Owner::begin(self, opened, took).await?;
+        let forecasts = forecasts(&self.config, follower.feed(), reader.reopen()?, clock, epoch);
         let estimator = estimator(&self.config, &forecasts)?;
         took.step("forecasts");
-        let (logs, seat) = (Arc::new(desk.clone()), seat(epoch.0));
-        let history = self.config.data_dir.clone();
-        let (handle_of, steps) = (handle.clone(), Steps::default());
-        let services =
-            Services { handle: handle_of, clock, watchers, past, history, blobs, logs, steps, forecasts, seat };
+        let desk = LogDesk::default();
+        let services = Services {
+            handle: handle.clone(),
+            clock,
+            watchers,
+            past: Arc::new(JournalPast::new(reader.reopen()?)),
+            history: self.config.data_dir.clone(),
+            blobs: Arc::new(Mutex::new(reader)),
+            logs: Arc::new(desk.clone()),
+            steps: Steps::default(),
+            forecasts,
+            seat: seat(epoch.0),
+        };
         let joiner = Arc::new(Joiner::new(self.authority.clone(), self.tokens.clone()));
         let agents = AgentService { messages, desk, joiner, next_session: Arc::new(AtomicU64::new(0)), leader };
-        if self.config.etcd.is_none() && self.config.journal.reserve_mib > 0 {
-            let (dir, reserve) = (journal_dir(&self.config), self.config.journal.reserve_mib << 20);
-            tokio::spawn(handle.room().clone().watch(dir, reserve, until(stopping.clone())));
-        }
-        if let Some(fence) = self.config.fence.clone() {
-            tokio::spawn(fence::keep(fence, handle.clone(), stopping.clone()));
-        }
-        let tls = server_tls(&self.config, &self.authority)?;
-        let guard = self.guard();
+        let (tls, guard, stopping) = (server_tls(&self.config, &self.authority)?, self.guard(), stop.subscribe());
         let serving =
             Served::start(listener, |listener| server::serve(services, agents, guard, listener, tls, until(stopping)))?;
+        self.keep(&handle, &stop);
         took.step("serving");
         tracing::info!(%address, epoch = epoch.0, tls = self.config.uses_tls(), "the scheduler serves");
         Ok(Running {
@@ -356,62 +298,15 @@ impl Ground {
             writer,
         })
     }
-}
 
-/// The owner of the cluster runs on a thread of its own: nothing else takes its time.
-fn spawn(pump: Pump) -> Result<oneshot::Receiver<Stopped>, StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::Thread)?;
-    let (ended, end) = oneshot::channel();
-    let run = move || {
-        let (stopped, leader) = runtime.block_on(pump.run());
-        if !matches!(stopped, Stopped::Asked) {
-            tracing::error!(why = %stopped, "the scheduler has stopped leading");
+    /// What goes on beside the owner until the word to stop.
+    fn keep(&self, handle: &Handle, stop: &watch::Sender<bool>) {
+        if self.config.etcd.is_none() && self.config.journal.reserve_mib > 0 {
+            let (dir, reserve) = (journal_dir(&self.config), self.config.journal.reserve_mib << 20);
+            tokio::spawn(handle.room().clone().watch(dir, reserve, until(stop.subscribe())));
         }
-        drop(ended.send(stopped)); // nobody waits when the process ends
-        drop(leader);
-    };
-    std::thread::Builder::new().name("cluster".to_owned()).spawn(run).map_err(StartError::Thread)?;
-    Ok(end)
-}
-
-/// Nothing may be submitted before this is durable. The floor rises with each restore, so that two restores of the same
-/// backup leave gaps of different lengths, and give no id twice.
-fn skip_ids(
-    handle: &Handle,
-    restore_floor: Epoch,
-) -> Result<impl Future<Output = Result<((), Position), CallError>> + use<>, StartError> {
-    let skip = skipped_ids(restore_floor);
-    tracing::warn!(?skip, "the journal was restored: ids go on after a gap");
-    let skip = handle.ask(Caller::scheduler("restore"), skip, None, Vec::new(), |_, _| ());
-    skip.map_err(|err| StartError::Stopped(err.to_string()))
-}
-
-/// What is left out after a restore: agents may hold leases of jobs that were submitted after the backup, and of attempts
-/// that were begun; an id means one job, and one attempt of it, for ever.
-pub fn skipped_ids(restore_floor: Epoch) -> Input {
-    let restores = restore_floor.0 / EPOCH_JUMP + 1;
-    let attempts = u32::try_from(restores).unwrap_or(u32::MAX).saturating_mul(SKIPPED_ATTEMPTS);
-    Input::SkipIds { jobs: SKIPPED_JOBS + restore_floor.0, attempts }
-}
-
-/// Defines the pools and tenants of the configuration that the journal does not know. What it knows stays as it is: the
-/// quotas that were set at run time are the truth.
-async fn configure(handle: &Handle, unknown: Vec<Input>) -> Result<(), StartError> {
-    let stopped = |err: CallError| StartError::Stopped(err.to_string());
-    for input in unknown {
-        let what = match &input {
-            Input::SetTenant(draft) => format!("tenant {:?}", draft.name),
-            Input::DefinePool { name, .. } => format!("pool {name:?}"),
-            other => format!("{other:?}"),
-        };
-        match handle.mutate(Caller::scheduler("configuration"), input, None, Vec::new(), |_, _| ()).await {
-            Ok(_) => {}
-            Err(CallError::Rejected(rejected)) => {
-                let why = crate::grpc::status::rejected_text(&rejected);
-                return Err(StartError::Refused { what, why });
-            }
-            Err(other) => return Err(stopped(other)),
+        if let Some(fence) = self.config.fence.clone() {
+            tokio::spawn(fence::keep(fence, handle.clone(), stop.subscribe()));
         }
     }
-    Ok(())
 }

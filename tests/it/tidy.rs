@@ -100,9 +100,9 @@ fn functions<'a>(lines: &[&'a str]) -> Vec<(usize, &'a str, usize)> {
     for (start, line) in lines.iter().enumerate() {
         let code = line.trim_start();
         let indent = line.len() - code.len();
-        let is_function = ["fn ", "pub fn ", "async fn ", "pub async fn ", "pub(crate) fn ", "pub(super) fn "]
-            .iter()
-            .any(|prefix| code.starts_with(prefix));
+        let seen_by = ["pub ", "pub(crate) ", "pub(super) "].iter().find_map(|prefix| code.strip_prefix(prefix));
+        let bare = seen_by.unwrap_or(code);
+        let is_function = ["fn ", "async fn ", "const fn ", "unsafe fn "].iter().any(|prefix| bare.starts_with(prefix));
         if !is_function {
             continue;
         }

@@ -90,7 +90,7 @@ pub fn decide(
         }
         Input::TickDates => tick_dates(cluster, now, out),
         Input::CameBack => came_back(cluster, now, out),
-        Input::SkipIds { jobs, attempts } => skip_ids(cluster, jobs, attempts, now, out),
+        Input::SkipIds { next_job, attempts } => skip_ids(cluster, next_job, attempts, now, out),
     };
     if let Some(RequestKey { user, id, digest }) = key {
         let (user, id, digest) = (user.clone(), id.clone(), *digest);
@@ -99,10 +99,10 @@ pub fn decide(
     Ok(reply)
 }
 
-/// No job and no attempt gets one of so many numbers.
-fn skip_ids(cluster: &mut Cluster, jobs: u64, attempts: u32, now: Time, out: &mut Events) -> Reply {
-    let next_job = JobId(cluster.next_job.0.saturating_add(jobs));
-    let skipped_attempts = AttemptNumber(cluster.skipped_attempts.0.saturating_add(attempts));
+/// Goes on with these numbers, or with the cluster's own where they are further.
+fn skip_ids(cluster: &mut Cluster, next_job: JobId, attempts: AttemptNumber, now: Time, out: &mut Events) -> Reply {
+    let next_job = cluster.next_job.max(next_job);
+    let skipped_attempts = cluster.skipped_attempts.max(attempts);
     let next_start = cluster.next_start;
     emit(cluster, now, Event::CountersRestored { next_job, next_start, skipped_attempts }, out);
     Reply::Done

@@ -365,9 +365,9 @@ pub enum Input {
     CameBack,
     /// What was never given here may have been given before the journal was restored: what comes next gets an id beyond.
     SkipIds {
-        /// So many ids of jobs.
-        jobs: u64,
-        /// So many numbers of attempts, of every job.
-        attempts: u32,
+        /// No job gets an id below this one.
+        next_job: JobId,
+        /// No attempt of any job gets a number up to this one.
+        attempts: AttemptNumber,
     },
 }

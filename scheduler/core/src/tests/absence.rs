@@ -230,12 +230,12 @@ fn after_a_restore_no_attempt_has_the_number_of_a_lost_one() {
         submit a/p 1x4 retries=9
         cycle
         exit   p 1
-        restored               # what was given since the backup is not known
+        restored 1             # what was given since the backup is not known
         tick   2s
         cycle
         exit   p 1             # its second try
         tick   5s
-        restored
+        restored 2
         cycle
         submit a/q 1x4
         cycle
@@ -245,13 +245,13 @@ fn after_a_restore_no_attempt_has_the_number_of_a_lost_one() {
             place a/p -> n0[0-3]
             over a/p: Failed
             again a/p +2s, own fault
-            CountersRestored { next_job: j1002, next_start: 1, skipped_attempts: a1000 }
+            CountersRestored { next_job: j1000, next_start: 1, skipped_attempts: a1000 }
             eligible a/p
             place a/p -> n0[0-3] (attempt 1001)
             over a/p: Failed
             again a/p +4s, own fault
             eligible a/p
-            CountersRestored { next_job: j2002, next_start: 2, skipped_attempts: a2000 }
+            CountersRestored { next_job: j2000, next_start: 2, skipped_attempts: a2000 }
             place a/p -> n0[0-3] (attempt 2001)
             submit a/q
             place a/q -> n0[4-7] (attempt 2001)"#]],
