@@ -72,3 +72,16 @@ async fn a_scheduler_alone_says_that_it_leads_and_cannot_hand_over() {
     let said = soon("handover", cluster.dure(Who::Ana, &["scheduler", "handover"])).await;
     assert!(said.code == 1 && said.err.contains("hand over the leadership"), "a member may not: {said:?}");
 }
+
+/// Row 14 of FAULTS.md: as many streams as a large site has nodes. The bench ends when each agent has a session again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_4_000_agents_that_come_back_at_once_loses_nothing() {
+    let args = ["bench", "storm", "--agents", "4000", "--storms", "1"];
+    let mut command = tokio::process::Command::new(crate::DURE);
+    let output = command.args(args).kill_on_drop(true).output();
+    let output = tokio::time::timeout(std::time::Duration::from_secs(300), output).await;
+    let said = Said::from(output.expect("the bench ends").expect("dure starts"));
+    assert_eq!(said.code, 0, "{said:#?}");
+    assert!(said.out.contains("acknowledged jobs lost"), "{said:#?}");
+    println!("{}", said.out);
+}
