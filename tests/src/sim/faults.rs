@@ -87,6 +87,8 @@ pub struct Swarm {
     pub wishes: Wishes,
     /// Now and then a mission is promised whole nodes.
     pub whole: bool,
+    /// So many in a thousand of the jobs name a booking that is for such, while there is one.
+    pub invited: u64,
 }
 
 /// What clients ask for, each in a thousand of the jobs, and what missions have.
@@ -230,6 +232,8 @@ impl Swarm {
             wishes: Wishes::roll(shapes),
             doubled: if shapes.chance(300) { 1 + shapes.below(200) } else { 0 },
             whole: shapes.chance(300),
+            // Older seeds draw on as before.
+            invited: if shapes.clone().chance(300) { 500 } else { 0 },
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Outcome {
 pub struct Seen {
     /// Jobs acknowledged.
     pub jobs: u64,
+    /// Of them such as name a booking.
+    pub invited: u64,
     /// Processes started.
     pub starts: u64,
     /// Durable batches.
@@ -67,6 +69,7 @@ impl Seen {
     /// Adds another run's.
     pub fn add(&mut self, other: &Seen) {
         self.jobs += other.jobs;
+        self.invited += other.invited;
         self.starts += other.starts;
         self.batches += other.batches;
         self.crashes += other.crashes;

@@ -150,7 +150,9 @@ impl World {
         let node = self.dice.below(self.nodes.len() as u64) as usize;
         let name: Box<str> = self.nodes[node].name.as_str().into();
         let mission = Box::from(*self.dice.pick(&MISSIONS).unwrap_or(&MISSIONS[0]));
+        let invites = self.swarm.invited > 0 && self.shapes.chance(self.swarm.invited);
         let input = match self.dice.below(9) {
+            _ if invites => self.invitation(name, mission),
             0 => Input::Cordon { node: name },
             1 => Input::Drain { node: name, evict: false },
             2 => Input::Drain { node: name, evict: true },
@@ -183,6 +185,26 @@ impl World {
             all_jobs: !maintenance && self.dice.chance(700),
             spares_running: self.dice.chance(300),
             force: self.dice.chance(500),
+            ..BookingDraft::default()
+        })
+    }
+
+    /// A node is kept for the jobs that name the booking, soon.
+    fn invitation(&mut self, node: Box<str>, mission: Box<str>) -> Input {
+        let name = self.booking_name();
+        let dice = &mut self.shapes;
+        let from = Time(WALL + self.agenda.now() + dice.below(20_000));
+        let until = Some(from + Span(dice.between(5_000, 60_000)));
+        let (spares_running, force) = (dice.chance(300), dice.chance(700));
+        let nodes = vec![node];
+        Input::Book(BookingDraft {
+            name,
+            from,
+            until,
+            nodes,
+            tenant: mission,
+            spares_running,
+            force,
             ..BookingDraft::default()
         })
     }

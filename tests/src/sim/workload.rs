@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dure_core::Input;
+use dure_core::booking::Purpose;
 use dure_core::budget::Grant;
 use dure_core::ids::{BlobId, JobId};
 use dure_core::input::{
@@ -178,6 +179,9 @@ impl World {
             payload: BlobId([0; 16]),
         };
         self.wish(&mut draft, mission);
+        if self.swarm.invited > 0 {
+            self.invite(&mut draft);
+        }
         let image = self.shapes.chance(self.swarm.wishes.images).then(|| "/images/work".to_owned());
         let container = image.map(|image| v1::Container { image, ..Default::default() });
         let args = vec!["work".to_owned()];
@@ -222,6 +226,26 @@ impl World {
         if u64::from(members) <= self.swarm.nodes && draft.preemptible && dice.chance(exclusive) {
             draft.only.exclusive = true;
         }
+    }
+
+    /// Some jobs name a booking, one that holds them: a node by itself.
+    fn invite(&mut self, draft: &mut JobDraft) {
+        let state = self.oracle.state();
+        let bookings = state.bookings().filter_map(|booking| match booking.purpose {
+            Purpose::Jobs { tenant, all: false } => Some((booking.name.clone(), state.tenant(tenant).name.clone())),
+            Purpose::Jobs { .. } | Purpose::Maintenance => None,
+        });
+        let bookings: Vec<_> = bookings.collect();
+        if !self.shapes.chance(self.swarm.invited) {
+            return;
+        }
+        let Some((booking, mission)) = self.shapes.pick(&bookings) else { return };
+        let gpus = self.shapes.between(1, self.swarm.gpus) as u8;
+        (draft.booking, draft.tenant) = (booking.clone(), mission.clone());
+        draft.part = PartDraft::Whole;
+        draft.shape = Shape::Equal { members: 1, gpus };
+        draft.only = ConstraintsDraft::default();
+        draft.distinct_nodes = false;
     }
 
     /// A request goes on its way, once more unless it was answered.
@@ -296,6 +320,9 @@ impl World {
         self.note(|| format!("request {at} is answered: {decided:?}"));
         if let Ok(Reply::Submitted { first, count }) = decided {
             self.seen.jobs += u64::from(count);
+            if let Input::Submit(drafts) = &self.clients.requests[at].input {
+                self.seen.invited += drafts.iter().filter(|draft| !draft.booking.is_empty()).count() as u64;
+            }
             for job in first.0..first.0 + u64::from(count) {
                 self.clients.jobs.push(JobId(job));
                 self.and_then(JobId(job));
