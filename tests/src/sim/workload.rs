@@ -246,6 +246,8 @@ impl World {
         draft.shape = Shape::Equal { members: 1, gpus };
         draft.only = ConstraintsDraft::default();
         draft.distinct_nodes = false;
+        // What the quota of that mission never holds would wait for ever.
+        draft.preemptible = true;
     }
 
     /// A request goes on its way, once more unless it was answered.
