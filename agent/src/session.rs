@@ -55,7 +55,7 @@ const LEADER_HEADER: &str = "dure-leader";
 
 /// What the loop hears from the stream.
 pub(crate) enum SessionEvent {
-    /// A stream is being opened: what is put here is sent on it, the hello first.
+    /// A stream is being opened: what is put here is sent on it, the hello first, once the scheduler has asked.
     Open(mpsc::Sender<AgentMessage>),
     /// The scheduler's next word.
     Message(Box<SchedulerMessage>),

@@ -77,6 +77,8 @@ pub struct Agent {
     identity: Identity,
     leases: Leases,
     is_open: bool,
+    /// What the Hello of this stream is to say of the node; none once it was said.
+    unsaid: Option<Inventory>,
     welcomed: bool,
     heartbeats: u64,
     changes: Changes,
@@ -93,6 +95,7 @@ impl Agent {
             identity,
             leases,
             is_open: false,
+            unsaid: None,
             welcomed: false,
             heartbeats: 0,
             changes: Changes::default(),
@@ -112,10 +115,16 @@ impl Agent {
         self.identity.heartbeat_ms
     }
 
-    /// A stream is being opened, `said_us` microseconds after the node's boot: the hello goes first.
-    pub fn open(&mut self, inventory: Inventory, said_us: u64) -> Vec<Effect> {
+    /// A stream is being opened: nothing is said before the scheduler's challenge.
+    pub fn open(&mut self, inventory: Inventory) {
         self.is_open = true;
+        self.unsaid = Some(inventory);
         self.welcomed = false;
+    }
+
+    /// The answer to the challenge of a stream: the node as it is now. One that comes again is answered already.
+    fn hello(&mut self, session: u64) -> Vec<Effect> {
+        let Some(inventory) = self.unsaid.take() else { return Vec::new() };
         let mark = self.leases.mark();
         let hello = Hello {
             node: self.identity.node.clone(),
@@ -126,7 +135,7 @@ impl Agent {
             highest_epoch: mark.epoch.0,
             highest_seq: mark.seq.0,
             store_id: mark.store_id,
-            said_us,
+            session,
         };
         vec![say(agent_message::Kind::Hello(hello))]
     }
@@ -149,11 +158,15 @@ impl Agent {
 
     fn hung_up(&mut self) {
         self.is_open = false;
+        self.unsaid = None;
         self.welcomed = false;
     }
 
     /// The scheduler says something.
     pub fn message(&mut self, now: Millis, message: SchedulerMessage) -> Vec<Effect> {
+        if let Some(scheduler_message::Kind::Challenge(challenge)) = message.kind {
+            return self.hello(challenge.session);
+        }
         // The welcome comes first; what comes without one belongs to a stream that was hung up.
         let is_welcome = matches!(message.kind, Some(scheduler_message::Kind::Welcome(_)));
         if !self.is_open || (!self.welcomed && !is_welcome) {
@@ -175,7 +188,9 @@ impl Agent {
             Some(scheduler_message::Kind::ExecOrder(order)) => return vec![Effect::Exec(Box::new(order))],
             Some(scheduler_message::Kind::LogStop(stop)) => return vec![Effect::StopLog(stop.read_id)],
             // The session has acted on it; an unknown kind is of a newer version and asks nothing of this one.
-            Some(scheduler_message::Kind::Refusal(_)) | None => return Vec::new(),
+            Some(scheduler_message::Kind::Challenge(_) | scheduler_message::Kind::Refusal(_)) | None => {
+                return Vec::new();
+            }
         };
         match input {
             Ok(input) => self.input(now, input),

@@ -6,7 +6,7 @@
 mod idle;
 mod sessions;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use dure_core::cycle::cycle;
 use dure_core::event::Event;
@@ -106,10 +106,8 @@ pub struct Scheduler {
     settings: Settings,
     liveness: Liveness,
     sessions: BTreeMap<NodeIndex, Session>,
-    /// Boots that are over: a Hello of one was under way for long, and says nothing of the node as it is.
-    past_boots: BTreeSet<(NodeIndex, Box<str>)>,
-    /// When, since its boot, each node said its last Hello, in microseconds.
-    last_hello: BTreeMap<NodeIndex, u64>,
+    /// The number of the newest stream whose Hello was taken, by node.
+    newest: BTreeMap<NodeIndex, u64>,
     fence_percent: u32,
     head: Seq,
     durable: Seq,
@@ -134,8 +132,7 @@ impl Scheduler {
             liveness: Liveness::new(settings.deadlines, now),
             settings,
             sessions: BTreeMap::new(),
-            past_boots: BTreeSet::new(),
-            last_hello: BTreeMap::new(),
+            newest: BTreeMap::new(),
             fence_percent: breaker::DEFAULT_PERCENT,
             head,
             durable: head,

@@ -40,15 +40,20 @@ fn certificate(cluster: &Cluster) -> Identity {
     Identity::from_pem(read("node.crt"), read("node.key"))
 }
 
-/// The scheduler's first word to a session that says it is `node`.
+/// The scheduler's answer to a session that says it is `node`.
 async fn session(channel: Channel, bearer: Bearer, node: &str) -> Result<Option<SchedulerMessage>, Status> {
     let gpu = |index| GpuInventory { index, model: "NVIDIA H200".to_owned(), ..GpuInventory::default() };
     let inventory = Some(Inventory { gpus: (0..8).map(gpu).collect(), ..Inventory::default() });
-    let hello = Hello { node: node.to_owned(), boot_id: "b".to_owned(), inventory, ..Hello::default() };
-    let hello = AgentMessage { kind: Some(agent_message::Kind::Hello(hello)) };
+    let mut hello = Hello { node: node.to_owned(), boot_id: "b".to_owned(), inventory, ..Hello::default() };
     let mut client: AgentsClient<Authed> = AgentsClient::with_interceptor(channel, bearer);
-    let stream = tokio_stream::StreamExt::chain(tokio_stream::once(hello), tokio_stream::pending());
+    let (say, said) = tokio::sync::mpsc::channel(1);
+    let stream = tokio_stream::wrappers::ReceiverStream::new(said);
     let mut answer = soon("the session opens", client.session(stream)).await?.into_inner();
+    let challenge = soon("the challenge", answer.message()).await?.and_then(|word| word.kind);
+    let Some(scheduler_message::Kind::Challenge(challenge)) = challenge else { panic!("{challenge:?}") };
+    hello.session = challenge.session;
+    let hello = AgentMessage { kind: Some(agent_message::Kind::Hello(hello)) };
+    say.send(hello).await.expect("the session is open");
     soon("the first word", answer.message()).await
 }
 

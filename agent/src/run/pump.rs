@@ -147,8 +147,8 @@ impl Pump {
             SessionEvent::Open(outgoing) => {
                 self.outgoing = Some(outgoing);
                 let inventory = inventory::to_wire(&self.config, &self.gpus);
-                self.agent
-                    .open(Inventory { weaker_isolation: self.weaker_isolation.clone(), ..inventory }, since_boot_us())
+                self.agent.open(Inventory { weaker_isolation: self.weaker_isolation.clone(), ..inventory });
+                Vec::new()
             }
             SessionEvent::Closed(why) => {
                 self.outgoing = None;
@@ -219,13 +219,6 @@ impl Pump {
             earlier.abort();
         }
     }
-}
-
-/// Rises from boot to boot, over all lives of the agent.
-fn since_boot_us() -> u64 {
-    let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let whole = u64::try_from(since.tv_sec).unwrap_or(0).saturating_mul(1_000_000);
-    whole.saturating_add(u64::try_from(since.tv_nsec).unwrap_or(0) / 1_000)
 }
 
 fn heartbeat_interval(period_ms: u64) -> tokio::time::Interval {

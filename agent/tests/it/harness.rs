@@ -9,8 +9,8 @@ use std::{
 
 use dure_agent::{AgentConfig, config::GpuSource, isolation::IsolationMode};
 use dure_proto::v1::{
-    AgentMessage, Exit, Heartbeat, Hello, JoinRequest, JoinResponse, Launch, LeaseKey, LogData, LogRead, Order,
-    Payload, Peer, Report, ReportAck, SchedulerMessage, Stop, Welcome, agent_message,
+    AgentMessage, Challenge, Exit, Heartbeat, Hello, JoinRequest, JoinResponse, Launch, LeaseKey, LogData, LogRead,
+    Order, Payload, Peer, Report, ReportAck, SchedulerMessage, Stop, Welcome, agent_message,
     agents_server::{Agents, AgentsServer},
     exit::How,
     order::What,
@@ -45,6 +45,8 @@ pub(crate) struct Scheduler {
     pub(crate) endpoint: String,
     sessions: mpsc::Receiver<Opened>,
     server: JoinHandle<()>,
+    /// Streams so far.
+    accepted: u64,
 }
 
 impl Drop for Scheduler {
@@ -85,15 +87,17 @@ impl Scheduler {
         let service = AgentsServer::new(Desk { sessions: to });
         let serve = Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
         let server = tokio::spawn(async move { serve.await.expect("serves") });
-        Self { endpoint, sessions, server }
+        Self { endpoint, sessions, server, accepted: 0 }
     }
 
     /// The next stream, after its hello.
     pub(crate) async fn accept(&mut self) -> Session {
         let (token, from, to) = soon("a session", self.sessions.recv()).await.expect("the server runs");
         let mut session = Session { token, hello: Hello::default(), from, to, heartbeats: Vec::new() };
+        self.accepted += 1;
+        session.send(scheduler_message::Kind::Challenge(Challenge { session: self.accepted })).await;
         match session.next().await.expect("a hello") {
-            agent_message::Kind::Hello(hello) => session.hello = hello,
+            agent_message::Kind::Hello(hello) if hello.session == self.accepted => session.hello = hello,
             other => panic!("the first word is {other:?}"),
         }
         session

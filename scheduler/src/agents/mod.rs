@@ -25,9 +25,9 @@ use dure_proto::v1::scheduler_message::Kind;
 pub enum FromAgent {
     /// A session has begun. Everything for the agent goes into `outgoing`.
     Opened {
-        /// Number of the session: a later one of the same node has a higher number.
+        /// Number of the session: one whose stream was opened later has a higher number.
         session: u64,
-        /// What the agent said first; `hello.node` has been checked against its identity.
+        /// The answer to its challenge; `hello.node` has been checked against its identity.
         hello: Box<v1::Hello>,
         /// To the agent.
         outgoing: Outgoing,

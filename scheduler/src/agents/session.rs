@@ -179,10 +179,12 @@ impl Agents for AgentService {
         let credential = auth::of(&request)?.credential;
         let mut incoming = request.into_inner();
         let (outgoing, stream) = Outgoing::new();
+        let number = self.next_session.fetch_add(1, Ordering::Relaxed) + 1;
+        challenge(&outgoing, number);
         let service = self.clone();
         // The answer's headers must leave before the agent's first message can be waited for.
         tokio::spawn(async move {
-            if let Err(why) = service.pump(&identity, credential, &mut incoming, &outgoing).await {
+            if let Err(why) = service.pump(number, &identity, credential, &mut incoming, &outgoing).await {
                 outgoing.cut(why);
             }
         });
@@ -193,6 +195,7 @@ impl Agents for AgentService {
 impl AgentService {
     async fn pump(
         &self,
+        session: u64,
         identity: &auth::NodeName,
         credential: auth::Credential,
         incoming: &mut Streaming<v1::AgentMessage>,
@@ -212,7 +215,6 @@ impl AgentService {
             return Err(Status::permission_denied(why));
         }
         let node = hello.node.clone();
-        let session = self.next_session.fetch_add(1, Ordering::Relaxed) + 1;
         self.desk.opened(&node, session, outgoing.clone());
         let opened = FromAgent::Opened { session, hello: Box::new(hello), outgoing: outgoing.clone() };
         let mut going = self.messages.send(opened).await.is_ok();
@@ -266,6 +268,12 @@ impl AgentService {
         };
         self.messages.send(message).await.is_ok()
     }
+}
+
+/// Asks whoever has opened a stream for its Hello.
+pub fn challenge(outgoing: &Outgoing, session: u64) {
+    let asked = outgoing.tell(super::say(v1::scheduler_message::Kind::Challenge(v1::Challenge { session })));
+    debug_assert_eq!(asked, Ok(()), "nothing waits in a stream that has just begun");
 }
 
 /// Somewhere between the two times of `HELD`.

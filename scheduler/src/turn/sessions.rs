@@ -148,7 +148,7 @@ impl Scheduler {
         if let Some((why, wait)) = self.other_boot_is_heard(hello, turn.now) {
             return refuse_for(why, wait);
         }
-        if let Err(why) = self.check_order(hello) {
+        if let Err(why) = self.check_order(number, hello) {
             return refuse(why);
         }
         let asked = draft.bad;
@@ -162,7 +162,7 @@ impl Scheduler {
         }
         self.follow_up(from, turn);
         let node = self.cluster.find_node(&hello.node).expect("it has just said hello");
-        self.last_hello.insert(node, hello.said_us);
+        self.newest.insert(node, number);
         self.liveness.heard(node, turn.now);
         if let Some(old) = self.sessions.remove(&node) {
             turn.effects.push(Effect::Hang(node, old.outgoing));
@@ -173,7 +173,7 @@ impl Scheduler {
     }
 
     /// Whether another boot of the node is heard than that of this Hello, and how long that may still go on. A node that runs
-    /// was not restarted: the Hello was under way since before the boot that is heard. One that lost its power falls silent.
+    /// was not restarted: two machines speak in its name. One that lost its power falls silent.
     fn other_boot_is_heard(&self, hello: &v1::Hello, now: Time) -> Option<(String, Span)> {
         let node = self.cluster.node(self.cluster.find_node(&hello.node)?);
         let is_heard = node.contact == Contact::Ready && self.sessions.contains_key(&node.index);
@@ -185,21 +185,16 @@ impl Scheduler {
         Some((why, silent_at.since(now)))
     }
 
-    /// Whether this Hello is the newest that the node has said. One that was under way for long says nothing of the node as
-    /// it is, and what has started since would be taken for gone.
-    fn check_order(&mut self, hello: &v1::Hello) -> Result<(), String> {
-        let Some(node) = self.cluster.find_node(&hello.node) else { return Ok(()) };
-        let current = self.cluster.node(node).boot_id.clone();
-        if self.past_boots.contains(&(node, hello.boot_id.as_str().into())) {
-            return Err(format!("node {} has been restarted since its boot {}", hello.node, hello.boot_id));
+    /// Whether this Hello is the newest that the node has said. It was said after its stream was opened, so that one of a
+    /// later stream speaks of a later state; after it, this one says nothing of the node as it is, and what has started since
+    /// would be taken for gone. What other leaders heard is in the journal, and was said before any stream here was opened.
+    fn check_order(&self, number: u64, hello: &v1::Hello) -> Result<(), String> {
+        if hello.session != number {
+            return Err(format!("node {} answers the challenge {}, and was asked {number}", hello.node, hello.session));
         }
-        if *current != *hello.boot_id {
-            self.past_boots.insert((node, current));
-            self.last_hello.remove(&node);
-        }
-        let last = self.last_hello.get(&node).copied().unwrap_or_default();
-        if hello.said_us != 0 && hello.said_us < last {
-            return Err(format!("node {} has said a later Hello since", hello.node));
+        let newest = self.cluster.find_node(&hello.node).and_then(|node| self.newest.get(&node));
+        if newest.is_some_and(|newest| number < *newest) {
+            return Err(format!("node {} has opened a later stream since", hello.node));
         }
         Ok(())
     }

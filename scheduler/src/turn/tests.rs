@@ -135,7 +135,8 @@ impl World {
     fn join(&mut self, session: u64, hello: v1::Hello) -> Vec<Effect> {
         let (outgoing, stream) = Outgoing::new();
         self.streams.push(stream);
-        let opened = FromAgent::Opened { session, hello: Box::new(hello), outgoing };
+        let hello = Box::new(v1::Hello { session, ..hello });
+        let opened = FromAgent::Opened { session, hello, outgoing };
         self.scheduler.turn(Vec::new(), vec![opened], self.now);
         self.settle()
     }
@@ -311,7 +312,7 @@ fn a_welcome_is_for_the_session_whose_hello_it_answers() {
     let mut opened = |session| {
         let (outgoing, stream) = Outgoing::new();
         world.streams.push(stream);
-        FromAgent::Opened { session, hello: Box::new(hello("n0", Vec::new())), outgoing }
+        FromAgent::Opened { session, hello: Box::new(v1::Hello { session, ..hello("n0", Vec::new()) }), outgoing }
     };
     let both = vec![opened(1), opened(2)];
     world.scheduler.turn(Vec::new(), both, world.now);
@@ -331,19 +332,34 @@ fn a_welcome_is_for_the_session_whose_hello_it_answers() {
 #[test]
 fn a_hello_that_was_under_way_for_long_is_refused() {
     let mut world = World::new();
-    let said = |said_us, boot: &str| v1::Hello { said_us, boot_id: boot.into(), ..hello("n0", Vec::new()) };
-    world.join(1, said(20, BOOT));
-    world.join(2, said(10, BOOT));
+    let of_boot = |boot: &str| v1::Hello { boot_id: boot.into(), ..hello("n0", Vec::new()) };
+    world.join(2, of_boot(BOOT));
+    world.join(1, of_boot(BOOT));
     let node = world.scheduler.cluster().find_node("n0").expect("it has joined");
-    assert_eq!(world.scheduler.session(node), Some(1), "an earlier Hello takes no place");
-    world.join(3, said(5, "boot-2"));
-    assert_eq!(world.scheduler.session(node), Some(1), "while one boot is heard no other takes its place");
+    assert_eq!(world.scheduler.session(node), Some(2), "an earlier stream takes no place");
+    world.join(5, of_boot("boot-2"));
+    assert_eq!(world.scheduler.session(node), Some(2), "while one boot is heard no other takes its place");
     world.now = world.now + settings().deadlines.suspect_after;
     world.scheduler.turn(Vec::new(), Vec::new(), world.now);
-    world.join(4, said(5, "boot-2"));
-    assert_eq!(world.scheduler.session(node), Some(4), "the other has fallen silent");
-    world.join(5, said(30, BOOT));
-    assert_eq!(world.scheduler.session(node), Some(4), "a boot that is over takes no place");
+    world.join(6, of_boot("boot-2"));
+    assert_eq!(world.scheduler.session(node), Some(6), "the other has fallen silent");
+    world.scheduler.turn(Vec::new(), vec![FromAgent::Closed { session: 6, node: "n0".into() }], world.now);
+    world.join(4, of_boot(BOOT));
+    assert_eq!(world.scheduler.session(node), None, "a boot that is over opened its stream before");
+    assert_eq!(&*world.scheduler.cluster().node(node).boot_id, "boot-2");
+}
+
+#[test]
+fn a_hello_that_answers_another_challenge_is_refused() {
+    let mut world = World::new();
+    let (outgoing, mut stream) = Outgoing::new();
+    let hello = Box::new(v1::Hello { session: 7, ..hello("n0", Vec::new()) });
+    let opened = FromAgent::Opened { session: 8, hello, outgoing };
+    world.scheduler.turn(Vec::new(), vec![opened], world.now);
+    assert!(world.scheduler.cluster().find_node("n0").is_none());
+    let crate::agents::session::Next::Message(message) = stream.try_next() else { panic!("it is told") };
+    let Some(v1::scheduler_message::Kind::Refusal(refusal)) = message.kind else { panic!("{message:?}") };
+    assert_eq!(refusal.reason, "node n0 answers the challenge 7, and was asked 8");
 }
 
 #[test]

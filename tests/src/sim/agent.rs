@@ -33,7 +33,6 @@ pub(super) struct Node {
     /// It has one GPU more, which is cut into MIG instances.
     is_cut: bool,
     pub(super) boot: u64,
-    pub(super) booted_at: Ms,
     pub(super) up: bool,
     /// An operator keeps it switched off.
     pub(super) locked: bool,
@@ -66,7 +65,6 @@ impl Node {
             gpus,
             is_cut,
             boot: 1,
-            booted_at: 0,
             up: true,
             locked: false,
             agent: None,
@@ -215,7 +213,6 @@ impl World {
         self.note(|| format!("node {node} boots"));
         self.nodes[node].up = true;
         self.nodes[node].boot += 1;
-        self.nodes[node].booted_at = self.agenda.now();
         self.agenda.put(self.agenda.now() + 100, Event::AgentStart(node));
     }
 
@@ -237,11 +234,9 @@ impl World {
             return self.agenda.put(at, Event::Connect(node, life));
         };
         let inventory = self.nodes[node].inventory();
-        let said_us = (self.agenda.now() - self.nodes[node].booted_at) * 1_000 + 1;
         let Some(process) = self.agent_process(node, life) else { return };
         process.link = Some(link);
-        let effects = process.agent.open(inventory, said_us);
-        self.perform(node, effects);
+        process.agent.open(inventory);
     }
 
     /// The agent's end of a stream sees that it is broken.

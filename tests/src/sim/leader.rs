@@ -8,6 +8,7 @@ use dure_core::units::{Span, Time};
 use dure_proto::v1::agent_message::Kind;
 use dure_scheduler::agents::FromAgent;
 use dure_scheduler::agents::liveness::Deadlines;
+use dure_scheduler::agents::session::challenge;
 use dure_scheduler::follower::{FollowerConfig, Following};
 use dure_scheduler::grpc::watch::Watchers;
 use dure_scheduler::handle::Call;
@@ -382,11 +383,14 @@ impl World {
         let (life, node) = (link.leader_life, self.nodes[link.node].name.clone());
         let Some(process) = self.processes.iter_mut().find(|process| process.life == life) else { return };
         let from = match (message.kind, link.session) {
-            (Some(Kind::Hello(hello)), None) => {
+            (None, None) => {
                 process.sessions += 1;
                 link.session = Some(process.sessions);
-                let outgoing = link.outgoing.clone();
-                FromAgent::Opened { session: process.sessions, hello: Box::new(hello), outgoing }
+                challenge(&link.outgoing, process.sessions);
+                return self.flush(life);
+            }
+            (Some(Kind::Hello(hello)), Some(session)) => {
+                FromAgent::Opened { session, hello: Box::new(hello), outgoing: link.outgoing.clone() }
             }
             (Some(Kind::Heartbeat(heartbeat)), Some(session)) => {
                 FromAgent::Heartbeat { session, node, heartbeat: Box::new(heartbeat) }

@@ -21,7 +21,7 @@ pub(super) struct Link {
     pub(super) node: usize,
     pub(super) agent_life: u64,
     pub(super) leader_life: u64,
-    /// The number that the scheduler gave it, once it has its Hello.
+    /// The number that the scheduler gave it, once it hears of it.
     pub(super) session: Option<u64>,
     pub(super) outgoing: Outgoing,
     pub(super) stream: SessionStream,
@@ -75,14 +75,17 @@ impl World {
             to_leader: Way::new(),
             to_agent: Way::new(),
         };
-        self.links.insert(self.next_link, link);
-        Some(self.next_link)
+        let link_id = self.next_link;
+        self.links.insert(link_id, link);
+        // The call itself, before all that is said on it.
+        self.send_to_leader(link_id, Box::new(AgentMessage { kind: None }));
+        Some(link_id)
     }
 
     /// The agent says something on its stream.
     pub(super) fn send_to_leader(&mut self, link: u64, message: Box<AgentMessage>) {
         let at = self.agenda.now() + self.delay();
-        let copies = self.copies(!matches!(message.kind, Some(agent_message::Kind::Hello(_))));
+        let copies = self.copies(!matches!(message.kind, None | Some(agent_message::Kind::Hello(_))));
         let Some(stream) = self.links.get_mut(&link).filter(|stream| stream.agent_end) else { return };
         for message in std::iter::repeat_n(message, copies) {
             if self.nodes[stream.node].cut_up {
