@@ -198,10 +198,16 @@ fn connect(path: &Path) -> Result<(Connection, Known), HistoryError> {
     let db = Connection::open(path).map_err(failed(path, "opening"))?;
     // What a crash takes from it is filled again from the journal: only snapshots wait for it to be on disk.
     db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;").map_err(failed(path, "opening"))?;
-    let known = db
-        .query_row("SELECT version, store_id, seq FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()
-        .unwrap_or(None);
+    let read = || {
+        // A new file has no such table, and whoever was killed while making one has written no row.
+        let is_new = "SELECT count(*) = 0 FROM sqlite_schema WHERE name = 'meta'";
+        if db.query_row(is_new, [], |row| row.get(0))? {
+            return Ok(None);
+        }
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        db.query_row("SELECT version, store_id, seq FROM meta", [], row).optional()
+    };
+    let known = read().map_err(failed(path, "reading who it is of"))?;
     Ok((db, known))
 }
 

@@ -133,7 +133,7 @@ impl EmbeddedEngine {
         };
         let conn = schema::open_writer(dir)?;
         let epoch = proven.facts.epoch.max(anchor.epoch).max(proven.head.epoch) + 1;
-        let facts = Facts { store_id: proven.facts.store_id, epoch };
+        let facts = Facts { epoch, ..proven.facts };
         let mut engine = EmbeddedEngine {
             conn,
             anchor: AnchorFile::open(dir)?,
@@ -377,8 +377,7 @@ impl Engine for EmbeddedEngine {
     }
 
     fn restore_floor(&self) -> u64 {
-        // Epochs rise by one at a start, and by a leap at a restore.
-        (self.facts.epoch + 1).saturating_sub(super::backup::EPOCH_JUMP)
+        self.facts.restore_floor
     }
 
     fn close(mut self: Box<Self>) -> Result<Head, JournalError> {
@@ -419,7 +418,7 @@ fn create(dir: &Path) -> Result<Anchor, JournalError> {
             StoreId(id)
         }
     };
-    schema::write_facts(dir, &conn, &Facts { store_id, epoch: 0 })?;
+    schema::write_facts(dir, &conn, &Facts { store_id, epoch: 0, restore_floor: 0 })?;
     sync_dir(dir)?;
     let anchor = Anchor { store_id, head: genesis(store_id), epoch: 0 };
     create_anchor(dir, &anchor)?;

@@ -20,6 +20,7 @@ pub struct JournalReader {
     dir: PathBuf,
     pub(crate) conn: Connection,
     store_id: StoreId,
+    restore_floor: u64,
 }
 
 /// What a full verification has seen.
@@ -64,7 +65,8 @@ impl JournalReader {
             Ok(None) => return Err(JournalError::facts(dir, "the store's facts are missing")),
             Err(err) => return Err(err),
         };
-        Ok(JournalReader { dir: dir.to_owned(), conn, store_id: facts.store_id })
+        let (store_id, restore_floor) = (facts.store_id, facts.restore_floor);
+        Ok(JournalReader { dir: dir.to_owned(), conn, store_id, restore_floor })
     }
 
     /// Another reader of the same journal, for another thread.
@@ -83,6 +85,11 @@ impl JournalReader {
     /// Which store this is.
     pub fn store_id(&self) -> StoreId {
         self.store_id
+    }
+
+    /// As [`super::Engine::restore_floor`].
+    pub(super) fn restore_floor(&self) -> u64 {
+        self.restore_floor
     }
 
     /// The durable head at this moment.

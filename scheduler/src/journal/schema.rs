@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::chain::{Hash, Row};
 use super::{Batch, BlobId, Head, JournalError, StoreId};
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS batches (
 CREATE TABLE IF NOT EXISTS blobs (id BLOB PRIMARY KEY, bytes BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS base (
   one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER NOT NULL, hash BLOB NOT NULL, epoch INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS restored (one INTEGER PRIMARY KEY CHECK (one = 1), floor INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS snapshots (
   seq INTEGER PRIMARY KEY, hash BLOB NOT NULL, epoch INTEGER NOT NULL, created_ms INTEGER NOT NULL,
   bytes INTEGER NOT NULL, chunks INTEGER NOT NULL, content_crc INTEGER NOT NULL, crc INTEGER NOT NULL);
@@ -86,15 +87,21 @@ pub(crate) struct Facts {
     pub(crate) store_id: StoreId,
     /// The newest epoch granted.
     pub(crate) epoch: u64,
+    /// Epochs below this one belong to what a restore gave up; 0: nothing was.
+    pub(crate) restore_floor: u64,
 }
 
 impl Facts {
-    /// The checksum of the row; this row keeps its shape in every format, so that any binary can read the format.
+    /// The checksum of the row; this row keeps its shape in every format, so that any binary can read the format. The floor
+    /// lies in a table of its own, and is covered where there is one.
     fn crc(&self, format: i64) -> u32 {
         let mut crc = crc32fast::Hasher::new();
         crc.update(&format.to_le_bytes());
         crc.update(&self.store_id.0);
         crc.update(&self.epoch.to_le_bytes());
+        if self.restore_floor > 0 {
+            crc.update(&self.restore_floor.to_le_bytes());
+        }
         crc.finalize()
     }
 }
@@ -110,8 +117,9 @@ pub(crate) fn read_facts(dir: &Path, conn: &Connection) -> Result<Option<Facts>,
         .optional()
         .map_err(fault)?;
     let Some((format, id, epoch, crc)) = row else { return Ok(None) };
+    let restore_floor = restore_floor(conn).map_err(fault)?;
     let facts = <[u8; 16]>::try_from(id).ok().zip(u64::try_from(epoch).ok());
-    match facts.map(|(id, epoch)| Facts { store_id: StoreId(id), epoch }) {
+    match facts.map(|(id, epoch)| Facts { store_id: StoreId(id), epoch, restore_floor }) {
         Some(facts) if i64::from(facts.crc(format)) == crc && format <= FORMAT => Ok(Some(facts)),
         Some(facts) if i64::from(facts.crc(format)) == crc => {
             Err(JournalError::NewerFormat { dir: dir.to_owned(), found: format, known: FORMAT })
@@ -120,23 +128,41 @@ pub(crate) fn read_facts(dir: &Path, conn: &Connection) -> Result<Option<Facts>,
     }
 }
 
+fn restore_floor(conn: &Connection) -> rusqlite::Result<u64> {
+    if !has_table(conn, "restored")? {
+        return Ok(0);
+    }
+    let floor = conn.query_row("SELECT floor FROM restored WHERE one = 1", [], |row| number_at(row, 0));
+    floor.optional().map(Option::unwrap_or_default)
+}
+
+/// A journal of before there was such a table has none.
+fn has_table(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
+    conn.query_row("SELECT count(*) > 0 FROM sqlite_master WHERE name = ?1", [name], |row| row.get(0))
+}
+
 /// Writes the facts, durable on return.
 pub(crate) fn write_facts(dir: &Path, conn: &Connection, facts: &Facts) -> Result<(), JournalError> {
-    conn.execute(
-        "INSERT OR REPLACE INTO facts (one, format, store_id, epoch, crc) VALUES (1, ?1, ?2, ?3, ?4)",
-        params![FORMAT, facts.store_id.0, to_sql(facts.epoch), facts.crc(FORMAT)],
-    )
-    .map(drop)
-    .map_err(|err| JournalError::sqlite(dir, "writing the facts", 0, &err))
+    let write = || {
+        let both = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+        if facts.restore_floor > 0 {
+            both.execute_batch(CREATE)?;
+            let floor = [to_sql(facts.restore_floor)];
+            both.execute("INSERT OR REPLACE INTO restored (one, floor) VALUES (1, ?1)", floor)?;
+        }
+        both.execute(
+            "INSERT OR REPLACE INTO facts (one, format, store_id, epoch, crc) VALUES (1, ?1, ?2, ?3, ?4)",
+            params![FORMAT, facts.store_id.0, to_sql(facts.epoch), facts.crc(FORMAT)],
+        )?;
+        both.commit()
+    };
+    write().map_err(|err| JournalError::sqlite(dir, "writing the facts", 0, &err))
 }
 
 /// The head before the first batch of a journal that came from elsewhere with a snapshot; `None` where it began here. What
 /// it says is proven by the batch that follows it, and by the snapshot that stands there.
 pub(crate) fn base(conn: &Connection) -> rusqlite::Result<Option<Head>> {
-    // A journal of before there was such a table has none.
-    let known: bool =
-        conn.query_row("SELECT count(*) > 0 FROM sqlite_master WHERE name = 'base'", [], |row| row.get(0))?;
-    if !known {
+    if !has_table(conn, "base")? {
         return Ok(None);
     }
     conn.query_row("SELECT seq, hash, epoch FROM base WHERE one = 1", [], |row| {

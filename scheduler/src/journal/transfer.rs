@@ -4,13 +4,14 @@
 //! mark here that keeps anybody from leading on what was left. Only what recovery needs goes to etcd: the newest snapshot,
 //! the batches after it, and the blobs; the rest stays readable where it was.
 
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dure_proto::etcd::{RequestOp, TxnRequest};
 
-use super::anchor::{Anchor, create_anchor, sync_dir};
-use super::backup::{EPOCH_JUMP, is_empty};
+use super::anchor::{ANCHOR_FILE, Anchor, create_anchor, sync_dir};
+use super::backup::is_empty;
 use super::chain::{Hash, seal};
 use super::embedded::{Lock, MOVED_FILE};
 use super::replicated::{
@@ -19,6 +20,7 @@ use super::replicated::{
 use super::schema::{self, each_row, head_at};
 use super::snapshot::{self, Stored};
 use super::{Batch, Blob, Head, JournalError, JournalReader, ReplicatedReader, StoreId};
+use crate::etcd::keys::Range;
 use crate::etcd::{Etcd, Patience};
 use crate::leadership::{HeldKey, hold};
 
@@ -44,29 +46,52 @@ pub struct Moved {
 ///
 /// # Errors
 /// [`JournalError::AlreadyLed`] while a scheduler runs on either; [`JournalError::Damaged`] when the journal does not hold;
-/// [`JournalError::NotEmpty`] when there is a journal in etcd; those of writing. Then nothing has changed hands.
+/// [`JournalError::NotEmpty`] when there is a journal in etcd; those of writing. Nobody ever leads on both: where etcd does
+/// not say whether the last write was made, nobody leads here any more, and the move is to be tried again.
 pub fn to_etcd(from: &Path, etcd: &Etcd) -> Result<Moved, JournalError> {
     let _lock = Lock::take(from)?;
     let source = JournalReader::open(from)?;
     let proven = source.verify_all()?;
     let key = hold(etcd, LEASE, "a move", "").map_err(|err| err.into_journal(etcd))?;
-    let moved = copy_to_etcd(&source, proven.epoch, etcd, &key).and_then(|(batches, blobs)| {
-        let mut copy = Followed::cold(ReplicatedReader::open(etcd)?)?;
+    let moved = copy_to_etcd(&source, etcd, &key).and_then(|(batches, blobs)| {
+        mark_moved(from, &etcd.place())?;
+        // Last: without them there is no store.
+        let (store_id, epoch_base, restore_floor) = (source.store_id(), proven.epoch, source.restore_floor());
+        put_facts(etcd, &etcd.keys(), &key, &Facts { store_id, epoch_base, restore_floor }, &proven.head)?;
+        let Some(reader) = ReplicatedReader::open_or_new(etcd)? else {
+            unmark_moved(from)?;
+            return Err(run_out(etcd));
+        };
+        let mut copy = Followed::cold(reader)?;
         copy.catch_up(|_| Ok::<_, JournalError>(()))?;
         if copy.head() != proven.head {
             return Err(JournalError::facts(&etcd.place(), "the copy has another head than the journal"));
         }
-        mark_moved(from, &etcd.place())?;
-        Ok(Moved { store_id: proven.store_id, head: proven.head, batches, blobs })
+        Ok(Moved { store_id, head: proven.head, batches, blobs })
     });
     key.give_up();
     moved
 }
 
 fn mark_moved(dir: &Path, to: &Path) -> Result<(), JournalError> {
-    std::fs::write(dir.join(MOVED_FILE), format!("{}\n", to.display()))
-        .map_err(|err| JournalError::file(dir, "marking the journal as moved", &err))?;
+    let mark = || {
+        let mut file = std::fs::File::create(dir.join(MOVED_FILE))?;
+        writeln!(file, "{}", to.display())?;
+        file.sync_all()
+    };
+    mark().map_err(|err| JournalError::file(dir, "marking the journal as moved", &err))?;
     sync_dir(dir)
+}
+
+fn unmark_moved(dir: &Path) -> Result<(), JournalError> {
+    std::fs::remove_file(dir.join(MOVED_FILE))
+        .map_err(|err| JournalError::file(dir, "taking back that the journal was moved", &err))?;
+    sync_dir(dir)
+}
+
+fn run_out(etcd: &Etcd) -> JournalError {
+    let detail = "the lease ran out while the journal was copied".to_owned();
+    JournalError::LeadershipLost { dir: etcd.place(), detail }
 }
 
 /// Writes under the leader key, in as many transactions as it takes.
@@ -77,14 +102,13 @@ fn write(etcd: &Etcd, key: &HeldKey, ops: Vec<RequestOp>) -> Result<(), JournalE
         let asking = etcd.clone();
         let answer = etcd.block(async move { asking.txn(request, Patience::of(PATIENCE)).await });
         if !answer.map_err(|err| storage(etcd, "copying", err))?.succeeded {
-            let detail = "the lease ran out while the journal was copied".to_owned();
-            return Err(JournalError::LeadershipLost { dir: etcd.place(), detail });
+            return Err(run_out(etcd));
         }
     }
     Ok(())
 }
 
-fn copy_to_etcd(source: &JournalReader, epoch: u64, etcd: &Etcd, key: &HeldKey) -> Result<(u64, u64), JournalError> {
+fn copy_to_etcd(source: &JournalReader, etcd: &Etcd, key: &HeldKey) -> Result<(u64, u64), JournalError> {
     if ReplicatedReader::open_or_new(etcd)?.is_some() {
         return Err(JournalError::NotEmpty { dir: etcd.place() });
     }
@@ -124,10 +148,6 @@ fn copy_to_etcd(source: &JournalReader, epoch: u64, etcd: &Etcd, key: &HeldKey) 
     .map_err(fault)?;
     outcome?;
     write(etcd, key, put_entries(&keys, page))?;
-    // Last: without them there is no store.
-    let restore_floor = (epoch + 1).saturating_sub(EPOCH_JUMP);
-    let facts = Facts { store_id: source.store_id(), epoch_base: epoch, restore_floor };
-    put_facts(etcd, &keys, key, &facts, &source.head()?)?;
     Ok((batches, blobs))
 }
 
@@ -140,11 +160,21 @@ const PAGE_ROWS: usize = 1024;
 /// As [`to_etcd`].
 pub fn to_sqlite(etcd: &Etcd, to: &Path) -> Result<Moved, JournalError> {
     let key = hold(etcd, LEASE, "a move", "").map_err(|err| err.into_journal(etcd))?;
-    let moved = ReplicatedReader::open(etcd).and_then(|reader| {
-        let moved = copy_to_sqlite(&reader, to)?;
-        write(etcd, &key, vec![put(etcd.keys().moved(), to.display().to_string().into_bytes())])?;
-        Ok(moved)
-    });
+    let mark = || write(etcd, &key, vec![put(etcd.keys().moved(), to.display().to_string().into_bytes())]);
+    let unmark = || write(etcd, &key, vec![delete(Range::one(etcd.keys().moved()))]);
+    let moved = (|| {
+        if let Err(JournalError::Moved { to: there, .. }) = ReplicatedReader::open(etcd)
+            && Path::new(&there) == to
+            && !to.join(ANCHOR_FILE).exists()
+        {
+            // An earlier try was cut off before there was a store.
+            unmark()?;
+        }
+        let copied = Copied::of(&ReplicatedReader::open(etcd)?, to)?;
+        // First the mark here, then the anchor there: nobody ever leads on both.
+        mark()?;
+        copied.finish().inspect_err(|_| drop(unmark()))
+    })();
     key.give_up();
     moved
 }
@@ -154,44 +184,68 @@ pub fn to_sqlite(etcd: &Etcd, to: &Path) -> Result<Moved, JournalError> {
 /// # Errors
 /// [`JournalError::NotEmpty`]; [`JournalError::Damaged`] when the copy does not hold; those of reading and writing.
 pub fn copy_to_sqlite(reader: &ReplicatedReader, to: &Path) -> Result<Moved, JournalError> {
-    std::fs::create_dir_all(to).map_err(|err| JournalError::file(to, "creating the directory", &err))?;
-    if !is_empty(to)? {
-        return Err(JournalError::NotEmpty { dir: to.to_owned() });
-    }
-    let _lock = Lock::take(to)?;
-    let fault = |err: rusqlite::Error| JournalError::sqlite(to, "writing the copy", 0, &err);
-    let conn = schema::open_writer(to)?;
-    schema::create_tables(to, &conn)?;
-    let mut followed = Followed::cold(reader.clone())?;
-    let base = followed.head();
-    if let Some(snapshot) = followed.take_snapshot() {
-        schema::write_base(&conn, &base).map_err(fault)?;
-        for (index, chunk) in snapshot.chunks() {
-            snapshot::put_chunk(&conn, snapshot.seq, index, chunk).map_err(fault)?;
+    Copied::of(reader, to)?.finish()
+}
+
+/// A copy without its anchor: nobody leads on it yet.
+struct Copied {
+    to: PathBuf,
+    anchor: Anchor,
+    batches: u64,
+    blobs: u64,
+    _lock: Lock,
+}
+
+impl Copied {
+    fn of(reader: &ReplicatedReader, to: &Path) -> Result<Self, JournalError> {
+        std::fs::create_dir_all(to).map_err(|err| JournalError::file(to, "creating the directory", &err))?;
+        if !is_empty(to)? {
+            return Err(JournalError::NotEmpty { dir: to.to_owned() });
         }
-        snapshot::publish(&conn, &Stored { info: snapshot.info(), head: base }).map_err(fault)?;
-    }
-    let mut head = base;
-    let batches = followed.catch_up(|batch: Batch| {
-        let (crc, after) = seal(&head, &batch);
-        let prev = std::mem::replace(&mut head, after).hash;
-        let rows: [(&Batch, u32, Hash, Hash); 1] = [(&batch, crc, prev, after.hash)];
-        schema::insert(&conn, &rows, &[]).map_err(fault)
-    })?;
-    let mut blobs = 0;
-    for id in reader.blob_ids()? {
-        if let Some(bytes) = reader.blob(id)? {
-            schema::insert(&conn, &[], &[Blob::new(bytes)?]).map_err(fault)?;
-            blobs += 1;
+        let lock = Lock::take(to)?;
+        let fault = |err: rusqlite::Error| JournalError::sqlite(to, "writing the copy", 0, &err);
+        let conn = schema::open_writer(to)?;
+        schema::create_tables(to, &conn)?;
+        let mut followed = Followed::cold(reader.clone())?;
+        let base = followed.head();
+        if let Some(snapshot) = followed.take_snapshot() {
+            schema::write_base(&conn, &base).map_err(fault)?;
+            for (index, chunk) in snapshot.chunks() {
+                snapshot::put_chunk(&conn, snapshot.seq, index, chunk).map_err(fault)?;
+            }
+            snapshot::publish(&conn, &Stored { info: snapshot.info(), head: base }).map_err(fault)?;
         }
+        let mut head = base;
+        let batches = followed.catch_up(|batch: Batch| {
+            let (crc, after) = seal(&head, &batch);
+            let prev = std::mem::replace(&mut head, after).hash;
+            let rows: [(&Batch, u32, Hash, Hash); 1] = [(&batch, crc, prev, after.hash)];
+            schema::insert(&conn, &rows, &[]).map_err(fault)
+        })?;
+        if head != followed.head() {
+            return Err(JournalError::facts(to, "the copy has another head than the journal"));
+        }
+        let mut blobs = 0;
+        for id in reader.blob_ids()? {
+            if let Some(bytes) = reader.blob(id)? {
+                schema::insert(&conn, &[], &[Blob::new(bytes)?]).map_err(fault)?;
+                blobs += 1;
+            }
+        }
+        let (store_id, epoch) = (super::Reader::store_id(reader), reader.newest_epoch()?);
+        let restore_floor = reader.facts().restore_floor;
+        schema::write_facts(to, &conn, &schema::Facts { store_id, epoch, restore_floor })?;
+        let anchor = Anchor { store_id, head, epoch };
+        Ok(Self { to: to.to_owned(), anchor, batches, blobs, _lock: lock })
     }
-    let (store_id, epoch) = (super::Reader::store_id(reader), reader.newest_epoch()?);
-    schema::write_facts(to, &conn, &schema::Facts { store_id, epoch })?;
-    drop(conn);
-    create_anchor(to, &Anchor { store_id, head, epoch })?;
-    let proven = JournalReader::open(to)?.verify_all()?;
-    if proven.head != followed.head() {
-        return Err(JournalError::facts(to, "the copy has another head than the journal"));
+
+    fn finish(self) -> Result<Moved, JournalError> {
+        let Self { to, anchor, batches, blobs, .. } = &self;
+        create_anchor(to, anchor)?;
+        let proven = JournalReader::open(to)?.verify_all()?;
+        if proven.head != anchor.head {
+            return Err(JournalError::facts(to, "the copy has another head than the journal"));
+        }
+        Ok(Moved { store_id: anchor.store_id, head: anchor.head, batches: *batches, blobs: *blobs })
     }
-    Ok(Moved { store_id, head, batches, blobs })
 }

@@ -58,7 +58,7 @@ impl ReplicatedReader {
         Ok(Some(Self { etcd: etcd.clone(), keys, facts }))
     }
 
-    pub(super) fn facts(&self) -> Facts {
+    pub(in crate::journal) fn facts(&self) -> Facts {
         self.facts
     }
 
@@ -110,14 +110,14 @@ impl ReplicatedReader {
 
     /// Rows from the one that contains `from` on, a page of them, and the head; no rows past the head.
     fn page(&self, from: u64, entries: usize) -> Result<(Head, Vec<Row>), JournalError> {
-        let (head, mut found) = self.head_and(self.keys.entries(from, u64::MAX), entries)?;
+        let (mut head, mut found) = self.head_and(self.keys.entries(from, u64::MAX), entries)?;
         if from > head.seq {
             return Ok((head, Vec::new()));
         }
         let starts_here = found.first().and_then(|entry| self.keys.position_of(&entry.key)) == Some(from);
         if !starts_here {
             let start = self.entry_containing(from)?;
-            found = self.head_and(self.keys.entries(start, u64::MAX), entries)?.1;
+            (head, found) = self.head_and(self.keys.entries(start, u64::MAX), entries)?;
         }
         let mut rows = Vec::new();
         for entry in found {
