@@ -89,7 +89,7 @@ impl Leader {
         }
         let payload = record::encode_with_calls(time, &events, &calls);
         let count = u32::try_from(events.len()).expect("a turn's limits keep it far below");
-        let batch = DurableBatch { first_seq: first.0, time, events, calls };
+        let batch = DurableBatch { first_seq: first.0, epoch: self.epoch, time, events, calls };
         self.under_way.push_back(UnderWay { last: batch.last(), batch });
         (Batch { first_seq: first.0, count, epoch: self.epoch.0, payload }, blobs)
     }

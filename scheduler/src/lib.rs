@@ -35,6 +35,7 @@ pub mod run;
 pub mod source;
 pub mod standby;
 pub mod start;
+pub mod terms;
 pub mod turn;
 
 pub use config::Config;

@@ -14,6 +14,7 @@ use dure_core::{Cluster, Policy};
 use crate::journal::{FoundSnapshot, JournalError, Snapshot};
 use crate::record::{SnapshotError, SnapshotReader};
 use crate::source::{DurableBatch, Source, SourceError, Turns};
+use crate::terms::Terms;
 
 /// What recovery came to.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Recovered {
     pub events_replayed: u64,
     /// Where the snapshot stood that was used.
     pub from_snapshot: Option<Seq>,
+    /// Who has written what lies after the snapshot.
+    pub terms: Terms,
     /// Newer snapshots that could not be used, each with the reason. Worth a warning.
     pub passed_over: Vec<(Seq, String)>,
 }
@@ -124,6 +127,7 @@ impl Recovered {
     pub(crate) fn take_seen(&mut self, turn: &DurableBatch, see: See<'_>) -> Result<(), RecoverError> {
         apply_seen(&mut self.cluster, turn.time, turn.first_seq, &turn.events, see)?;
         self.events_replayed += turn.events.len() as u64;
+        self.terms.wrote(turn.epoch, Seq(turn.first_seq));
         self.head = turn.last();
         self.time = turn.time;
         Ok(())
@@ -138,7 +142,8 @@ fn start(found: FoundSnapshot, policy: Policy) -> Result<Recovered, RecoverError
             Ok((cluster, time)) => {
                 let head = Seq(snapshot.seq);
                 let from_snapshot = Some(head);
-                return Ok(Recovered { cluster, head, time, events_replayed: 0, from_snapshot, passed_over });
+                let (events_replayed, terms) = (0, Terms::default());
+                return Ok(Recovered { cluster, head, time, events_replayed, from_snapshot, terms, passed_over });
             }
             Err(Unusable::Newer(error)) => {
                 return Err(RecoverError::NewerSnapshot { seq: snapshot.seq, error });
@@ -146,8 +151,9 @@ fn start(found: FoundSnapshot, policy: Policy) -> Result<Recovered, RecoverError
             Err(Unusable::Broken(why)) => passed_over.push((Seq(snapshot.seq), why)),
         }
     }
-    let (head, time) = (Seq(0), Time(0));
-    Ok(Recovered { cluster: Cluster::new(policy), head, time, events_replayed: 0, from_snapshot: None, passed_over })
+    let (head, time, terms) = (Seq(0), Time(0), Terms::default());
+    let cluster = Cluster::new(policy);
+    Ok(Recovered { cluster, head, time, events_replayed: 0, from_snapshot: None, terms, passed_over })
 }
 
 enum Unusable {

@@ -39,6 +39,20 @@ pub enum Stopped {
     /// This scheduler must not lead.
     #[error("{0}")]
     Fatal(Fatal),
+    /// The thread of the owner is gone without a word.
+    #[error("the owner of the cluster has failed: this is a mistake in the scheduler, and the lines before say which")]
+    Failed,
+}
+
+impl Stopped {
+    /// Whether this process may lead again: whatever else is wrong needs an operator.
+    pub fn passes(&self) -> bool {
+        match self {
+            Stopped::Asked | Stopped::Fatal(Fatal::Deposed { .. }) => true,
+            Stopped::Journal(err) => !err.is_damage(),
+            Stopped::Fatal(Fatal::BehindAgent { .. }) | Stopped::Failed => false,
+        }
+    }
 }
 
 /// Everything that the pump needs.

@@ -4,7 +4,7 @@
 //! wrong count or an unreadable record is an error with its position, never a shorter stream.
 
 use dure_core::event::Event;
-use dure_core::ids::Seq;
+use dure_core::ids::{Epoch, Seq};
 use dure_core::units::Time;
 
 use crate::journal::{Batch, Engine, FoundSnapshot, JournalError, JournalReader, ReadLimit, Reader, Snapshot};
@@ -15,6 +15,8 @@ use crate::record::{self, CallRecord, RecordError};
 pub struct DurableBatch {
     /// Position of the first event.
     pub first_seq: u64,
+    /// Under which leader.
+    pub epoch: Epoch,
     /// When it happened.
     pub time: Time,
     /// What happened; never empty.
@@ -226,7 +228,7 @@ impl DurableBatch {
         if events.len() != batch.count as usize {
             return Err(SourceError::Count { first, stated: batch.count, found: events.len() });
         }
-        Ok(Self { first_seq: first, time, events, calls })
+        Ok(Self { first_seq: first, epoch: Epoch(batch.epoch), time, events, calls })
     }
 }
 

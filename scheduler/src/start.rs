@@ -76,7 +76,7 @@ pub struct Running {
 impl Running {
     /// Waits until the scheduler ends by itself: it never does while all is well.
     pub async fn ended(&mut self) -> Stopped {
-        (&mut self.ended).await.unwrap_or(Stopped::Asked)
+        (&mut self.ended).await.unwrap_or(Stopped::Failed)
     }
 
     /// True when it stops.

@@ -26,6 +26,7 @@ use crate::handle::{Call, Mutation, Position};
 use crate::journal::Blob;
 use crate::live::Live;
 use crate::record::CallRecord;
+use crate::terms::Terms;
 
 /// How often the nodes are gone through for silence: the precision of its deadlines.
 const ROLL_CALL_EVERY: Span = Span(250);
@@ -38,6 +39,8 @@ pub struct Settings {
     /// Epochs below this one belong to what a restore gave up, knowingly: an agent that obeyed a later position under one
     /// of them is no witness against this journal.
     pub restore_floor: Epoch,
+    /// How far the leaders before this one have come.
+    pub terms: Terms,
     /// Which store, as text.
     pub store_id: String,
     /// When silence means what.
@@ -75,17 +78,17 @@ pub struct Turned {
 pub enum Fatal {
     /// An agent has obeyed what this journal does not hold: acknowledged work would be lost.
     #[error(
-        "node {node} has obeyed position {obeyed} of this store, but its journal ends at {head}: positions {} to {obeyed} \
-         are missing; restore the newest backup (`dure restore`) before leading again",
-        head + 1
+        "node {node} has obeyed position {obeyed} of a leader whose part of this journal ends at {end}: positions {} to \
+         {obeyed} are missing; restore the newest backup (`dure restore`) before leading again",
+        end + 1
     )]
     BehindAgent {
         /// Which agent.
         node: String,
         /// What it has obeyed.
         obeyed: u64,
-        /// What the journal holds.
-        head: u64,
+        /// What the journal holds of that leader, and of those before it.
+        end: u64,
     },
     /// An agent has obeyed a later leader.
     #[error("node {node} has obeyed epoch {theirs}, this leader's is {ours}: another scheduler leads; this one stops")]
@@ -109,6 +112,8 @@ pub struct Scheduler {
     /// The number of the newest stream whose Hello was taken, by node.
     newest: BTreeMap<NodeIndex, u64>,
     fence_percent: u32,
+    /// Where the journal ended when this leader began.
+    began_at: Seq,
     head: Seq,
     durable: Seq,
     /// Effects by the position that they wait for, in order.
@@ -134,6 +139,7 @@ impl Scheduler {
             sessions: BTreeMap::new(),
             newest: BTreeMap::new(),
             fence_percent: breaker::DEFAULT_PERCENT,
+            began_at: head,
             head,
             durable: head,
             waiting: VecDeque::new(),

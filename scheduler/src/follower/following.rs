@@ -13,6 +13,7 @@ use crate::history::{Historian, HistoryError};
 use crate::journal::{BlobId, Snapshot};
 use crate::record::encode_snapshot;
 use crate::recover::{RecoverError, Recovered, apply_seen};
+use crate::terms::Terms;
 
 /// A leader that has just taken over makes no snapshot for so long: agents and clients come back meanwhile.
 const SETTLE: Span = Span::seconds(10);
@@ -40,6 +41,7 @@ pub struct Following {
     news: News,
     head: Seq,
     time: Time,
+    terms: Terms,
     /// Where the last snapshot stands, and since when the next one is waited for; an empty journal has no time.
     last: (Seq, Option<Time>),
     /// No snapshot is made before.
@@ -57,8 +59,8 @@ impl Following {
     fn with(cluster: Cluster, recovered: &Recovered, config: FollowerConfig) -> Self {
         let snapshot = recovered.from_snapshot.unwrap_or(Seq(0));
         let last = (snapshot, (recovered.head > Seq(0)).then_some(recovered.time));
-        let (head, time, news) = (recovered.head, recovered.time, News::default());
-        Self { cluster, news, head, time, last, settled_at: Time(0), config, historian: None }
+        let (head, time, news, terms) = (recovered.head, recovered.time, News::default(), recovered.terms.clone());
+        Self { cluster, news, head, time, terms, last, settled_at: Time(0), config, historian: None }
     }
 
     /// As `new`, where there is no first core yet.
@@ -117,6 +119,11 @@ impl Following {
         self.time
     }
 
+    /// Who has written what it followed.
+    pub(crate) fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
     /// Position of the last snapshot; 0 for none.
     pub(crate) fn last_snapshot(&self) -> Seq {
         self.last.0
@@ -164,6 +171,7 @@ impl Following {
         turn.events.iter().for_each(|event| self.news.read(&self.cluster, turn.time, event));
         self.head = turn.last();
         self.time = turn.time;
+        self.terms.wrote(turn.epoch, Seq(turn.first_seq));
         self.last.1.get_or_insert(turn.time);
         Ok(())
     }

@@ -30,7 +30,8 @@ impl Shelf {
             let (count, epoch) = (events.len() as u32, engine.epoch());
             let batch = Batch { first_seq, count, epoch, payload: encode(time, events) };
             engine.append(&[batch], &[]).expect("appended");
-            Arc::new(DurableBatch { first_seq, time, events: events.to_vec(), calls: Vec::new() })
+            let (epoch, events, calls) = (dure_core::ids::Epoch(epoch), events.to_vec(), Vec::new());
+            Arc::new(DurableBatch { first_seq, epoch, time, events, calls })
         })
     }
 }
@@ -207,6 +208,7 @@ fn stops_on_a_turn_that_does_not_fit_and_says_why() {
     let job = dure_core::ids::JobId(1 << 40);
     let wrong = DurableBatch {
         first_seq: bench.head().0 + 1,
+        epoch: dure_core::ids::Epoch(1),
         time: bench.turns.now,
         events: vec![Event::JobForgotten { job }],
         calls: Vec::new(),

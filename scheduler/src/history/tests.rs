@@ -201,6 +201,7 @@ fn what_the_journal_forgot_is_a_gap_and_what_is_old_goes() {
     let head = shelf.last_position().expect("it has an end");
     let turn = crate::source::DurableBatch {
         first_seq: head.0 + 1,
+        epoch: dure_core::ids::Epoch(1),
         time: Time(next_day + 100 * DAY_MS),
         events: vec![dure_core::event::Event::JobForgotten { job: dure_core::ids::JobId(1) }],
         calls: Vec::new(),

@@ -102,6 +102,8 @@ enum Ended {
     HandedOver,
     /// It was lost.
     Lost(String),
+    /// No leadership of this process would end better.
+    Broken(String),
 }
 
 /// A leadership that was won, and what it begins with.
@@ -125,6 +127,7 @@ impl Member {
                     tracing::warn!(why, "this scheduler leads no more and stands by");
                     Some(Instant::now() + REST)
                 }
+                Ended::Broken(why) => return Err(StartError::Ended(why)),
             };
         }
     }
@@ -182,11 +185,20 @@ impl Member {
         };
         let (hand_over, mut asked) = mpsc::channel(1);
         let seat = |epoch| Seat::Leading { address: self.address.clone(), epoch, hand_over };
-        let mut running: Running = self.ground.lead(opened, seat, Some(self.candidate.seen()), &mut took).await?;
+        let tenure = opened.tenure.clone();
+        let mut running: Running = match self.ground.lead(opened, seat, Some(self.candidate.seen()), &mut took).await {
+            Ok(running) => running,
+            // It was lost again before it had begun.
+            Err(StartError::Stopped(why)) if !tenure.holds() => return Ok((Ended::Lost(why), None)),
+            Err(other) => return Err(other),
+        };
         tracing::info!(took_ms = took.all_ms(), steps = took.steps(), "the leadership was taken over");
         let mut told = self.stopping.clone();
         let ended = tokio::select! {
-            why = running.ended() => Ended::Lost(why.to_string()),
+            why = running.ended() => match why {
+                why if why.passes() => Ended::Lost(why.to_string()),
+                why => Ended::Broken(why.to_string()),
+            },
             () = self.handed_over(&mut asked) => Ended::HandedOver,
             () = async {
                 drop(told.wait_for(|stop| *stop).await); // a sender that is gone means the same

@@ -103,7 +103,8 @@ fn a_leader_that_has_just_taken_over_makes_no_snapshot_at_once() {
     let mut next = |turns: &mut RandomTurns| loop {
         let events = if first_seq == 1 { turns.opening() } else { turns.turn() };
         if !events.is_empty() {
-            let turn = crate::source::DurableBatch { first_seq, time: turns.now, events, calls: Vec::new() };
+            let (epoch, time, calls) = (dure_core::ids::Epoch(1), turns.now, Vec::new());
+            let turn = crate::source::DurableBatch { first_seq, epoch, time, events, calls };
             first_seq += turn.events.len() as u64;
             return turn;
         }

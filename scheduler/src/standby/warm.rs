@@ -227,6 +227,7 @@ impl Warm {
             time: second.time(),
             events_replayed: replayed,
             from_snapshot: None,
+            terms: second.terms().clone(),
             passed_over: Vec::new(),
         };
         Ok(Ready { followed: Some(followed), recovered, second })

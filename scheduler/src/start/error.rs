@@ -54,4 +54,7 @@ pub enum StartError {
     /// The scheduler stopped while it started.
     #[error("the scheduler stopped while it started: {0}")]
     Stopped(String),
+    /// The scheduler led, and must not go on.
+    #[error("{0}")]
+    Ended(String),
 }

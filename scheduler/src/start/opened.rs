@@ -53,7 +53,7 @@ pub(crate) struct Opened {
     pub(super) clock: Clock,
     pub(super) epoch: Epoch,
     pub(super) store_id: String,
-    pub(super) tenure: Tenure,
+    pub(crate) tenure: Tenure,
     pub(super) writer: Arc<JournalWriter>,
     pub(super) reports: mpsc::UnboundedReceiver<crate::journal::Report>,
     pub(super) follower: Follower,

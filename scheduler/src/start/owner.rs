@@ -63,8 +63,8 @@ impl Owner {
             reader,
         } = opened;
         let (deadlines, topology) = (ground.config.deadlines(), ground.topology.clone());
-        let settings = Settings { epoch, restore_floor, store_id, deadlines, topology };
-        let Recovered { cluster, head, .. } = recovered;
+        let Recovered { cluster, head, terms, .. } = recovered;
+        let settings = Settings { epoch, restore_floor, terms, store_id, deadlines, topology };
         let unknown = ground.config.inputs(&cluster);
         let blobs = reader.reopen()?;
         let payloads = Payloads::new(Box::new(move |id| blobs.read_blob(id)));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dure_core::decide;
 use dure_core::gpu::{GpuSet, MAX_GPUS_PER_NODE};
-use dure_core::ids::NodeIndex;
+use dure_core::ids::{Epoch, NodeIndex};
 use dure_core::input::{Input, NodeDraft};
 use dure_core::node::{Contact, Resident};
 use dure_core::units::{Span, Time};
@@ -270,11 +270,13 @@ impl Scheduler {
             ));
         }
         let (ours, theirs) = (self.settings.epoch.0, hello.highest_epoch);
+        // What this leader has written since it began was obeyed under no other.
+        let of_earlier = || self.settings.terms.end_of(Epoch(theirs), self.began_at).0;
+        let end = if theirs < ours { of_earlier() } else { self.head.0 };
         let fatal = if theirs > ours {
             Some(Fatal::Deposed { node: hello.node.clone(), theirs, ours })
-        } else if hello.highest_seq > self.head.0 && theirs >= self.settings.restore_floor.0 {
-            let (obeyed, head) = (hello.highest_seq, self.head.0);
-            Some(Fatal::BehindAgent { node: hello.node.clone(), obeyed, head })
+        } else if hello.highest_seq > end && theirs >= self.settings.restore_floor.0 {
+            Some(Fatal::BehindAgent { node: hello.node.clone(), obeyed: hello.highest_seq, end })
         } else {
             None
         };

@@ -29,6 +29,7 @@ fn settings() -> Settings {
     Settings {
         epoch: Epoch(7),
         restore_floor: Epoch(0),
+        terms: Terms::default(),
         store_id: "store".into(),
         deadlines: Deadlines {
             heartbeat: Span::seconds(1),
@@ -282,9 +283,29 @@ fn an_agent_that_obeyed_more_than_the_journal_holds_ends_the_leadership() {
     let ahead =
         v1::Hello { highest_epoch: 7, highest_seq: head + 5, store_id: "store".into(), ..hello("n0", Vec::new()) };
     world.join(1, ahead);
-    let lost = Fatal::BehindAgent { node: "n0".into(), obeyed: head + 5, head };
+    let lost = Fatal::BehindAgent { node: "n0".into(), obeyed: head + 5, end: head };
     assert_eq!(world.scheduler.fatal(), Some(&lost));
     assert!(world.scheduler.cluster().find_node("n0").is_none(), "it is not let in");
+}
+
+/// What a leader lost is not found again in what the next ones have written at the same positions.
+#[test]
+fn a_lost_position_is_missed_whatever_stands_there_now() {
+    let mut world = World::new();
+    let (cluster, end) = (world.scheduler.cluster().clone(), world.scheduler.head().0);
+    let mut terms = Terms::default();
+    terms.wrote(Epoch(7), Seq(1));
+    for (epoch, head) in [(8, end), (9, end + 20)] {
+        let settings = Settings { epoch: Epoch(epoch), terms: terms.clone(), ..settings() };
+        world.scheduler = Scheduler::new(cluster.clone(), Seq(head), settings, world.now);
+        world.join(1, v1::Hello { highest_epoch: 7, highest_seq: end, ..hello("n0", Vec::new()) });
+        world.mutate(Input::Submit(vec![draft(1); 5]));
+        assert!(world.scheduler.fatal().is_none() && world.scheduler.head().0 > end + 3);
+        world.join(2, v1::Hello { highest_epoch: 7, highest_seq: end + 3, ..hello("n1", Vec::new()) });
+        let lost = Fatal::BehindAgent { node: "n1".into(), obeyed: end + 3, end };
+        assert_eq!(world.scheduler.fatal(), Some(&lost), "epoch {epoch}");
+        terms.wrote(Epoch(epoch), Seq(head + 1));
+    }
 }
 
 #[test]

@@ -115,6 +115,7 @@ impl World {
         let settings = Settings {
             epoch,
             restore_floor: floor,
+            terms: recovered.terms.clone(),
             store_id: format!("{:?}", engine.store_id()),
             deadlines: DEADLINES,
             topology: BTreeMap::new(),
