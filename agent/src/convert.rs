@@ -28,6 +28,7 @@ pub(crate) fn order_from_wire(order: v1::Order) -> Result<Order, BadOrder> {
         None => return Err(BadOrder { id, field: "what" }),
         Some(v1::order::What::Launch(launch)) => Want::Launch(Arc::new(launch)),
         Some(v1::order::What::Go(launch)) => Want::Go(Arc::new(launch)),
+        Some(v1::order::What::Keep(v1::Keep {})) => Want::Keep,
         Some(v1::order::What::Stop(stop)) => Want::Stop(StopRequest { reason: stop.reason, grace_ms: stop.grace_ms }),
     };
     if order.sequence == 0 {

@@ -125,6 +125,8 @@ pub enum Want {
     Go(Arc<Launch>),
     /// End the member, or never begin it.
     Stop(StopRequest),
+    /// It goes on as it is: the Hello said that this was obeyed.
+    Keep,
 }
 
 /// One order of the scheduler. Its identity is (member, sequence): obeyed once, in rising order.

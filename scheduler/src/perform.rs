@@ -28,12 +28,14 @@ pub struct Payloads {
     cached: BTreeMap<BlobId, Arc<v1::Payload>>,
     order: VecDeque<(BlobId, usize)>,
     bytes: usize,
+    /// The journal did not answer: it is asked again with the next effects, and nobody waits for it once more now.
+    is_silent: bool,
 }
 
 impl Payloads {
     /// Nothing at hand.
     pub fn new(read: ReadBlob) -> Self {
-        Self { read, cached: BTreeMap::new(), order: VecDeque::new(), bytes: 0 }
+        Self { read, cached: BTreeMap::new(), order: VecDeque::new(), bytes: 0, is_silent: false }
     }
 
     /// Keeps an encoded payload at hand. What cannot be decoded was refused when it was submitted.
@@ -53,11 +55,14 @@ impl Payloads {
     }
 
     fn get(&mut self, id: BlobId) -> Option<Arc<v1::Payload>> {
-        if !self.cached.contains_key(&id) {
+        if !self.cached.contains_key(&id) && !self.is_silent {
             match (self.read)(crate::journal::BlobId(id.0)) {
                 Ok(Some(bytes)) => self.keep(id, &bytes),
                 Ok(None) => tracing::error!(blob = ?id, "a payload is missing from the journal"),
-                Err(err) => tracing::error!(blob = ?id, error = %err, "a payload cannot be read"),
+                Err(err) => {
+                    tracing::error!(blob = ?id, error = %err, "a payload cannot be read");
+                    self.is_silent = true;
+                }
             }
         }
         self.cached.get(&id).cloned()
@@ -75,6 +80,7 @@ pub struct Performer {
 impl Performer {
     /// Carries out `effects`, all of which rest on durable positions.
     pub fn perform(&mut self, scheduler: &mut Scheduler, effects: Vec<Effect>, position: Position) {
+        self.payloads.is_silent = false;
         for effect in effects {
             match effect {
                 Effect::Answer(answer) => answer(Ok(position)),
@@ -115,5 +121,28 @@ fn tell(scheduler: &mut Scheduler, node: NodeIndex, message: v1::SchedulerMessag
     if outgoing.tell(message).is_err() {
         tracing::warn!(node = %scheduler.cluster().node(node).name, "the agent does not read: its session is cut off");
         scheduler.cut_off(node);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_journal_that_is_silent_is_asked_once_for_all_that_waits() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let counted = asked.clone();
+        let silent = move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Err(JournalError::Closed)
+        };
+        let mut payloads = Payloads::new(Box::new(silent));
+        assert!((0..100).all(|id| payloads.get(BlobId([id; 16])).is_none()));
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        payloads.is_silent = false;
+        assert!(payloads.get(BlobId([1; 16])).is_none());
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "the next time it is asked again");
     }
 }

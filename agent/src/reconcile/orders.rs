@@ -56,13 +56,15 @@ impl Leases {
         let Some(lease) = self.leases.get_mut(&id) else {
             if self.tombstones.contains(&id) {
                 out.push(Action::Note(Note::OrderRepeated(id)));
+            } else if matches!(order.want, Want::Keep) {
+                out.push(Action::HangUp(format!("the scheduler relies on member {id}, which is not here any more")));
             } else {
                 self.first_order(order, out);
             }
             return;
         };
         lease.quarantined = false;
-        if order.sequence <= lease.sequence {
+        if order.sequence <= lease.sequence || matches!(order.want, Want::Keep) {
             out.push(Action::Note(Note::OrderRepeated(id)));
             return;
         }
@@ -70,7 +72,7 @@ impl Leases {
         lease.seq = lease.seq.max(order.seq);
         match order.want {
             // A launch follows nothing: whatever is here came from a later order.
-            Want::Launch(_) => {}
+            Want::Launch(_) | Want::Keep => {}
             Want::Go(launch) => {
                 if lease.phase == Phase::Prepared {
                     lease.launch = Some(launch);
@@ -95,7 +97,7 @@ impl Leases {
             }
             Want::Launch(launch) if !launch.start_at_once => (Some(launch), Phase::Prepared),
             Want::Launch(launch) | Want::Go(launch) => (Some(launch), Phase::Starting { asked: false }),
-            Want::Stop(_) => (None, Phase::Gone(Exit::never_ran(NEVER_STARTED))),
+            Want::Stop(_) | Want::Keep => (None, Phase::Gone(Exit::never_ran(NEVER_STARTED))),
         };
         self.leases.insert(id, Lease::new(id, order.sequence, order.seq, launch, phase));
         self.write(id, out);

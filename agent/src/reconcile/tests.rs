@@ -448,3 +448,26 @@ fn after_a_later_leader_has_come_a_late_order_for_what_was_removed_starts_nothin
     let hung_up = show(&restarted.handle(Millis(0), welcome(1)));
     assert_eq!(hung_up, format!("{refused}hang up: epoch 1 is over, 2 was obeyed\n"));
 }
+
+#[test]
+fn what_is_kept_goes_on_and_what_is_not_here_is_no_start() {
+    let other = MemberId { member: 1, ..ID };
+    check(
+        &mut core(),
+        vec![
+            order(ID, 1, Want::Launch(launch(&[0], true))),
+            order(ID, 1, Want::Keep),
+            Input::Started { id: ID, pid: 9 },
+            order(ID, 2, Want::Keep),
+            order(other, 1, Want::Keep),
+        ],
+        expect![[r#"
+            write 7.1.0 v1 started
+            start 7.1.0
+            note OrderRepeated(MemberId { job: 7, attempt: 1, member: 0 })
+            report 1: 7.1.0 started 9
+            note OrderRepeated(MemberId { job: 7, attempt: 1, member: 0 })
+            hang up: the scheduler relies on member 7.1.1, which is not here any more
+        "#]],
+    );
+}

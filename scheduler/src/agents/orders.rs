@@ -48,6 +48,11 @@ pub fn of_member(cluster: &Cluster, live: &Live, job: JobId, member: MemberIndex
     Some(order(cluster, live, entry, attempt, member, term))
 }
 
+/// The order without what it is to run, for an agent that has obeyed it.
+pub fn kept((order, _): Ordered) -> Ordered {
+    (v1::Order { what: Some(What::Keep(v1::Keep {})), ..order }, None)
+}
+
 /// An order and the payload that it lacks.
 pub type Ordered = (v1::Order, Option<BlobId>);
 

@@ -226,7 +226,15 @@ impl Scheduler {
         };
         let term = orders::Term { epoch: self.settings.epoch.0, seq };
         let residents = &self.cluster.node(node).residents;
-        let of_resident = |at: &Resident| orders::of_member(&self.cluster, &self.live, at.job, at.member, term);
+        // What the agent has obeyed it has on disk: scripts are neither read nor sent once more.
+        let lease = |lease: &v1::Lease| ((lease.job_id, lease.attempt, lease.member), lease.sequence);
+        let obeyed: BTreeMap<LeaseKey, u32> = hello.leases.iter().map(lease).collect();
+        let of_resident = |at: &Resident| {
+            let wanted = orders::of_member(&self.cluster, &self.live, at.job, at.member, term)?;
+            let order = &wanted.0;
+            let has = obeyed.get(&(order.job_id, order.attempt, order.member));
+            Some(if has.is_some_and(|has| *has >= order.sequence) { orders::kept(wanted) } else { wanted })
+        };
         let wanted = residents.iter().filter_map(of_resident).collect();
         let session = self.session(node).expect("it was just opened");
         turn.effects.push(Effect::Welcome(node, session, Box::new(welcome), wanted));

@@ -218,6 +218,7 @@ fn a_hello_meets_what_is_wanted() {
     let leases = vec![lease(1, 1, v1::LeasePhase::Running), lease(99, 1, v1::LeasePhase::Running)];
     let (answer, wanted) = welcome(world.join(3, hello("n0", leases)));
     assert_eq!((wanted.len(), answer.settled.len()), (1, 0), "the unknown lease is neither wanted nor settled");
+    assert!(matches!(wanted[0].what, Some(v1::order::What::Keep(_))), "what was obeyed is not sent again: {wanted:?}");
     assert_eq!(world.phase(1), Phase::Running);
     let node = world.scheduler.cluster().find_node("n0").expect("it joined");
     assert_eq!(world.scheduler.live().nodes[&node].unknown_leases, [(99, 1, 0)], "it is shown");
