@@ -10,7 +10,10 @@ use std::{
     fs,
     fs::File,
     io::{self, Read, Write},
-    os::{fd::OwnedFd, unix::process::CommandExt as _, unix::process::ExitStatusExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::OpenOptionsExt as _, process::CommandExt as _, process::ExitStatusExt as _},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -26,6 +29,7 @@ use dure_proto::v1::{
     exec_output,
 };
 use rustix::{
+    fs::OFlags,
     process::Signal,
     pty::{OpenptFlags, openpt, ptsname, unlockpt},
     termios::{Winsize, tcsetwinsize},
@@ -339,7 +343,10 @@ fn spawn(settings: &ProcessSettings, dir: &Path, start: &ExecStart) -> io::Resul
     let name = name.to_str().map_err(io::Error::other)?.to_owned();
     let ours = File::from(ours);
     resize(&ours, size);
-    let theirs = || fs::OpenOptions::new().read(true).write(true).open(&name);
+    // An agent that leads a session without a terminal, as a service does, would take this one for its own, and be hung up
+    // with it.
+    let flags = OFlags::NOCTTY.bits().cast_signed();
+    let theirs = || fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(&name);
     // The child becomes the leader of a session of its own, and the terminal its terminal.
     let child = command.stdin(theirs()?).stdout(theirs()?).stderr(theirs()?).spawn()?;
     let streams = Streams {

@@ -28,12 +28,13 @@ pub(crate) fn parse(text: &str, now: &Zoned) -> Result<u64, NoTime> {
         return after(later, now).ok_or_else(|| refused(String::new()));
     } else if let Ok(instant) = trimmed.parse::<Timestamp>() {
         instant.to_zoned(TimeZone::UTC)
-    } else if let Ok(time) = trimmed.parse::<civil::Time>() {
-        let today = now.date().to_datetime(time);
-        let next = if today > now.datetime() { today } else { today.saturating_add(1.day()) };
-        next.to_zoned(now.time_zone().clone()).map_err(|err| refused(format!(": {err}")))?
     } else {
-        let civil: civil::DateTime = trimmed.parse().map_err(|_| refused(String::new()))?;
+        // First the date: to read a time of a day takes what stands behind a date, and leaves the date out.
+        let civil = trimmed.parse::<civil::DateTime>().or_else(|_| {
+            let today = now.date().to_datetime(trimmed.parse::<civil::Time>()?);
+            Ok(if today > now.datetime() { today } else { today.saturating_add(1.day()) })
+        });
+        let civil = civil.map_err(|_: jiff::Error| refused(String::new()))?;
         civil.to_zoned(now.time_zone().clone()).map_err(|err| refused(format!(": {err}")))?
     };
     u64::try_from(zoned.timestamp().as_millisecond()).map_err(|_| refused(": before 1970".to_owned()))
@@ -106,6 +107,9 @@ mod tests {
             ("2026-03-01T13:00:00", 3_600),
             ("2026-03-01T13:00", 3_600),
             ("2026-03-02", 43_200),
+            ("2026-03-05T08:00", 331_200),
+            ("2026-02-27 09:30:00", -181_800),
+            ("2027-03-01T12:00", 31_536_000),
             ("2026-03-01T04:00:00Z", 3_600),
             ("2026-03-01T13:00:00+09:00", 3_600),
         ] {

@@ -14,7 +14,14 @@ const TRAINER: &str = env!("CARGO_BIN_EXE_stand-in-trainer");
 
 #[tokio::test]
 async fn a_program_beside_a_member_has_its_streams_and_its_place() {
-    let cluster = Cluster::start(crate::DURE, Setup { nodes: 2, ..Setup::default() }).await;
+    let mut cluster = Cluster::start(crate::DURE, Setup { nodes: 2, ..Setup::default() }).await;
+    // As a service manager starts them: each leads a session without a terminal.
+    cluster.put_all_behind(&["setsid".to_owned()]);
+    for node in 0..2 {
+        cluster.kill_agent(node);
+        cluster.start_agent(node);
+    }
+    cluster.ready().await;
     let caller = cluster.caller(Who::Ana);
     let go = cluster.path("go");
     let id = caller.submit(script("fusion", 2, 4, &await_file(&go))).await;
