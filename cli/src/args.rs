@@ -87,6 +87,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: NodeCommand,
     },
+    /// Move jobs closer together, so that larger ones find room
     Defrag(Shown<DefragArgs>),
     /// Keep nodes for a period to come: maintenance, a campaign
     Reservation {
@@ -104,6 +105,7 @@ pub(crate) enum Command {
     },
     /// GPU-time by tenant or user
     Usage(Shown<UsageArgs>),
+    /// How good the start estimates were that jobs were told
     Estimates(Shown<EstimatesArgs>),
     /// Who changed what, and what was refused to whom
     Audit(Shown<AuditArgs>),
@@ -122,6 +124,7 @@ pub(crate) enum Command {
     /// Run the agent of this node
     Agent(ServeArgs),
     Dev(Box<DevArgs>),
+    /// What a change of quotas or nodes would do, before it is made
     WhatIf(Box<Shown<WhatIfArgs>>),
     Generate(GenerateArgs),
     /// Replay jobs in virtual time: the same core, another division

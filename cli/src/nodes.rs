@@ -164,7 +164,7 @@ fn node_text(node: &Node, now_ms: u64, out: Out) -> String {
         labels.sort_unstable();
         text.push_str(&format!("labels:     {}\n", labels.join(" ")));
     }
-    text.push_str(&(reservations::of_node(&node.bookings) + &instances(node)));
+    text.push_str(&(reservations::of_node(&node.bookings) + &instances(node) + &unknown(node)));
     if let Some(telemetry) = &node.telemetry {
         let mut rows = out.table(&[
             "gpu>",
@@ -211,6 +211,20 @@ fn node_text(node: &Node, now_ms: u64, out: Out) -> String {
         text.push_str(&rows.text());
     }
     text
+}
+
+/// What runs there and the journal does not know, and how to be rid of it.
+fn unknown(node: &Node) -> String {
+    let name = |key: &v1::LeaseKey| format!("job {} attempt {} member {}", key.job_id, key.attempt, key.member);
+    let names: Vec<String> = node.unknown_leases.iter().map(name).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    format!(
+        "unknown:    {} (not in the journal: nobody ends them, and their GPUs are kept; end their processes on the node, or \
+         restart it)\n",
+        names.join(", ")
+    )
 }
 
 /// What its GPUs are cut into, a line for each GPU, and how many of the instances are held.

@@ -170,7 +170,9 @@ pub(crate) fn restore(args: RestoreArgs) -> Result<(), Failure> {
     if let Some(replaced) = report.replaced {
         println!("the journal that was there lies in {}", replaced.display());
     }
-    println!("next: start the scheduler; agents show what they still run as unknown leases");
+    println!(
+        "next: start the scheduler; what nodes still run and this journal does not know keeps its GPUs: dure nodes NODE shows it"
+    );
     Ok(())
 }
 

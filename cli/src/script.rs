@@ -8,6 +8,8 @@ pub(crate) mod options;
 pub(crate) mod table;
 mod words;
 
+use std::collections::BTreeMap;
+
 use crate::{draft::Draft, submit::flags::JobFlags};
 
 pub(crate) use options::Given;
@@ -38,14 +40,17 @@ pub(crate) fn read(text: &str) -> Result<Asked, ScriptError> {
     let mut given = Given::default();
     let mut draft = Draft::default();
     let mut warnings = Vec::new();
-    let mut is_sbatch = false;
+    let (mut is_sbatch, mut last_sbatch) = (false, 1);
+    // Where each option of sbatch stands.
+    let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, line) in text.lines().enumerate() {
         let failed = |why| ScriptError { line: index + 1, why };
         let line = line.trim_end();
         if let Some(rest) = directive(line, "#SBATCH") {
-            is_sbatch = true;
+            (is_sbatch, last_sbatch) = (true, index + 1);
             let words = words::split(rest).map_err(failed)?;
             warnings.extend(given.read(&words).map_err(failed)?);
+            given.given().for_each(|name| drop(lines.entry(name).or_insert(index + 1)));
         } else if let Some(rest) = directive(line, "#DURE") {
             let words = words::split(rest).map_err(failed)?;
             draft = JobFlags::of_words(&words).and_then(|flags| flags.draft()).map_err(failed)?.over(draft);
@@ -53,15 +58,22 @@ pub(crate) fn read(text: &str) -> Result<Asked, ScriptError> {
             break;
         }
     }
-    let (sbatch, more) = given.draft().map_err(|why| ScriptError { line: 1, why })?;
+    let wrong = |why: String| {
+        let of_option = |(name, line): (&&str, &usize)| why.starts_with(&format!("--{name}=")).then_some(*line);
+        ScriptError { line: lines.iter().find_map(of_option).unwrap_or(last_sbatch), why }
+    };
+    let (sbatch, more) = given.draft().map_err(wrong)?;
     warnings.extend(more);
     let draft = draft.over(sbatch);
+    Ok(Asked { draft, warnings, is_sbatch })
+}
+
+/// What to say of a script that asks for no GPUs, with what the command line adds to it.
+pub(crate) fn without_gpus(draft: &Draft) -> Option<String> {
     let in_whole = draft.gpus.is_some() || draft.gpus_per_member.is_some() || draft.shape.is_some();
     let asks_for_gpus = in_whole || draft.gpu_milli.is_some() || draft.mig.is_some();
-    if !asks_for_gpus {
-        warnings.push("no GPUs are asked for: every member gets 1 (ask with --gpus or --gres=gpu:N)".to_owned());
-    }
-    Ok(Asked { draft, warnings, is_sbatch })
+    let note = "no GPUs are asked for: every member gets 1 (ask with --gpus or --gres=gpu:N)";
+    (!asks_for_gpus).then(|| note.to_owned())
 }
 
 /// What follows the word at the start of the line.

@@ -164,6 +164,7 @@ fn drafts(args: SubmitArgs) -> Result<(Vec<Draft>, Vec<String>), Failure> {
         let asked = script::read(text).map_err(|err| Failure::Usage(format!("{}: {err}", path.display())))?;
         remarks = asked.warnings;
         flags = flags.over(asked.draft);
+        remarks.extend(script::without_gpus(&flags));
         if asked.is_sbatch && flags.workdir.is_none() {
             // As sbatch does: paths in the script are relative to where it was submitted.
             flags.workdir = std::env::current_dir().ok().and_then(|dir| dir.to_str().map(str::to_owned));

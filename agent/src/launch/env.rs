@@ -176,7 +176,7 @@ fn names(place: &Place<'_>, set: &mut impl FnMut(&str, String)) {
     set("SLURM_JOB_ACCOUNT", launch.tenant.clone());
     set("SLURM_JOB_USER", launch.user.clone());
     set("SLURMD_NODENAME", place.node.to_owned());
-    set("SLURM_RESTART_COUNT", id.attempt.saturating_sub(1).to_string());
+    set("SLURM_RESTART_COUNT", launch.restarts.to_string());
     set("SLURM_SUBMIT_DIR", place.workdir.display().to_string());
     let cpus = launch.cpu_milli.div_ceil(1_000).max(1).to_string();
     for name in ["SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK", "SLURM_JOB_CPUS_PER_NODE"] {
@@ -257,6 +257,7 @@ mod tests {
             gpus: vec![4, 6],
             peers: vec![peer("n0"), peer("n0"), peer("n1")],
             job_name: "train".to_owned(),
+            restarts: 1,
             tenant: "fusion/edge".to_owned(),
             user: "kim".to_owned(),
             cpu_milli: 1_500,

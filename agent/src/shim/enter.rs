@@ -233,12 +233,22 @@ fn execute(entry: &Entry) -> String {
     };
     let mut command = Command::new(program);
     command.args(args).env_clear().envs(entry.env.iter().map(|(name, value)| (name, value)));
+    let mut err = command.exec();
     for _ in 1..BUSY_TRIES {
-        let err = command.exec();
         if err.kind() != io::ErrorKind::ExecutableFileBusy {
-            return format!("cannot start \"{program}\" in {}: {err}", entry.workdir.display());
+            break;
         }
         std::thread::sleep(BUSY_PAUSE);
+        err = command.exec();
     }
-    format!("cannot start \"{program}\" in {}: {}", entry.workdir.display(), command.exec())
+    let why = format!("cannot start \"{program}\" in {}: {err}", entry.workdir.display());
+    // As a shell has it. That is the job's own doing, and no other node would do better.
+    let code = match err.kind() {
+        io::ErrorKind::NotFound => 127,
+        io::ErrorKind::PermissionDenied => 126,
+        _ if err.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => 126,
+        _ => return why,
+    };
+    eprintln!("dure: {why}");
+    std::process::exit(code)
 }

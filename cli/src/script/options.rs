@@ -76,6 +76,11 @@ fn find(word: &str) -> Result<(&'static Opt, Option<String>), String> {
 }
 
 impl Given {
+    /// The options so far, by their long names.
+    pub(crate) fn given(&self) -> impl Iterator<Item = &'static str> {
+        self.values.keys().copied()
+    }
+
     /// Takes the words of one line; gives the remarks on it.
     pub(crate) fn read(&mut self, words: &[String]) -> Result<Vec<String>, String> {
         let mut warnings = Vec::new();

@@ -125,9 +125,26 @@ fn tasks_and_gpus_make_members() {
         expect![[r#"
             a "" 1x1 models=[] cpu=0 mem=0 time=0s
             hold=false retries=0 priority="" array=None after=0 out="" err="" dir="" env=[]
-            note: no GPUs are asked for: every member gets 1 (ask with --gpus or --gres=gpu:N)
         "#]],
     );
+}
+
+#[test]
+fn a_script_without_gpus_is_told_unless_the_command_line_asks_for_them() {
+    let bare = read("#!/bin/sh\n#SBATCH -A a\n").expect("it is a script").draft;
+    assert!(without_gpus(&bare).is_some_and(|note| note.starts_with("no GPUs are asked for")));
+    let with = |given: Draft| without_gpus(&given.over(bare.clone()));
+    assert_eq!(with(Draft { gpus: Some(4), ..Draft::default() }), None);
+    assert_eq!(with(Draft { gpu_milli: Some(500), ..Draft::default() }), None);
+}
+
+#[test]
+fn what_is_refused_is_refused_with_its_line() {
+    let refused = |text: &str| read(text).expect_err("it is refused").to_string();
+    let array = refused("#!/bin/sh\n#SBATCH -A a\n#SBATCH --array=1-10 -t 5\n#SBATCH -N 2\ntrue\n");
+    assert!(array.starts_with("line 3: --array=1-10: \"1-10\": indices start at 0"), "{array}");
+    let number = refused("#!/bin/sh\n#SBATCH -N 2\n#SBATCH -c many\n");
+    assert!(number.starts_with("line 3: --cpus-per-task=many: expected a whole number"), "{number}");
 }
 
 #[test]

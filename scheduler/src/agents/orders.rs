@@ -123,6 +123,7 @@ fn launch(cluster: &Cluster, live: &Live, job: &Job, attempt: &Attempt, member: 
         gpu_milli: part_milli(&placed),
         mig: mig_slice(cluster, &placed),
         start_at_once: attempt.members.len() == 1,
+        restarts: job.attempts.saturating_sub(1),
         resume_step: job.checkpoint.map(|checkpoint| checkpoint.step),
     }
 }

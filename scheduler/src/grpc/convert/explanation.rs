@@ -18,7 +18,7 @@ pub fn explanation(
     v1::Explanation {
         job_id: job.id.0,
         phase: phase(job).into(),
-        blockers: explained.blockers.iter().map(|blocker| text::blocker(cluster, blocker)).collect(),
+        blockers: explained.blockers.iter().map(|blocker| super::job::blocker_of(cluster, job, blocker)).collect(),
         position_in_tenant: explained.before.map_or(0, |before| count(before + 1)),
         pending_in_tenant: count(explained.queued),
         position: None,

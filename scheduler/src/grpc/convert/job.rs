@@ -1,6 +1,8 @@
 //! A job of the core -> the wire.
 
 use dure_core::Cluster;
+use dure_core::blocked::Gate;
+use dure_core::explain::Blocker;
 use dure_core::idle::IdleNotice;
 use dure_core::ids::{JobId, NodeIndex};
 use dure_core::job::{Attempt, DependencyKind, Exit, ExitHow, Job, Member, MemberPhase, Outcome, Phase, StopReason};
@@ -193,7 +195,7 @@ fn signal_of(how: &ExitHow) -> Option<i32> {
 fn reason(cluster: &Cluster, job: &Job) -> (String, String) {
     match job.phase {
         Phase::Waiting => cluster.first_blocker(job.id).map_or_else(Default::default, |blocker| {
-            let found = text::blocker(cluster, &blocker);
+            let found = blocker_of(cluster, job, &blocker);
             (found.message, found.code)
         }),
         Phase::Stopping(reason) => (stop_text(reason).to_owned(), String::new()),
@@ -204,6 +206,18 @@ fn reason(cluster: &Cluster, job: &Job) -> (String, String) {
         Phase::Ended(outcome) => (end_text(job, outcome), outcome_word(outcome).to_uppercase()),
         Phase::Launching | Phase::Running | Phase::Spread => Default::default(),
     }
+}
+
+/// What stands in the way of a job. One that waits for its next try is told how the last one went.
+pub(super) fn blocker_of(cluster: &Cluster, job: &Job, blocker: &Blocker) -> v1::Blocker {
+    let found = text::blocker(cluster, blocker);
+    let Blocker::Gate(Gate::NotBefore { time }) = blocker else { return found };
+    let how = how_it_ended(job);
+    if job.attempts == 0 || how.is_empty() {
+        return found;
+    }
+    let message = format!("try {} failed: {how}; it is tried again at {}", job.attempts, text::moment(*time));
+    v1::Blocker { message, remedy: "mend what made it fail, or cancel it: it goes on by itself".to_owned(), ..found }
 }
 
 /// How an ended job ended, when it did not complete.
@@ -217,6 +231,11 @@ fn end_text(job: &Job, outcome: Outcome) -> String {
     if outcome == Outcome::Completed {
         return String::new();
     }
+    how_it_ended(job)
+}
+
+/// How the last attempt of a job ended, when it did not complete.
+fn how_it_ended(job: &Job) -> String {
     let said = job.exit().map(|exit| exit.detail.as_ref()).filter(|words| !words.is_empty());
     let how = match job.exit().map(|exit| &exit.how) {
         Some(ExitHow::Code(0)) | None => String::new(),

@@ -40,6 +40,10 @@ pub fn node(cluster: &Cluster, node: &Node, live: Option<&LiveNode>, with_teleme
         agent_version: live.map_or_else(String::new, |live| live.agent_version.clone()),
         position: None,
         mig: instances(cluster, node),
+        unknown_leases: live.map_or_else(Vec::new, |live| {
+            let key = |&(job_id, attempt, member)| v1::LeaseKey { job_id, attempt, member };
+            live.unknown_leases.iter().map(key).collect()
+        }),
         labels: node.capacity.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
     }
 }
