@@ -212,7 +212,7 @@ impl Follower {
         shared.history_ms.store(if is_known { time.0 } else { now.0 }, Ordering::SeqCst);
         shared.applied.store(head.0, Ordering::SeqCst);
         shared.snapshot.store(following.last_snapshot().0, Ordering::SeqCst);
-        let pump = Pump { following, source, sink, shared: shared.clone(), keeping };
+        let pump = Pump { following, source, sink, shared: shared.clone(), keeping, is_behind: false };
         let thread = std::thread::Builder::new()
             .name("follower".to_owned())
             .spawn(move || pump.run(&commands))

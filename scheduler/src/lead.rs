@@ -22,6 +22,9 @@ use crate::turn::{Scheduler, TurnBatch};
 /// Batches that may be on their way to the disk; then turns wait.
 pub const MAX_BATCHES_UNDER_WAY: usize = 64;
 
+/// Effects that may wait for the disk, answers to reads among them; then turns wait, and callers are turned away.
+pub const MAX_EFFECTS_WAITING: usize = 65_536;
+
 /// The state, its rules, and what is on its way to the disk.
 pub struct Leader {
     scheduler: Scheduler,
@@ -59,7 +62,7 @@ impl Leader {
 
     /// Whether another turn may be taken before the disk has caught up.
     pub fn has_room(&self) -> bool {
-        self.under_way.len() < MAX_BATCHES_UNDER_WAY
+        self.under_way.len() < MAX_BATCHES_UNDER_WAY && self.scheduler.waiting_effects() < MAX_EFFECTS_WAITING
     }
 
     /// Whether all that was decided is durable.

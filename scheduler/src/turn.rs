@@ -118,6 +118,8 @@ pub struct Scheduler {
     durable: Seq,
     /// Effects by the position that they wait for, in order.
     waiting: VecDeque<(Seq, Vec<Effect>)>,
+    /// All of them together.
+    waiting_effects: usize,
     changed: bool,
     next_roll_call: Time,
     next_idle_look: Time,
@@ -143,6 +145,7 @@ impl Scheduler {
             head,
             durable: head,
             waiting: VecDeque::new(),
+            waiting_effects: 0,
             changed: true,
             next_roll_call: now,
             next_idle_look: now,
@@ -295,9 +298,15 @@ impl Scheduler {
             && *at <= self.durable
         {
             let (_, effects) = self.waiting.pop_front().expect("it has a front");
+            self.waiting_effects -= effects.len();
             out.extend(effects);
         }
         out
+    }
+
+    /// Effects that wait for the disk: answers to reads among them, which make no batch.
+    pub fn waiting_effects(&self) -> usize {
+        self.waiting_effects
     }
 
     /// What an answer rests on now.
@@ -307,6 +316,7 @@ impl Scheduler {
 
     /// Nothing can become durable any more: everything that waits is to be told so.
     pub fn abandon(&mut self) -> Vec<Effect> {
+        self.waiting_effects = 0;
         self.waiting.drain(..).flat_map(|(_, effects)| effects).collect()
     }
 
@@ -315,6 +325,7 @@ impl Scheduler {
         let first = Seq(self.head.0 + 1);
         self.head = Seq(self.head.0 + events.len() as u64);
         if !effects.is_empty() {
+            self.waiting_effects += effects.len();
             self.waiting.push_back((self.head, effects));
         }
         (!events.is_empty()).then_some(TurnBatch { first, time: now, events, blobs, calls })

@@ -1,5 +1,6 @@
 //! The follower keeps step whatever reaches it, and makes the snapshots that recovery needs.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
@@ -17,7 +18,7 @@ use crate::recover::recover;
 
 /// A journal that writer and follower share.
 #[derive(Clone)]
-struct Shelf(Arc<Mutex<MemoryEngine>>);
+struct Shelf(Arc<Mutex<MemoryEngine>>, Arc<AtomicBool>);
 
 impl Shelf {
     fn with<T>(&self, work: impl FnOnce(&mut MemoryEngine) -> T) -> T {
@@ -42,6 +43,10 @@ impl Source for Shelf {
     }
 
     fn batches_from(&self, from: Seq, limit: ReadLimit) -> Result<Vec<Batch>, JournalError> {
+        if self.1.load(Ordering::SeqCst) {
+            let (dir, doing, detail) = ("shelf".into(), "reading", "it is silent".to_owned());
+            return Err(JournalError::Storage { dir, doing, detail });
+        }
         self.with(|engine| engine.batches_from(from, limit))
     }
 
@@ -61,7 +66,7 @@ struct Bench {
 impl Bench {
     fn new(config: FollowerConfig) -> Self {
         let engine = MemoryEngine::open(&MemoryStore::new(StoreId([5; 16])), OpenOptions::default()).expect("opened");
-        let shelf = Shelf(Arc::new(Mutex::new(engine)));
+        let shelf = Shelf(Arc::new(Mutex::new(engine)), Arc::default());
         let recovered = recover(&shelf, small_policy()).expect("an empty one");
         let (made, snapshots): (Sender<u64>, _) = channel();
         let store = shelf.clone();
@@ -98,6 +103,22 @@ impl Bench {
 
 fn config(events: u64, queue: usize) -> FollowerConfig {
     FollowerConfig { snapshot_events: events, snapshot_span: Span::seconds(1_000_000), queue }
+}
+
+#[test]
+fn a_store_that_is_silent_for_a_while_is_read_on_later() {
+    let mut bench = Bench::new(config(u64::MAX, 64));
+    let feed = bench.follower.feed();
+    feed.feed(bench.next());
+    bench.agrees();
+    bench.shelf.1.store(true, Ordering::SeqCst);
+    let at = bench.head();
+    drop(bench.next()); // lost on the way
+    feed.feed(bench.next());
+    let elsewhere = feed.verify(bench.head(), bench.turns.cluster.digest());
+    assert!(matches!(elsewhere, Err(FollowerError::Elsewhere { at: stands, .. }) if stands == at.0), "{elsewhere:?}");
+    bench.shelf.1.store(false, Ordering::SeqCst);
+    bench.agrees();
 }
 
 #[test]
@@ -246,7 +267,8 @@ fn how_far_the_history_is_behind_is_known() {
     assert_eq!(shared.history_lag(), HistoryLag::default(), "the time alone is no lag");
     // One that a follower fills has caught up soon.
     let store = MemoryStore::new(StoreId([5; 16]));
-    let shelf = Shelf(Arc::new(Mutex::new(MemoryEngine::open(&store, OpenOptions::default()).expect("opened"))));
+    let engine = MemoryEngine::open(&store, OpenOptions::default()).expect("opened");
+    let shelf = Shelf(Arc::new(Mutex::new(engine)), Arc::default());
     let recovered = recover(&shelf, small_policy()).expect("an empty one");
     let dir = tempfile::tempdir().expect("a folder");
     let path = crate::history::HistoryStore::path_in(dir.path());

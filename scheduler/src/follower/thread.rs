@@ -12,10 +12,13 @@ use dure_core::ids::Seq;
 use super::{Copied, DurableBatch, FollowerError, Following, Shared};
 use crate::history::{self, Historian};
 use crate::journal::{BlobId, JournalError, Snapshot};
-use crate::source::{Source, Turns};
+use crate::source::{Source, SourceError, Turns};
 
 /// When nothing comes for so long, what the history holds back is written.
 const WRITE_HISTORY_EVERY: Duration = Duration::from_millis(500);
+
+/// Between two tries of a journal that cannot be read.
+const READ_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the thread is told.
 pub(super) enum Command {
@@ -46,6 +49,8 @@ pub(super) struct Pump {
     pub(super) sink: Sink,
     pub(super) shared: Arc<Shared>,
     pub(super) keeping: Option<Keeping>,
+    /// The journal could not be read the last time.
+    pub(super) is_behind: bool,
 }
 
 /// A history to be filled.
@@ -141,6 +146,23 @@ impl Pump {
 
     /// Reads again whatever is durable and was not applied.
     fn catch_up(&mut self) -> Result<(), FollowerError> {
+        match self.read_on() {
+            // That the store is silent passes; what is missing is read the next time.
+            Err(FollowerError::Source(SourceError::Journal(err @ JournalError::Storage { .. }))) => {
+                if !std::mem::replace(&mut self.is_behind, true) {
+                    tracing::warn!(error = %err, "the journal cannot be read: the follower waits");
+                }
+                std::thread::sleep(READ_AGAIN);
+                Ok(())
+            }
+            read => {
+                self.is_behind = false;
+                read
+            }
+        }
+    }
+
+    fn read_on(&mut self) -> Result<(), FollowerError> {
         while self.following.head().0 < self.shared.durable.load(Ordering::SeqCst) {
             let before = self.following.head();
             let limit = crate::journal::ReadLimit::default();

@@ -54,10 +54,8 @@ pub const MAX_EVENTS_WAITING: usize = 256;
 pub const CATCH_UP: usize = 4096;
 /// Chunks of a log that wait for one reader's connection.
 pub const MAX_CHUNKS_WAITING: usize = 16;
-/// Unanswered calls of one connection; more are turned away.
-pub const MAX_CALLS_PER_CONNECTION: usize = 1024;
-/// Streams of one connection.
-pub const MAX_STREAMS: u32 = 2048;
+/// Streams of one connection, an unanswered call being one: HTTP/2 has the client wait with more.
+pub const MAX_STREAMS: u32 = 1024;
 /// All headers of a request together, in bytes.
 pub const MAX_HEADERS: u32 = 16 << 10;
 /// Streams that a client may reset before they were accepted: guards against rapid reset.

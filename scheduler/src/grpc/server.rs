@@ -19,8 +19,8 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use super::limits::{
-    CALL_DEADLINE, HANDSHAKE_DEADLINE, KEEPALIVE_DEADLINE, KEEPALIVE_EVERY, MAX_ANSWER, MAX_CALLS_PER_CONNECTION,
-    MAX_HEADERS, MAX_MESSAGE, MAX_PENDING_RESETS, MAX_STREAMS,
+    CALL_DEADLINE, HANDSHAKE_DEADLINE, KEEPALIVE_DEADLINE, KEEPALIVE_EVERY, MAX_ANSWER, MAX_HEADERS, MAX_MESSAGE,
+    MAX_PENDING_RESETS, MAX_STREAMS,
 };
 use super::logs::LogSource;
 use super::seat::Seat;
@@ -177,8 +177,6 @@ pub async fn serve_standby(
 fn limited(builder: Server) -> Server {
     builder
         .timeout(CALL_DEADLINE)
-        .concurrency_limit_per_connection(MAX_CALLS_PER_CONNECTION)
-        .load_shed(true)
         .max_concurrent_streams(MAX_STREAMS)
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))

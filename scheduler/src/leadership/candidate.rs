@@ -6,7 +6,7 @@ use dure_proto::journal::v1::StoredLeader;
 use prost::Message as _;
 use tokio::sync::watch;
 
-use super::{HeldKey, NotHeld, campaign};
+use super::{HeldKey, NotHeld, Readiness, campaign};
 use crate::etcd::keys::Range;
 use crate::etcd::{Etcd, Patience};
 
@@ -48,9 +48,9 @@ impl Candidate {
         self.seen.subscribe()
     }
 
-    /// Waits until this process leads. It does not try before it is `ready`: one that is could lead sooner; nor before
-    /// `not_before`, unless another one has led meanwhile.
-    pub async fn stand(&self, mut not_before: Option<Instant>, mut ready: watch::Receiver<bool>) -> HeldKey {
+    /// Waits until this process leads. It does not try while it is behind: one that is ready could lead sooner; nor
+    /// before `not_before`, unless another one has led meanwhile.
+    pub async fn stand(&self, mut not_before: Option<Instant>, mut ready: watch::Receiver<Readiness>) -> HeldKey {
         // If it has led itself until now, it must send nobody to itself.
         self.seen.send_replace(SeenLeader::default());
         let mut has_gone = false;
@@ -58,7 +58,10 @@ impl Candidate {
             // The transaction of a campaign looks as well.
             let looked = if std::mem::take(&mut has_gone) { Ok(None) } else { self.look().await };
             let looked = match looked {
-                Ok(None) if !*ready.borrow_and_update() || not_before.is_some_and(|time| Instant::now() < time) => {
+                Ok(None)
+                    if *ready.borrow_and_update() == Readiness::Behind
+                        || not_before.is_some_and(|time| Instant::now() < time) =>
+                {
                     self.seen.send_replace(SeenLeader::default());
                     AGAIN
                 }

@@ -20,7 +20,7 @@ use prost::Message as _;
 
 pub use candidate::{Candidate, Seen, SeenLeader};
 pub use machine::{Leadership, Step};
-pub use standing::{Others, Standing, await_ready};
+pub use standing::{Others, Readiness, Standing, await_ready};
 pub use tenure::Tenure;
 
 use crate::etcd::{Etcd, EtcdError, Patience};

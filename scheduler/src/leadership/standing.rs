@@ -20,6 +20,19 @@ const MAX_OTHERS: i64 = 64;
 const READY: &[u8] = b"ready";
 const BEHIND: &[u8] = b"behind";
 
+/// How far a process that stands by is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Readiness {
+    /// It has not followed the journal to its end yet.
+    #[default]
+    Behind,
+    /// It could lead at once.
+    Ready,
+    /// It cannot follow the journal, again and again: it stands for the leadership all the same, for whoever leads to
+    /// report what is wrong, but no leader lets go for it.
+    Stuck,
+}
+
 /// Those that stand by, as a leader sees them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Others {
@@ -39,7 +52,7 @@ pub struct Standing {
 
 impl Standing {
     /// From now on, for the process `instance`.
-    pub fn announce(etcd: &Etcd, lease: Duration, instance: &str, ready: watch::Receiver<bool>) -> Self {
+    pub fn announce(etcd: &Etcd, lease: Duration, instance: &str, ready: watch::Receiver<Readiness>) -> Self {
         let (over, is_over) = watch::channel(false);
         let said = Said { etcd: etcd.clone(), key: etcd.keys().standing(instance), lease, ready, is_over };
         etcd.spawn(said.keep());
@@ -88,7 +101,7 @@ struct Said {
     etcd: Etcd,
     key: Vec<u8>,
     lease: Duration,
-    ready: watch::Receiver<bool>,
+    ready: watch::Receiver<Readiness>,
     is_over: watch::Receiver<bool>,
 }
 
@@ -128,7 +141,8 @@ impl Said {
                     };
                     match changed {
                         Some(Ok(())) => self.say(lease).await?,
-                        Some(Err(_)) => return Ok(()), // whoever followed the journal is gone
+                        // Whoever followed the journal is gone, and this process will not lead.
+                        Some(Err(_)) => return self.is_over.wait_for(|over| *over).await.map_or(Ok(()), |_| Ok(())),
                         None => {}
                     }
                 }
@@ -146,7 +160,10 @@ impl Said {
     }
 
     async fn say(&mut self, lease: i64) -> Result<(), EtcdError> {
-        let word = if *self.ready.borrow_and_update() { READY } else { BEHIND };
+        let word = match *self.ready.borrow_and_update() {
+            Readiness::Ready => READY,
+            Readiness::Behind | Readiness::Stuck => BEHIND,
+        };
         let put = PutRequest { key: self.key.clone().into(), value: word.into(), lease };
         let success = vec![RequestOp { request: Some(Request::RequestPut(put)) }];
         let request = TxnRequest { compare: Vec::new(), success, failure: Vec::new() };

@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::etcd::Etcd;
 use crate::grpc::seat::{AnswerHandOver, Seat};
 use crate::journal::{JournalError, OpenOptions, ReplicatedEngine, ReplicatedReader};
-use crate::leadership::{Candidate, HeldKey, Others, Standing, await_ready};
+use crate::leadership::{Candidate, HeldKey, Others, Readiness, Standing, await_ready};
 use crate::metrics::Metrics;
 use crate::start::{Ground, Left, Opened, Running, StartError, follower_config, keeping};
 use took::Took;
@@ -136,12 +136,16 @@ impl Member {
     async fn stand_by(&self, not_before: Option<Instant>, left: Option<Left>) -> Result<Option<Won>, StartError> {
         let (stop, stopping) = watch::channel(false);
         let serving = self.ground.stand_by(Seat::Following(self.candidate.seen()), stopping)?;
-        let (ready, is_ready) = watch::channel(false);
+        let (ready, is_ready) = watch::channel(Readiness::Behind);
         let following = warm::follow(self.making(), left, ready)?;
         let standing = Standing::announce(&self.etcd, self.lease, &self.instance, is_ready.clone());
         let mut told = self.stopping.clone();
         tracing::info!(address = self.address, "standing by");
+        let mut followed = is_ready.clone();
         let key = tokio::select! {
+            () = async { while followed.changed().await.is_ok() {} } => {
+                return Err(StartError::Stopped("the thread that follows the journal has failed".to_owned()));
+            }
             key = self.candidate.stand(not_before, is_ready) => Some(key),
             _ = told.wait_for(|stop| *stop) => None,
         };

@@ -10,7 +10,7 @@ use crate::etcd::Etcd;
 use crate::etcd::local::{LocalError, LocalEtcd};
 use crate::follower::FollowerConfig;
 use crate::journal::{Batch, Engine as _, OpenOptions, ReplicatedEngine, Snapshot};
-use crate::leadership::{Candidate, Others, Standing, await_ready};
+use crate::leadership::{Candidate, Others, Readiness, Standing, await_ready};
 use crate::random_turns::{RandomTurns, small_policy};
 use crate::record::{encode, encode_snapshot};
 use crate::start::Left;
@@ -36,9 +36,9 @@ fn making(etcd: &Etcd) -> Making {
     Making { etcd: etcd.clone(), policy, config, keep: Box::new(|_| None) }
 }
 
-fn wait_until_ready(ready: &watch::Receiver<bool>) {
+fn wait_until_ready(ready: &watch::Receiver<Readiness>) {
     let began = std::time::Instant::now();
-    while !*ready.borrow() {
+    while *ready.borrow() != Readiness::Ready {
         assert!(began.elapsed() < BOUND, "the cores are not ready");
         std::thread::yield_now();
     }
@@ -69,7 +69,7 @@ fn a_standby_that_is_ready_has_both_cores_at_the_end_and_reads_only_what_came_si
     let mut leader = ReplicatedEngine::open(&etcd, OpenOptions::default()).expect("it leads");
     let mut turns = RandomTurns::new(7, 8, small_policy());
     let long = live(&mut leader, &mut turns, 400);
-    let (ready, is_ready) = watch::channel(false);
+    let (ready, is_ready) = watch::channel(Readiness::Behind);
     let following = follow(making(&etcd), None, ready).expect("a thread");
     wait_until_ready(&is_ready);
     let (making_back, warm) = following.end().expect("it lives");
@@ -83,7 +83,7 @@ fn a_standby_that_is_ready_has_both_cores_at_the_end_and_reads_only_what_came_si
     let head = leader.head();
     let left = Some(Left { head, following: begun.second });
     let few = live(&mut leader, &mut turns, 5);
-    let (ready, is_ready) = watch::channel(false);
+    let (ready, is_ready) = watch::channel(Readiness::Behind);
     let following = follow(making(&etcd), left, ready).expect("a thread");
     wait_until_ready(&is_ready);
     let (making_back, warm) = following.end().expect("it lives");
@@ -131,14 +131,14 @@ async fn whoever_is_not_ready_leaves_the_leadership_to_one_that_is() {
     let etcd = cluster.client("/dure").expect("a way");
     let (cold, warm) =
         (Candidate::new(etcd.clone(), LEASE, "cold", "cold"), Candidate::new(etcd.clone(), LEASE, "warm", "warm"));
-    let (becomes_ready, is_ready) = watch::channel(false);
-    let (_always, ready) = watch::channel(true);
+    let (becomes_ready, is_ready) = watch::channel(Readiness::Behind);
+    let (_always, ready) = watch::channel(Readiness::Ready);
     let cold_stands = tokio::spawn(async move { cold.stand(None, is_ready).await });
     // It has stood alone for a while by then.
     tokio::time::timeout(Duration::from_millis(400), std::future::pending::<()>()).await.expect_err("it waits");
     assert!(!cold_stands.is_finished(), "nobody leads, and it is not ready");
     let held = tokio::time::timeout(BOUND, warm.stand(None, ready)).await.expect("the one that is ready leads");
-    becomes_ready.send_replace(true);
+    becomes_ready.send_replace(Readiness::Ready);
     tokio::task::spawn_blocking(move || held.give_up()).await.expect("given up");
     let held = tokio::time::timeout(BOUND, cold_stands).await.expect("now it leads").expect("it lives");
     tokio::task::spawn_blocking(move || held.give_up()).await.expect("given up");
@@ -155,15 +155,15 @@ async fn a_leader_sees_who_could_take_over() {
         seen.expect("it lives").expect("etcd answers")
     };
     assert_eq!(seen(BOUND).await, Others::None, "nobody is waited for where nobody stands by");
-    let (becomes_ready, ready) = watch::channel(false);
-    let (_own_ready, own) = watch::channel(true);
+    let (becomes_ready, ready) = watch::channel(Readiness::Behind);
+    let (_own_ready, own) = watch::channel(Readiness::Ready);
     let mine = Standing::announce(&etcd, LEASE, "me", own);
     let other = Standing::announce(&etcd, LEASE, "other", ready);
     while seen(Duration::ZERO).await == Others::None {
         tokio::task::yield_now().await;
     }
     assert_eq!(seen(Duration::from_millis(200)).await, Others::Behind, "its own word counts for nothing");
-    becomes_ready.send_replace(true);
+    becomes_ready.send_replace(Readiness::Ready);
     assert_eq!(seen(BOUND).await, Others::Ready);
     drop((mine, other));
     let began = std::time::Instant::now();

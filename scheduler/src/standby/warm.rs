@@ -18,6 +18,7 @@ use crate::follower::{self, FollowerConfig, Keeping};
 use crate::history::joins;
 use crate::journal::replicated::Followed;
 use crate::journal::{FoundSnapshot, JournalError, Reader, ReplicatedReader};
+use crate::leadership::Readiness;
 use crate::recover::{RecoverError, Recovered, apply_all};
 use crate::source::{DurableBatch, SourceError};
 use crate::start::{Left, StartError};
@@ -89,9 +90,13 @@ impl From<SourceError> for StartError {
     }
 }
 
-/// Starts to follow, from what the last leadership has left where it has left something. `ready` becomes true when this
-/// process could lead at once.
-pub(super) fn follow(making: Making, left: Option<Left>, ready: watch::Sender<bool>) -> Result<Following, StartError> {
+/// Starts to follow, from what the last leadership has left where it has left something. `ready` is told how
+/// far that is.
+pub(super) fn follow(
+    making: Making,
+    left: Option<Left>,
+    ready: watch::Sender<Readiness>,
+) -> Result<Following, StartError> {
     // One word to look is enough, however many there were.
     let (wake, words) = sync_channel(1);
     let watching = making.etcd.clone();
@@ -102,14 +107,14 @@ pub(super) fn follow(making: Making, left: Option<Left>, ready: watch::Sender<bo
             match warm.catch_up(&making) {
                 Ok(Reached::End) => {
                     failures = 0;
-                    ready.send_replace(true);
+                    ready.send_replace(Readiness::Ready);
                 }
                 Ok(Reached::Unknown) => {}
                 Err(err) => {
                     tracing::warn!(error = %err, "the journal is not followed: what was built is given up");
                     warm = Warm::default();
                     failures += 1;
-                    ready.send_replace(failures >= MAX_FAILURES);
+                    ready.send_replace(if failures >= MAX_FAILURES { Readiness::Stuck } else { Readiness::Behind });
                 }
             }
             if wrote.elapsed() >= WRITE_HISTORY_EVERY {

@@ -207,6 +207,21 @@ fn a_read_waits_for_the_turn_that_it_saw() {
 }
 
 #[test]
+fn what_waits_for_the_disk_is_counted_reads_too() {
+    let mut world = World::new();
+    let set = Input::Pause { tenant: "m".into(), paused: true };
+    let _answer = world.call(set);
+    let before = world.scheduler.waiting_effects();
+    for count in 1..4 {
+        let look: crate::handle::InTurn = Box::new(|_, _| Box::new(|_| ()));
+        world.scheduler.turn(vec![Call::Read(look)], Vec::new(), world.now);
+        assert_eq!(world.scheduler.waiting_effects(), before + count);
+    }
+    assert_eq!(world.settle().len(), before + 3);
+    assert_eq!(world.scheduler.waiting_effects(), 0);
+}
+
+#[test]
 fn a_hello_meets_what_is_wanted() {
     let mut world = World::new();
     world.join(1, hello("n0", Vec::new()));
