@@ -50,7 +50,7 @@ pub(crate) fn read(text: &str) -> Result<Asked, ScriptError> {
             (is_sbatch, last_sbatch) = (true, index + 1);
             let words = words::split(rest).map_err(failed)?;
             warnings.extend(given.read(&words).map_err(failed)?);
-            given.given().for_each(|name| drop(lines.entry(name).or_insert(index + 1)));
+            given.given().for_each(|name| _ = lines.entry(name).or_insert(index + 1));
         } else if let Some(rest) = directive(line, "#DURE") {
             let words = words::split(rest).map_err(failed)?;
             draft = JobFlags::of_words(&words).and_then(|flags| flags.draft()).map_err(failed)?.over(draft);

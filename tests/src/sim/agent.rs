@@ -41,6 +41,8 @@ pub(super) struct Node {
     pub(super) cut_up: bool,
     pub(super) cut_down: bool,
     pub(super) lag_until: Ms,
+    /// The last fault of the node or of its agent, or the last look at which it was not connected.
+    pub(super) disturbed: Ms,
     pub(super) bad: BTreeSet<u64>,
     next_report: u64,
     /// Leases that it held once.
@@ -72,6 +74,7 @@ impl Node {
             cut_up: false,
             cut_down: false,
             lag_until: 0,
+            disturbed: 0,
             bad: BTreeSet::new(),
             next_report: 1,
             old_leases: Vec::new(),

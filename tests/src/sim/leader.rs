@@ -126,6 +126,7 @@ impl World {
         let following = Following::new(&recovered, config);
         let scheduler = Scheduler::new(recovered.cluster, recovered.head, settings, start);
         self.lives += 1;
+        self.disturbed = now;
         let life = self.lives;
         self.note(|| format!("scheduler {life} leads epoch {epoch} from position {}", recovered.head));
         let mut process = Process {

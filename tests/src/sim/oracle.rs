@@ -24,6 +24,8 @@ pub(super) const HALF_GANG_MS: Ms = 90_000;
 #[derive(Debug, Default)]
 struct Gang {
     size: usize,
+    /// Where its members lie, those that never started too.
+    nodes: BTreeSet<usize>,
     started: BTreeSet<u32>,
     alive: BTreeSet<u32>,
     broken: bool,
@@ -265,6 +267,7 @@ impl Oracle {
         );
         let gang = self.gangs.entry((id.job, id.attempt)).or_default();
         gang.size = size;
+        gang.nodes = launch.peers.iter().filter_map(|peer| peer.node.strip_prefix('n')?.parse().ok()).collect();
         gang.is_script = is_script(launch);
         gang.started.insert(id.member);
         gang.alive.insert(id.member);
@@ -283,11 +286,13 @@ impl Oracle {
         }
     }
 
-    /// Looks for gangs that have been half running for too long, undisturbed since `disturbed`.
-    pub(super) fn no_half_gang(&mut self, now: Ms, disturbed: Ms) -> Result<(), String> {
+    /// Looks for gangs that have been half running for too long, while none of their nodes was disturbed, nor a scheduler:
+    /// since when says `disturbed`.
+    pub(super) fn no_half_gang(&mut self, now: Ms, disturbed: impl Fn(usize) -> Ms) -> Result<(), String> {
         for (&(job, attempt), gang) in &mut self.gangs {
             gang.look(now);
-            let since = gang.half_since.map(|since| since.max(disturbed));
+            let last = gang.nodes.iter().map(|node| disturbed(*node)).max().unwrap_or_default();
+            let since = gang.half_since.map(|since| since.max(last));
             if since.is_some_and(|since| now.saturating_sub(since) > HALF_GANG_MS) && !gang.is_orphan {
                 return Err(format!(
                     "gang {job}.{attempt} has been half running for more than {HALF_GANG_MS} ms: {} of {} members \

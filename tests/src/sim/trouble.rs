@@ -19,7 +19,6 @@ impl World {
         let next = self.dice.between(1, self.swarm.fault_every_ms * 2);
         self.agenda.put(self.agenda.now() + next, Event::Fault);
         let Some(kind) = self.dice.pick(&self.swarm.kinds).copied() else { return };
-        self.disturbed = self.agenda.now();
         match kind {
             Kind::Crash
             | Kind::Depose
@@ -39,6 +38,7 @@ impl World {
 
     fn trouble_leader(&mut self, kind: Kind) {
         let now = self.agenda.now();
+        self.disturbed = now;
         let Some(life) = self.leading().map(|process| process.life) else { return };
         match kind {
             Kind::Crash => {
@@ -73,6 +73,7 @@ impl World {
     fn trouble_node(&mut self, kind: Kind) {
         let now = self.agenda.now();
         let node = self.dice.below(self.nodes.len() as u64) as usize;
+        self.nodes[node].disturbed = now;
         match kind {
             Kind::Partition => {
                 let (up, down) =

@@ -120,7 +120,7 @@ pub(super) struct World {
     pub(super) trace: bool,
     /// The faults are over.
     pub(super) calm: bool,
-    /// The last fault, or the last look at which not everybody was connected.
+    /// The last fault of a scheduler or of its store, or the last look at which nobody led undisturbed.
     pub(super) disturbed: Ms,
     pub(super) slow_until: Ms,
     pub(super) next_write_fails: Option<Fault>,
@@ -237,11 +237,18 @@ impl World {
     fn check(&mut self) {
         let now = self.agenda.now();
         self.agenda.put(now + CHECK_MS, Event::Check);
-        let welcomed = |node: &Node| node.agent.as_ref().is_some_and(|process| process.agent.is_welcomed());
-        if self.leading().is_none() || !self.nodes.iter().all(welcomed) {
+        let is_well = |process: &&Process| process.paused_until <= now && process.cut_until <= now;
+        if self.leading().filter(is_well).is_none() || self.slow_until > now {
             self.disturbed = now;
         }
-        if let Err(why) = self.oracle.no_half_gang(now, self.disturbed).and_then(|()| self.oracle.nothing_lost()) {
+        for node in &mut self.nodes {
+            let is_welcomed = node.agent.as_ref().is_some_and(|process| process.agent.is_welcomed());
+            if !is_welcomed || node.cut_up || node.cut_down || node.lag_until > now {
+                node.disturbed = now;
+            }
+        }
+        let since = |node: usize| self.nodes.get(node).map_or(0, |node| node.disturbed).max(self.disturbed);
+        if let Err(why) = self.oracle.no_half_gang(now, since).and_then(|()| self.oracle.nothing_lost()) {
             return self.broken(why);
         }
         self.links.retain(|_, link| link.agent_end || link.leader_end);
