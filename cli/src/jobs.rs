@@ -108,7 +108,7 @@ pub(crate) async fn queue(args: QueueArgs, context: &Context, out: Out) -> Resul
 }
 
 fn queue_table(all: &v1::ListJobsResponse, now_ms: u64, out: Out) -> String {
-    if all.jobs.is_empty() {
+    if all.jobs.is_empty() && !out.is_csv() {
         return "no jobs (--all shows ended ones too)".to_owned();
     }
     let mut head = vec!["id>", "tenant", "user", "name", "phase", "gpus>", "shape", "age>", "ran>"];
@@ -129,11 +129,11 @@ fn queue_table(all: &v1::ListJobsResponse, now_ms: u64, out: Out) -> String {
             ran(job, now_ms),
         ];
         row.extend(is_estimated.then(|| estimates::short(job.estimate.as_ref(), now_ms)));
-        row.push(note(job));
+        row.push(note(job, out));
         rows.row(row);
     }
     let mut text = rows.text();
-    if !all.next_page_token.is_empty() {
+    if !all.next_page_token.is_empty() && !out.is_csv() {
         text.push_str(&format!("and more: the first {} are shown, see --limit\n", all.jobs.len()));
     }
     text
@@ -150,7 +150,7 @@ fn ran(job: &Job, now_ms: u64) -> String {
 }
 
 /// Nodes of a job that has some, progress of an array, the reason of one that waits, the end of one that ended.
-fn note(job: &Job) -> String {
+fn note(job: &Job, out: Out) -> String {
     if let Some(array) = &job.array {
         let done = array.completed + array.failed;
         return format!("{done} of {} ended, {} active, {} wait", array.size, array.active, array.waiting);
@@ -160,7 +160,7 @@ fn note(job: &Job) -> String {
     }
     let nodes = nodes_of(job);
     let text = if job.reason.is_empty() { nodes } else { job.reason.clone() };
-    if text.chars().count() <= REASON_WIDTH {
+    if out.is_csv() || text.chars().count() <= REASON_WIDTH {
         return text;
     }
     format!("{}..", text.chars().take(REASON_WIDTH - 2).collect::<String>())

@@ -63,6 +63,11 @@ impl Out {
         self.format == Format::Json
     }
 
+    /// True when a table is read by programs: values whole, and nothing but rows.
+    pub(crate) fn is_csv(self) -> bool {
+        self.format == Format::Csv
+    }
+
     /// Prints a table, or the message it was made of.
     pub(crate) fn answer<M: prost::Message>(
         self,
@@ -192,14 +197,15 @@ fn tone(state: &str) -> Option<Color> {
     }
 }
 
-/// A message of `dure.v1` as JSON in one line: field names as in the .proto files, numbers as numbers, what is not set
-/// left out.
+/// A message of `dure.v1` as JSON in one line: field names as in the .proto files, numbers as numbers; numbers and lists are
+/// there when they are zero and empty too, messages that are not set are left out.
 pub(crate) fn json<M: prost::Message>(name: &str, message: &M) -> Result<String, Failure> {
     let broken = |err: &dyn std::fmt::Display| Failure::Failed(format!("cannot show {name} as JSON: {err}"));
     let pool = DescriptorPool::decode(dure_proto::FILE_DESCRIPTOR_SET).map_err(|err| broken(&err))?;
     let descriptor = pool.get_message_by_name(&format!("dure.v1.{name}")).ok_or_else(|| broken(&"no such message"))?;
     let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).map_err(|err| broken(&err))?;
-    let options = SerializeOptions::new().use_proto_field_name(true).stringify_64_bit_integers(false);
+    let options =
+        SerializeOptions::new().use_proto_field_name(true).stringify_64_bit_integers(false).skip_default_fields(false);
     let mut bytes = Vec::new();
     let mut serializer = serde_json::Serializer::new(&mut bytes);
     dynamic.serialize_with_options(&mut serializer, &options).map_err(|err| broken(&err))?;
@@ -237,9 +243,12 @@ mod tests {
     fn messages_become_json_with_the_names_of_the_proto_files() {
         let job =
             v1::Job { id: 1 << 60, phase: v1::JobPhase::Running.into(), exit_code: Some(0), ..v1::Job::default() };
-        assert_eq!(
-            json("Job", &job).expect("a message"),
-            r#"{"id":1152921504606846976,"phase":"JOB_PHASE_RUNNING","exit_code":0}"#
-        );
+        let text = json("Job", &job).expect("shows");
+        let read: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+        assert_eq!((&read["id"], &read["phase"]), (&(1_u64 << 60).into(), &"JOB_PHASE_RUNNING".into()));
+        assert_eq!((&read["exit_code"], &read["started_ms"]), (&0.into(), &0.into()), "{text}");
+        assert!(read.get("shape").is_none(), "a message that is not set: {text}");
+        let none = json("ListJobsResponse", &v1::ListJobsResponse::default()).expect("shows");
+        assert_eq!(none, "{\"jobs\":[],\"next_page_token\":\"\"}", "an empty list is one");
     }
 }

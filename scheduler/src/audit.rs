@@ -5,12 +5,14 @@
 use std::fmt::Write as _;
 
 use dure_core::Cluster;
+use dure_core::event::TenantChange;
 use dure_core::ids::JobId;
 use dure_core::input::{BookingDraft, Dates, Input, JobDraft, TenantDraft};
 use dure_core::reply::Reply;
 
 use crate::auth::Caller;
-use crate::grpc::text::moment;
+use crate::grpc::text::rules::{rules, whole};
+use crate::grpc::text::{hours, moment};
 use crate::record::CallRecord;
 
 /// What an input is about.
@@ -29,7 +31,7 @@ impl Subject {
             Input::SetTenant(draft) => Self { tenant: draft.name.clone(), job: 0, what: tenant_words(draft) },
             Input::Pause { tenant, .. } => Self { tenant: tenant.clone(), ..Self::default() },
             Input::CarryBudget { tenant, gpu_time } => {
-                let what = gpu_time.map_or("all of it".to_owned(), |part| format!("{} GPU-ms", part.0));
+                let what = gpu_time.map_or("all of it".to_owned(), |part| format!("{} GPU-hours", hours(part)));
                 Self { tenant: tenant.clone(), job: 0, what }
             }
             Input::CancelDatedQuota { tenant, pool, from } => {
@@ -119,20 +121,21 @@ fn tenant_words(draft: &TenantDraft) -> String {
         let until = |dates: Dates| dates.until.map(|until| format!(" until {}", moment(until))).unwrap_or_default();
         let dates = quota.dates.map(|dates| format!(" from {}{}", moment(dates.from), until(dates)));
         let dates = dates.unwrap_or_default();
-        let domains = quota.domains.map(|domains| format!(", {} whole {:?}", domains.count, domains.level));
+        let domains = quota.domains.map(|domains| format!(", {}", whole(domains.count, domains.level)));
         let domains = domains.unwrap_or_default();
         words.push(format!("quota {}{pool}, limit {limit}, lends {lends}{domains}{dates}", quota.quota));
     }
     words.extend(draft.create.then(|| "create".to_owned()));
-    words.extend(draft.weight.map(|weight| format!("weight {weight}")));
-    words.extend(draft.default_time_limit.map(|span| format!("default time {span}")));
-    words.extend(draft.min_run.map(|span| format!("min run {span}")));
-    words.extend(draft.reclaim_within.map(|span| format!("reclaim within {span}")));
-    words.extend(draft.idle.map(|rule| format!("{:?} what is idle for {}", rule.action, rule.after)));
-    words.extend(draft.caps.map(|caps| format!("caps {caps:?}")));
-    words.extend(draft.budget.map(|budget| match budget {
-        Some(grant) => format!("budget {} GPU-ms in {}", grant.gpu_time.0, grant.period),
-        None => "no budget".to_owned(),
+    let TenantDraft { weight, default_time_limit, min_run, caps, budget, reclaim_within, idle, .. } = draft;
+    words.extend(rules(&TenantChange {
+        weight: *weight,
+        default_time_limit: *default_time_limit,
+        min_run: *min_run,
+        caps: *caps,
+        budget: *budget,
+        reclaim_within: *reclaim_within,
+        idle: *idle,
+        ..TenantChange::default()
     }));
     words.join("; ")
 }

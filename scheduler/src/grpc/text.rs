@@ -3,6 +3,7 @@
 mod division;
 mod placement;
 mod plan;
+pub mod rules;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use dure_core::calendar::DatedQuota;
 use dure_core::explain::{Blocker, Change, Help};
 use dure_core::ids::{BookingId, PoolIndex, PriorityIndex, TenantIndex};
 use dure_core::request::Level;
-use dure_core::units::{Gpus, Time};
+use dure_core::units::{GpuTime, Gpus, Span, Time};
 use dure_proto::v1;
 
 /// All codes that `code` gives.
@@ -258,10 +259,27 @@ pub fn level_name(level: Level) -> &'static str {
 
 /// A moment as `2026-11-22T03:04:05Z`.
 pub fn moment(time: Time) -> String {
-    i64::try_from(time.0)
+    i64::try_from(time.0 / 1_000)
         .ok()
-        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
         .map_or_else(|| "the end of time".to_owned(), |moment| moment.to_string())
+}
+
+/// GPU-hours as `12.5`.
+pub fn hours(time: GpuTime) -> String {
+    let tenths = time.0 / 360_000;
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+/// As `1d 2h`, `90s`, `1500ms`.
+pub fn span(span: Span) -> String {
+    let (seconds, ms) = (span.0 / 1000, span.0 % 1000);
+    if ms > 0 {
+        return format!("{}ms", span.0);
+    }
+    let parts = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let shown: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect();
+    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
 }
 
 /// `1 GPU`, `2 GPUs`.

@@ -17,6 +17,7 @@ use super::store::{HistoryError, HistoryStore, failed, signed};
 use super::{DAY_MS, Retention};
 use crate::grpc::convert::outcome_word;
 use crate::grpc::text::moment;
+use crate::grpc::text::rules::{rules, whole};
 use crate::source::DurableBatch;
 
 /// Rows that wait; then they are written.
@@ -302,7 +303,7 @@ fn quota_words(cluster: &Cluster, pool: PoolIndex, quota: Quota) -> String {
     let pool = &cluster.pool(pool).name;
     let granted = quota.quota.map_or("shared".to_owned(), |quota| quota.to_string());
     let domains =
-        quota.domains.map(|DomainQuota { level, nodes, count }| format!(", {count} whole {level:?} x{nodes}"));
+        quota.domains.map(|DomainQuota { level, nodes, count }| format!(", {} of {nodes}", whole(count, level)));
     format!("quota {granted} in {pool}, limit {limit}, lends {lends}{}", domains.unwrap_or_default())
 }
 
@@ -316,16 +317,7 @@ fn in_force(how: &str, cluster: &Cluster, key: DatedKey) -> String {
 fn change_words(cluster: &Cluster, change: &TenantChange) -> String {
     let mut words: Vec<String> = Vec::new();
     words.extend(change.quotas.iter().map(|(pool, quota)| quota_words(cluster, *pool, *quota)));
-    words.extend(change.weight.map(|weight| format!("weight {weight}")));
-    words.extend(change.default_time_limit.map(|span| format!("default time {} ms", span.0)));
-    words.extend(change.min_run.map(|span| format!("min run {} ms", span.0)));
-    words.extend(change.reclaim_within.map(|span| format!("reclaim within {} ms", span.0)));
-    words.extend(change.idle.map(|rule| format!("{:?} what is idle for {} ms", rule.action, rule.after.0)));
-    words.extend(change.caps.as_ref().map(|caps| format!("{caps:?}")));
-    words.extend(change.budget.map(|budget| match budget {
-        Some(grant) => format!("budget {} GPU-ms in {} ms", grant.gpu_time.0, grant.period.0),
-        None => "no budget".to_owned(),
-    }));
+    words.extend(rules(change));
     words.join("; ")
 }
 

@@ -8,7 +8,7 @@ use dure_core::units::{GpuTime, Gpus, Span, Time};
 use tonic::Code;
 
 use super::{booking, calendar, domains};
-use crate::grpc::text::{gpus, level_name, moment};
+use crate::grpc::text::{gpus, hours, level_name, moment, span};
 
 /// What to do about an id that is not known.
 const FORGOTTEN: &str = "check the id: a job that ended long ago is forgotten";
@@ -377,24 +377,8 @@ pub(super) fn list(names: &[Box<str>]) -> String {
     }
 }
 
-fn hours(time: GpuTime) -> String {
-    let tenths = time.0 / 360_000;
-    format!("{}.{}", tenths / 10, tenths % 10)
-}
-
 /// As `0 > 3 > 0`.
 fn circle(jobs: &[u32]) -> String {
     let shown = jobs.iter().take(MAX_LISTED).chain(jobs.first());
     shown.map(u32::to_string).collect::<Vec<_>>().join(" > ")
-}
-
-/// As `1d 2h`, `90s`, `1500ms`.
-fn span(span: Span) -> String {
-    let (seconds, ms) = (span.0 / 1000, span.0 % 1000);
-    if ms > 0 {
-        return format!("{}ms", span.0);
-    }
-    let parts = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
-    let shown: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect();
-    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
 }
