@@ -2,6 +2,8 @@
 
 mod steps;
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use dure_proto::v1::{self, Job, JobPhase, ListJobsRequest, PageRequest};
 
@@ -64,8 +66,27 @@ pub(crate) struct JobArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ActionArgs {
     /// The jobs: 12, or 12_7 for index 7 of the array 12
-    #[arg(value_name = "ID", required = true)]
+    #[arg(value_name = "ID", required_unless_present_any = ["tenant", "user", "name"])]
     ids: Vec<JobRef>,
+    #[command(flatten)]
+    all_of: AllOf,
+}
+
+/// All jobs that have not ended and that all of this names.
+#[derive(Debug, Args)]
+pub(crate) struct AllOf {
+    /// All jobs of this tenant and those below it
+    #[arg(short = 'A', long, visible_alias = "account", conflicts_with = "ids")]
+    tenant: Option<String>,
+    /// All jobs of this user
+    #[arg(short, long, conflicts_with = "ids")]
+    user: Option<String>,
+    /// All jobs of this name
+    #[arg(short = 'J', long, conflicts_with = "ids")]
+    name: Option<String>,
+    /// Of these only jobs in these phases
+    #[arg(short, long, value_delimiter = ',', value_parser = phase::parse, conflicts_with = "ids")]
+    phase: Vec<JobPhase>,
 }
 
 /// What `cancel`, `hold` and `release` do.
@@ -81,9 +102,8 @@ pub(crate) enum Action {
 
 /// `dure queue`.
 pub(crate) async fn queue(args: QueueArgs, context: &Context, out: Out) -> Result<(), Failure> {
-    let live = || phase::ALL.into_iter().filter(|phase| !phase::ended(*phase)).collect::<Vec<_>>();
     let phases = if args.phase.is_empty() && !args.all { live() } else { args.phase };
-    let mut request = ListJobsRequest {
+    let request = ListJobsRequest {
         page: None,
         tenant: args.tenant.unwrap_or_default(),
         user: args.user.unwrap_or_default(),
@@ -91,20 +111,30 @@ pub(crate) async fn queue(args: QueueArgs, context: &Context, out: Out) -> Resul
         name: args.name.unwrap_or_default(),
         node: args.node.unwrap_or_default(),
     };
+    let all = list(request, args.limit, context).await?;
+    out.answer("ListJobsResponse", &all, || queue_table(&all, when::now_ms(), out))
+}
+
+/// The phases of what has not ended.
+fn live() -> Vec<JobPhase> {
+    phase::ALL.into_iter().filter(|phase| !phase::ended(*phase)).collect()
+}
+
+/// At most so many jobs, page by page.
+async fn list(mut request: ListJobsRequest, limit: usize, context: &Context) -> Result<v1::ListJobsResponse, Failure> {
     let mut client = context.jobs().await?;
     let mut all = v1::ListJobsResponse::default();
     loop {
-        let page_size = u32::try_from(args.limit - all.jobs.len()).unwrap_or(PAGE).min(PAGE);
+        let page_size = u32::try_from(limit - all.jobs.len()).unwrap_or(PAGE).min(PAGE);
         request.page = Some(PageRequest { page_size, page_token: std::mem::take(&mut all.next_page_token) });
         let page = client.list(request.clone()).await.map_err(|status| context.refused(status))?.into_inner();
         all.jobs.extend(page.jobs);
         all.next_page_token = page.next_page_token;
         all.position = page.position;
-        if all.next_page_token.is_empty() || all.jobs.len() >= args.limit {
-            break;
+        if all.next_page_token.is_empty() || all.jobs.len() >= limit {
+            return Ok(all);
         }
     }
-    out.answer("ListJobsResponse", &all, || queue_table(&all, when::now_ms(), out))
 }
 
 fn queue_table(all: &v1::ListJobsResponse, now_ms: u64, out: Out) -> String {
@@ -322,7 +352,11 @@ pub(crate) async fn cancel(context: &Context, job_id: u64) -> Result<(), Failure
 pub(crate) async fn act(action: Action, args: ActionArgs, context: &Context, out: Out) -> Result<(), Failure> {
     let mut client = context.jobs().await?;
     let mut last = None;
-    for id in args.ids {
+    let ids = if args.ids.is_empty() { args.all_of.ids(context).await? } else { args.ids };
+    if ids.is_empty() && !out.is_json() {
+        return out.line("no such jobs");
+    }
+    for id in ids {
         match act_on(action, id, context, &mut client).await {
             Ok(answer) => {
                 out.answer("JobActionResponse", &answer, || format!("job {id} is {}", phase::name(answer.phase())))?
@@ -336,6 +370,24 @@ pub(crate) async fn act(action: Action, args: ActionArgs, context: &Context, out
         }
     }
     last.map_or(Ok(()), Err)
+}
+
+impl AllOf {
+    /// The jobs as they are now. An array stands for its indices.
+    async fn ids(self, context: &Context) -> Result<Vec<JobRef>, Failure> {
+        let phases = if self.phase.is_empty() { live() } else { self.phase };
+        let request = ListJobsRequest {
+            tenant: self.tenant.unwrap_or_default(),
+            user: self.user.unwrap_or_default(),
+            name: self.name.unwrap_or_default(),
+            phases: phases.into_iter().map(i32::from).collect(),
+            ..ListJobsRequest::default()
+        };
+        let jobs = list(request, usize::MAX, context).await?.jobs;
+        let arrays: BTreeSet<u64> = jobs.iter().filter(|job| job.array.is_some()).map(|job| job.id).collect();
+        let alone = jobs.iter().filter(|job| !arrays.contains(&job.array_job_id));
+        Ok(alone.map(|job| JobRef { job: job.id, index: None }).collect())
+    }
 }
 
 async fn act_on(

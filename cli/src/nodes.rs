@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand};
 use dure_proto::v1::{self, GetNodeRequest, ListNodesRequest, Node, NodeActionRequest, PageRequest};
 
-use crate::{context::Context, failure::Failure, phase, reservations, show::Out, span, submit, when};
+use crate::{
+    context::Context, draft::constraints, failure::Failure, phase, reservations, show::Out, span, submit, when,
+};
 
 /// The largest page of a listing.
 const PAGE: u32 = 1_000;
@@ -49,7 +51,7 @@ pub(crate) enum NodeCommand {
 /// Which nodes, and why.
 #[derive(Debug, Args)]
 pub(crate) struct NodeTarget {
-    /// The nodes
+    /// The nodes, as n1 or n[1-4]
     #[arg(value_name = "NAME", required = true)]
     names: Vec<String>,
     /// Why, for the record
@@ -251,9 +253,10 @@ pub(crate) async fn act(command: NodeCommand, context: &Context, out: Out) -> Re
         }
     };
     let at_ms = at.unwrap_or(0);
-    for name in &target.names {
+    let named: Result<Vec<_>, _> = target.names.iter().map(|names| constraints::nodes(names)).collect();
+    for name in named.map_err(Failure::Usage)?.concat() {
         let request_id = submit::request_id()?;
-        let (name, reason) = (name.clone(), target.reason.clone());
+        let reason = target.reason.clone();
         let action = NodeActionRequest { request_id: request_id.clone(), name: name.clone(), reason: reason.clone() };
         let answer = match command {
             NodeCommand::Cordon(_) => client.cordon(action).await,

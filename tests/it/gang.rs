@@ -152,6 +152,24 @@ async fn cancel_and_time_limit_end_what_runs_and_nothing_is_left_of_it() {
     if let Err(status) = again {
         assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status:?}");
     }
+    // Many at once, by what they have in common.
+    let mut ids = Vec::new();
+    for tenant in ["fusion", "fusion", "solar"] {
+        ids.push(caller.submit(JobSpec { grace_ms: 200, ..script(tenant, 1, 1, "sleep 1000") }).await);
+    }
+    let said = cluster.dure(Who::Ana, &["cancel", "-u", "ana", "-A", "fusion"]).await;
+    assert_eq!((said.code, said.out.lines().count()), (0, 2), "{said:?}");
+    for id in &ids[..2] {
+        assert_eq!(caller.ended(*id).await.phase(), JobPhase::Cancelled);
+    }
+    assert_eq!(caller.job(ids[2]).await.expect("it is known").ended_ms, 0, "another mission's goes on");
+    let said = cluster.dure(Who::Ana, &["cancel", "-u", "ana", "-p", "running,pending"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    caller.ended(ids[2]).await;
+    let said = cluster.dure(Who::Ana, &["cancel", "-u", "nobody"]).await;
+    assert_eq!((said.code, said.out.as_str()), (0, "no such jobs\n"), "{said:?}");
+    let said = cluster.dure(Who::Ana, &["cancel"]).await;
+    assert!(said.code == 2 && said.err.contains("required"), "{said:?}");
     let limited = JobSpec { grace_ms: 200, time_limit_ms: 500, ..script("solar", 1, 1, &deaf) };
     let job = caller.ended(caller.submit(limited).await).await;
     assert_eq!(job.phase(), JobPhase::TimedOut, "{job:#?}");

@@ -504,9 +504,13 @@ impl Job {
         of_attempt.map_or(start, |checkpoint| checkpoint.at)
     }
 
-    /// How the member ended that ended badly first; else the first, by rank, that ended badly, or ended at all.
+    /// How the member ended that ended badly first; else the first, by rank, that ended badly, or ended at all. Of a job that
+    /// completed how the first one ended: where that ran the script, the others were stopped with it.
     pub fn exit(&self) -> Option<&Exit> {
         let attempt = self.attempt.as_deref()?;
+        if self.phase == Phase::Ended(Outcome::Completed) {
+            return attempt.members.first()?.exit.as_ref();
+        }
         let first = attempt.broken_by.and_then(|member| attempt.members.get(member.at())?.exit.as_ref());
         let exits = || attempt.members.iter().filter_map(|member| member.exit.as_ref());
         first.or_else(|| exits().find(|exit| exit.outcome() != Outcome::Completed)).or_else(|| exits().next())
