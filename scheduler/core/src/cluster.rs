@@ -288,6 +288,17 @@ impl Cluster {
         current.members.get(member.at()).filter(|member| member.placed.node == node).map(|member| member.phase)
     }
 
+    /// Whether the history of this state has seen the end of this member: of an attempt of a job in memory that is over. Numbers
+    /// from before a restore may also have been given to attempts that it does not know; of them nothing is said.
+    pub fn has_seen_end_of(&self, job: JobId, attempt: AttemptNumber, member: MemberIndex) -> bool {
+        let Some(last) = self.job(job).and_then(|job| job.attempt.as_deref()) else { return false };
+        if attempt == last.number {
+            return last.members.get(member.at()).is_some_and(|member| member.phase == MemberPhase::Gone);
+        }
+        // The next one begins when all of the last are proven gone.
+        self.skipped_attempts < attempt && attempt < last.number
+    }
+
     /// Waiting jobs, arrays counted once.
     pub fn waiting(&self) -> u32 {
         self.waiting

@@ -44,7 +44,8 @@ pub fn reconcile(cluster: &Cluster, node: NodeIndex, leases: &[v1::Lease]) -> Re
                     out.settled.push(key);
                 }
             }
-            None if is_gone => out.settled.push(key),
+            // The agent's disk may not have got that the member is gone, or never ran.
+            None if is_gone || cluster.has_seen_end_of(job, attempt, member) => out.settled.push(key),
             None => out.unknown.push((lease.job_id, lease.attempt, lease.member)),
         }
     }

@@ -206,6 +206,39 @@ fn a_read_waits_for_the_turn_that_it_saw() {
     assert!(*seen.lock().expect("one thread"));
 }
 
+/// A write to the agent's disk that was said to have failed was done, and the agent was killed before it could take it back.
+#[test]
+fn a_lease_whose_end_is_recorded_keeps_no_gpu() {
+    let mut world = World::new();
+    world.join(1, hello("n0", Vec::new()));
+    world.mutate(Input::Submit(vec![JobDraft { max_retries: 3, ..draft(1) }]));
+    let failed = v1::Exit { how: Some(v1::exit::How::Code(1)), ..Default::default() };
+    world.report("n0", 1, v1::report::What::Gone(failed));
+    assert_eq!(world.phase(1), Phase::Waiting);
+    let (answer, _) = welcome(world.join(2, hello("n0", vec![lease(1, 1, v1::LeasePhase::Prepared)])));
+    assert_eq!(answer.settled, [v1::LeaseKey { job_id: 1, attempt: 1, member: 0 }], "its last attempt");
+    world.now = world.now + Span::seconds(10);
+    world.scheduler.turn(Vec::new(), Vec::new(), world.now);
+    world.settle();
+    assert_eq!(world.phase(1), Phase::Launching);
+    let leases = [1, 2, 3].map(|attempt| lease(1, attempt, v1::LeasePhase::Prepared)).to_vec();
+    let (answer, wanted) = welcome(world.join(3, hello("n0", leases)));
+    assert_eq!(answer.settled, [v1::LeaseKey { job_id: 1, attempt: 1, member: 0 }], "an earlier one");
+    assert_eq!(wanted.iter().map(|order| order.attempt).collect::<Vec<_>>(), [2]);
+    let node = world.scheduler.cluster().find_node("n0").expect("it joined");
+    assert_eq!(world.scheduler.live().nodes[&node].unknown_leases, [(1, 3, 0)], "one that was never given");
+
+    // After a restore the first number may have been given twice.
+    let skip = Input::SkipIds { next_job: JobId(100), attempts: dure_core::ids::AttemptNumber(5) };
+    world.mutate(skip);
+    let (answer, _) = welcome(world.join(4, hello("n0", vec![lease(1, 1, v1::LeasePhase::Running)])));
+    assert!(answer.settled.is_empty());
+    assert!(
+        world.scheduler.live().nodes[&node].unknown_leases.contains(&(1, 1, 0)),
+        "nobody ends what may be another's"
+    );
+}
+
 #[test]
 fn what_waits_for_the_disk_is_counted_reads_too() {
     let mut world = World::new();
