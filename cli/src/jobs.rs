@@ -76,17 +76,22 @@ pub(crate) struct ActionArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AllOf {
     /// All jobs of this tenant and those below it
-    #[arg(short = 'A', long, visible_alias = "account", conflicts_with = "ids")]
+    #[arg(short = 'A', long, visible_alias = "account", conflicts_with = "ids", value_parser = some)]
     tenant: Option<String>,
     /// All jobs of this user
-    #[arg(short, long, conflicts_with = "ids")]
+    #[arg(short, long, conflicts_with = "ids", value_parser = some)]
     user: Option<String>,
     /// All jobs of this name
-    #[arg(short = 'J', long, conflicts_with = "ids")]
+    #[arg(short = 'J', long, conflicts_with = "ids", value_parser = some)]
     name: Option<String>,
     /// Of these only jobs in these phases
     #[arg(short, long, value_delimiter = ',', value_parser = phase::parse, conflicts_with = "ids")]
     phase: Vec<JobPhase>,
+}
+
+/// An empty one would name everybody's jobs: it is a variable that was not set.
+fn some(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("it is empty: name one".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// What `cancel`, `hold` and `release` do.
@@ -373,9 +378,10 @@ pub(crate) async fn act(action: Action, args: ActionArgs, context: &Context, out
 }
 
 impl AllOf {
-    /// The jobs as they are now. An array stands for its indices.
+    /// The jobs as they are now. An array stands for its indices; where phases are asked for, only while none is under way.
     async fn ids(self, context: &Context) -> Result<Vec<JobRef>, Failure> {
-        let phases = if self.phase.is_empty() { live() } else { self.phase };
+        let is_any = self.phase.is_empty();
+        let phases = if is_any { live() } else { self.phase };
         let request = ListJobsRequest {
             tenant: self.tenant.unwrap_or_default(),
             user: self.user.unwrap_or_default(),
@@ -383,7 +389,8 @@ impl AllOf {
             phases: phases.into_iter().map(i32::from).collect(),
             ..ListJobsRequest::default()
         };
-        let jobs = list(request, usize::MAX, context).await?.jobs;
+        let mut jobs = list(request, usize::MAX, context).await?.jobs;
+        jobs.retain(|job| is_any || job.array.as_ref().is_none_or(|array| array.active == 0));
         let arrays: BTreeSet<u64> = jobs.iter().filter(|job| job.array.is_some()).map(|job| job.id).collect();
         let alone = jobs.iter().filter(|job| !arrays.contains(&job.array_job_id));
         Ok(alone.map(|job| JobRef { job: job.id, index: None }).collect())

@@ -49,8 +49,9 @@ pub(crate) fn read(text: &str) -> Result<Asked, ScriptError> {
         if let Some(rest) = directive(line, "#SBATCH") {
             (is_sbatch, last_sbatch) = (true, index + 1);
             let words = words::split(rest).map_err(failed)?;
+            let before = given.clone();
             warnings.extend(given.read(&words).map_err(failed)?);
-            given.given().for_each(|name| _ = lines.entry(name).or_insert(index + 1));
+            lines.extend(given.since(&before).map(|name| (name, index + 1)));
         } else if let Some(rest) = directive(line, "#DURE") {
             let words = words::split(rest).map_err(failed)?;
             draft = JobFlags::of_words(&words).and_then(|flags| flags.draft()).map_err(failed)?.over(draft);

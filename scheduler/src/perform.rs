@@ -61,7 +61,7 @@ impl Payloads {
                 Ok(None) => tracing::error!(blob = ?id, "a payload is missing from the journal"),
                 Err(err) => {
                     tracing::error!(blob = ?id, error = %err, "a payload cannot be read");
-                    self.is_silent = true;
+                    self.is_silent = matches!(err, JournalError::Storage { .. } | JournalError::Closed);
                 }
             }
         }

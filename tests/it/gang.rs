@@ -168,6 +168,8 @@ async fn cancel_and_time_limit_end_what_runs_and_nothing_is_left_of_it() {
     caller.ended(ids[2]).await;
     let said = cluster.dure(Who::Ana, &["cancel", "-u", "nobody"]).await;
     assert_eq!((said.code, said.out.as_str()), (0, "no such jobs\n"), "{said:?}");
+    let said = cluster.dure(Who::Ana, &["cancel", "-u", ""]).await;
+    assert!(said.code == 2 && said.err.contains("it is empty: name one"), "{said:?}");
     let said = cluster.dure(Who::Ana, &["cancel"]).await;
     assert!(said.code == 2 && said.err.contains("required"), "{said:?}");
     let limited = JobSpec { grace_ms: 200, time_limit_ms: 500, ..script("solar", 1, 1, &deaf) };

@@ -242,11 +242,11 @@ fn execute(entry: &Entry) -> String {
         err = command.exec();
     }
     let why = format!("cannot start \"{program}\" in {}: {err}", entry.workdir.display());
-    // As a shell has it. That is the job's own doing, and no other node would do better.
+    // A name that is searched for is the job's own mistake, as in a shell; of a path its folder may be missing on this node.
     let code = match err.kind() {
+        _ if program.contains('/') => return why,
         io::ErrorKind::NotFound => 127,
         io::ErrorKind::PermissionDenied => 126,
-        _ if err.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => 126,
         _ => return why,
     };
     eprintln!("dure: {why}");

@@ -76,9 +76,10 @@ fn find(word: &str) -> Result<(&'static Opt, Option<String>), String> {
 }
 
 impl Given {
-    /// The options so far, by their long names.
-    pub(crate) fn given(&self) -> impl Iterator<Item = &'static str> {
-        self.values.keys().copied()
+    /// The options that were given since, by their long names.
+    pub(crate) fn since(&self, before: &Self) -> impl Iterator<Item = &'static str> {
+        let is_new = |(name, value): &(&&'static str, &String)| before.values.get(**name) != Some(value);
+        self.values.iter().filter(is_new).map(|(name, _)| *name)
     }
 
     /// Takes the words of one line; gives the remarks on it.

@@ -143,7 +143,7 @@ fn what_is_refused_is_refused_with_its_line() {
     let refused = |text: &str| read(text).expect_err("it is refused").to_string();
     let array = refused("#!/bin/sh\n#SBATCH -A a\n#SBATCH --array=1-10 -t 5\n#SBATCH -N 2\ntrue\n");
     assert!(array.starts_with("line 3: --array=1-10: \"1-10\": indices start at 0"), "{array}");
-    let number = refused("#!/bin/sh\n#SBATCH -N 2\n#SBATCH -c many\n");
+    let number = refused("#!/bin/sh\n#SBATCH -N 2 -c 4\n#SBATCH -c many\n");
     assert!(number.starts_with("line 3: --cpus-per-task=many: expected a whole number"), "{number}");
 }
 

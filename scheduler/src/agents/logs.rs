@@ -71,9 +71,12 @@ impl LogDesk {
         self.next_read.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A session has begun.
+    /// A session has begun. One whose stream was opened before that of another one is refused by the owner.
     pub(super) fn opened(&self, node: &str, session: u64, outgoing: Outgoing) {
-        self.lock().agents.insert(node.to_owned(), (session, outgoing));
+        let mut desk = self.lock();
+        if desk.agents.get(node).is_none_or(|(current, _)| *current < session) {
+            desk.agents.insert(node.to_owned(), (session, outgoing));
+        }
     }
 
     /// A session is over.

@@ -89,11 +89,12 @@ pub fn restore(from: &Path, to: &Path, options: RestoreOptions) -> Result<Restor
     // The epochs granted on the store that is replaced have been seen by agents as well.
     let seen = read_anchor(to).ok().flatten().map_or(0, |anchor| anchor.epoch);
     let replaced = move_aside(to)?;
+    // Leaders that came after the backup are given up as well: the leap goes beyond all of them.
     let newest = proven.epoch.max(seen).max(options.min_epoch);
     let epoch_floor = newest.saturating_add(EPOCH_JUMP).min(super::MAX_SEQ / 2);
 
     let conn = copy(&source.conn, to)?;
-    let facts = Facts { store_id: proven.store_id, epoch: epoch_floor, restore_floor: newest + 1 };
+    let facts = Facts { store_id: proven.store_id, epoch: epoch_floor, restore_floor: epoch_floor + 1 };
     write_facts(to, &conn, &facts)?;
     let anchor = anchor_of(to, &conn, &facts)?;
     drop(conn);

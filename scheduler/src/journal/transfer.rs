@@ -57,7 +57,14 @@ pub fn to_etcd(from: &Path, etcd: &Etcd) -> Result<Moved, JournalError> {
         mark_moved(from, &etcd.place())?;
         // Last: without them there is no store.
         let (store_id, epoch_base, restore_floor) = (source.store_id(), proven.epoch, source.restore_floor());
-        put_facts(etcd, &etcd.keys(), &key, &Facts { store_id, epoch_base, restore_floor }, &proven.head)?;
+        let facts = Facts { store_id, epoch_base, restore_floor };
+        put_facts(etcd, &etcd.keys(), &key, &facts, &proven.head).or_else(|err| {
+            // Etcd has said no. Of any other answer, or none, nobody knows.
+            if matches!(err, JournalError::DiskFull { .. }) {
+                unmark_moved(from)?;
+            }
+            Err(err)
+        })?;
         let Some(reader) = ReplicatedReader::open_or_new(etcd)? else {
             unmark_moved(from)?;
             return Err(run_out(etcd));
@@ -161,6 +168,7 @@ const PAGE_ROWS: usize = 1024;
 pub fn to_sqlite(etcd: &Etcd, to: &Path) -> Result<Moved, JournalError> {
     let key = hold(etcd, LEASE, "a move", "").map_err(|err| err.into_journal(etcd))?;
     let mark = || write(etcd, &key, vec![put(etcd.keys().moved(), to.display().to_string().into_bytes())]);
+    // Before there is an anchor only: whoever may lead there is never joined by one here.
     let unmark = || write(etcd, &key, vec![delete(Range::one(etcd.keys().moved()))]);
     let moved = (|| {
         if let Err(JournalError::Moved { to: there, .. }) = ReplicatedReader::open(etcd)
@@ -168,15 +176,30 @@ pub fn to_sqlite(etcd: &Etcd, to: &Path) -> Result<Moved, JournalError> {
             && !to.join(ANCHOR_FILE).exists()
         {
             // An earlier try was cut off before there was a store.
+            remove_unfinished(to)?;
             unmark()?;
         }
         let copied = Copied::of(&ReplicatedReader::open(etcd)?, to)?;
         // First the mark here, then the anchor there: nobody ever leads on both.
         mark()?;
-        copied.finish().inspect_err(|_| drop(unmark()))
+        copied.finish()
     })();
     key.give_up();
     moved
+}
+
+/// What a move left that was cut off before the anchor.
+fn remove_unfinished(dir: &Path) -> Result<(), JournalError> {
+    let fault = |err: std::io::Error| JournalError::file(dir, "removing what an earlier move has left", &err);
+    for entry in std::fs::read_dir(dir).map_err(fault)? {
+        let entry = entry.map_err(fault)?;
+        let name = entry.file_name();
+        let ours = |name: &str| name.starts_with(schema::DB_FILE) || name.starts_with(ANCHOR_FILE);
+        if name.to_str().is_some_and(ours) {
+            std::fs::remove_file(entry.path()).map_err(fault)?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies the journal as it is now from etcd into an empty directory, while a leader goes on: a backup, once proven.
