@@ -2,6 +2,8 @@
 //!
 //! In: the address that it stands in for, and what it is to do from now on. Out: the same bytes, late, or not at all, in
 //! either direction. A cut is silent, as a cut cable is: connections stay open and nothing comes, until it heals or breaks.
+//! Loss and repetition of packets reach no program: TCP makes a delay of both, or a broken connection. Whole messages come
+//! twice, late and in another order in the simulator.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
