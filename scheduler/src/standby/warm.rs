@@ -27,6 +27,8 @@ use crate::start::{Left, StartError};
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often the history is written, unless much waits.
 const WRITE_HISTORY_EVERY: Duration = Duration::from_millis(500);
+/// After a leadership the core that would lead again is made only then: whoever leads now opens its doors meanwhile.
+const REST: Duration = Duration::from_secs(1);
 /// A journal that cannot be followed so often in a row is for whoever leads to report.
 const MAX_FAILURES: u32 = 2;
 
@@ -45,6 +47,8 @@ pub(super) struct Making {
 #[derive(Default)]
 pub(super) struct Warm {
     cores: Option<Cores>,
+    /// No first core is made before, unless it is needed.
+    rests_until: Option<Instant>,
 }
 
 /// Two cores at one position.
@@ -80,7 +84,7 @@ enum Word {
 enum Reached {
     /// The cores stand there, or there is no journal.
     End,
-    /// Nobody knows.
+    /// Nobody knows, or the first core is not made yet.
     Unknown,
 }
 
@@ -169,6 +173,7 @@ impl Following {
 
 impl Warm {
     fn from(left: Option<Left>, making: &Making) -> Self {
+        let rests_until = left.as_ref().map(|_| Instant::now() + REST);
         let cores = left.and_then(|Left { head, following: second }| match ReplicatedReader::open(&making.etcd) {
             Ok(reader) => Some(Cores { followed: Followed::after(reader, head), first: None, second, replayed: 0 }),
             Err(err) => {
@@ -176,7 +181,7 @@ impl Warm {
                 None
             }
         });
-        Self { cores }
+        Self { cores, rests_until }
     }
 
     /// Whether the first core is made, and how many events were read.
@@ -195,23 +200,26 @@ impl Warm {
     fn catch_up(&mut self, making: &Making) -> Result<Reached, StartError> {
         match self.try_catch_up(making) {
             Err(StartError::Journal(JournalError::Storage { .. })) => Ok(Reached::Unknown),
-            other => other.map(|()| Reached::End),
+            other => other,
         }
     }
 
-    fn try_catch_up(&mut self, making: &Making) -> Result<(), StartError> {
+    fn try_catch_up(&mut self, making: &Making) -> Result<Reached, StartError> {
         if self.cores.is_none() {
-            let Some(reader) = ReplicatedReader::open_or_new(&making.etcd)? else { return Ok(()) };
+            let Some(reader) = ReplicatedReader::open_or_new(&making.etcd)? else { return Ok(Reached::End) };
             self.cores = Some(Cores::cold(reader, making)?);
         }
-        let Some(cores) = &mut self.cores else { return Ok(()) };
+        let Some(cores) = &mut self.cores else { return Ok(Reached::End) };
         cores.catch_up()?;
         if cores.first.is_none() {
+            if self.rests_until.is_some_and(|until| Instant::now() < until) {
+                return Ok(Reached::Unknown);
+            }
             cores.first = Some(cores.second.cluster().clone());
             // That took its time.
             cores.catch_up()?;
         }
-        Ok(())
+        Ok(Reached::End)
     }
 
     pub(super) fn finish(mut self, making: &Making) -> Result<Ready, StartError> {

@@ -1,6 +1,7 @@
 //! The owner of the cluster: begun on what was opened, on a thread of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dure_core::ids::Epoch;
 use dure_core::input::Input;
@@ -24,6 +25,9 @@ use crate::turn::{Scheduler, Settings};
 
 /// Messages of agents that wait for a turn; then their sessions wait.
 const MAX_WAITING_MESSAGES: usize = 16_384;
+
+/// A leadership that is over keeps its state for so long.
+const LET_GO_AFTER: Duration = Duration::from_secs(1);
 
 /// The owner of the cluster, which runs, with what the servers around it need.
 pub(super) struct Owner {
@@ -106,6 +110,8 @@ fn spawn(pump: Pump) -> Result<oneshot::Receiver<Stopped>, StartError> {
             tracing::error!(why = %stopped, "the scheduler has stopped leading");
         }
         drop(ended.send(stopped)); // nobody waits when the process ends
+        // To let go of a large state costs time of a processor, which whoever leads next needs first.
+        std::thread::sleep(LET_GO_AFTER);
         drop(leader);
     };
     std::thread::Builder::new().name("cluster".to_owned()).spawn(run).map_err(StartError::Thread)?;

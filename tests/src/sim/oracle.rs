@@ -261,14 +261,15 @@ impl Oracle {
                 return Err(format!("{id} starts before {missing} of the same gang was prepared"));
             }
         }
-        self.alive.insert(
-            id,
-            Runs { node, gpus: launch.gpus.clone(), milli: launch.gpu_milli, slices: slices(launch), is_orphan: false },
-        );
+        // An order of what was given up may have been under way when the journal was restored.
+        let is_orphan = self.given_up > JobId(0) && !expects(&self.shadow, id);
+        let (gpus, milli, slices) = (launch.gpus.clone(), launch.gpu_milli, slices(launch));
+        self.alive.insert(id, Runs { node, gpus, milli, slices, is_orphan });
         let gang = self.gangs.entry((id.job, id.attempt)).or_default();
         gang.size = size;
         gang.nodes = launch.peers.iter().filter_map(|peer| peer.node.strip_prefix('n')?.parse().ok()).collect();
         gang.is_script = is_script(launch);
+        gang.is_orphan |= is_orphan;
         gang.started.insert(id.member);
         gang.alive.insert(id.member);
         gang.look(now);
