@@ -56,8 +56,6 @@ impl Leases {
         let Some(lease) = self.leases.get_mut(&id) else {
             if self.tombstones.contains(&id) {
                 out.push(Action::Note(Note::OrderRepeated(id)));
-            } else if matches!(order.want, Want::Keep) {
-                out.push(Action::HangUp(format!("the scheduler relies on member {id}, which is not here any more")));
             } else {
                 self.first_order(order, out);
             }
@@ -97,7 +95,11 @@ impl Leases {
             }
             Want::Launch(launch) if !launch.start_at_once => (Some(launch), Phase::Prepared),
             Want::Launch(launch) | Want::Go(launch) => (Some(launch), Phase::Starting { asked: false }),
-            Want::Stop(_) | Want::Keep => (None, Phase::Gone(Exit::never_ran(NEVER_STARTED))),
+            Want::Stop(_) => (None, Phase::Gone(Exit::never_ran(NEVER_STARTED))),
+            Want::Keep => {
+                out.push(Action::HangUp(format!("the scheduler relies on member {id}, which is not here any more")));
+                return;
+            }
         };
         self.leases.insert(id, Lease::new(id, order.sequence, order.seq, launch, phase));
         self.write(id, out);
