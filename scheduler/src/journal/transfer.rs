@@ -46,10 +46,17 @@ pub struct Moved {
 ///
 /// # Errors
 /// [`JournalError::AlreadyLed`] while a scheduler runs on either; [`JournalError::Damaged`] when the journal does not hold;
-/// [`JournalError::NotEmpty`] when there is a journal in etcd; those of writing. Nobody ever leads on both: where etcd does
+/// [`JournalError::NotEmpty`] when there is a journal in etcd; [`JournalError::Moved`] when this one has gone elsewhere;
+/// those of writing. Nobody ever leads on both: where etcd does
 /// not say whether the last write was made, nobody leads here any more, and the move is to be tried again.
 pub fn to_etcd(from: &Path, etcd: &Etcd) -> Result<Moved, JournalError> {
     let _lock = Lock::take(from)?;
+    // A mark of this move is of a try that was cut off; any other one says that this journal is an old one.
+    if let Ok(there) = std::fs::read_to_string(from.join(MOVED_FILE))
+        && Path::new(there.trim()) != etcd.place()
+    {
+        return Err(JournalError::Moved { dir: from.to_owned(), to: there.trim().to_owned() });
+    }
     let source = JournalReader::open(from)?;
     let proven = source.verify_all()?;
     let key = hold(etcd, LEASE, "a move", "").map_err(|err| err.into_journal(etcd))?;

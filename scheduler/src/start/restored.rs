@@ -26,7 +26,8 @@ pub(super) fn skip_ids(
 
 /// What is left out after a restore: agents may hold leases of jobs that were submitted after the backup, and of attempts
 /// that were begun; an id means one job, and one attempt of it, for ever. Each restore has a range of its own, whatever
-/// backup it is of: the epoch leaps at each, and counts them.
+/// backup it is of: the epoch leaps at each, and counts them, where the store that is replaced or the operator says how far
+/// it has come.
 pub fn skipped_ids(restore_floor: Epoch) -> Input {
     let restores = restore_floor.0 / EPOCH_JUMP + 1;
     let attempts = u32::try_from(restores).unwrap_or(u32::MAX).saturating_mul(ATTEMPTS_OF_A_RESTORE);

@@ -82,7 +82,11 @@ fn a_move_that_was_cut_off_is_tried_again_and_meanwhile_nobody_leads() {
     let disk = Disk::new();
     append(&mut *disk.lead(), 20);
     // Cut off before the facts: the mark is here, and in etcd there is no store.
-    std::fs::write(disk.dir().join("moved"), "etcd\n").expect("written");
+    let mark = |to: &str| std::fs::write(disk.dir().join("moved"), format!("{to}\n")).expect("written");
+    mark("another etcd");
+    let stale = to_etcd(disk.dir(), &remote.etcd);
+    assert!(matches!(&stale, Err(JournalError::Moved { to, .. }) if to == "another etcd"), "{stale:?}");
+    mark(&remote.etcd.place().display().to_string());
     assert!(matches!(disk.open(OpenOptions::default()), Err(JournalError::Moved { .. })));
     assert!(matches!(ReplicatedReader::open(&remote.etcd), Err(JournalError::NoStore { .. })));
     let head = to_etcd(disk.dir(), &remote.etcd).expect("moved").head;
